@@ -1,0 +1,48 @@
+package locktrace
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Session is one server session that holds an advisory lock or waits for it,
+// as pg_locks and pg_stat_activity show it. Fields that the asking role may not
+// see are zero; PostgreSQL shows them to members of pg_read_all_stats and to
+// the session's own role.
+type Session struct {
+	PID         int       `json:"pid"`         // of the server process; behind a pooler, of the pooled one
+	Application string    `json:"application"` // application_name
+	User        string    `json:"user"`
+	Client      string    `json:"client"` // address and port; "local" for a Unix socket
+	State       string    `json:"state"`  // such as "idle in transaction"
+	Since       time.Time `json:"since"`  // start of its transaction, which takes the lock first
+	Query       string    `json:"query"`  // the last or current statement
+	Granted     bool      `json:"granted"`
+	Shared      bool      `json:"shared"` // holds, or waits for, the lock in shared mode
+}
+
+// TerminateSQL is the statement that ends the session and so frees its lock.
+// It needs membership in pg_signal_backend or in the session's own role.
+func (s Session) TerminateSQL() string {
+	return fmt.Sprintf("SELECT pg_catalog.pg_terminate_backend(%d)", s.PID)
+}
+
+// String describes the session in one line, without its query.
+func (s Session) String() string {
+	var about []string
+	for _, part := range []struct{ label, value string }{
+		{"", s.Application}, {"user ", s.User}, {"from ", s.Client}, {"", s.State},
+	} {
+		if part.value != "" {
+			about = append(about, part.label+part.value)
+		}
+	}
+	if !s.Since.IsZero() {
+		about = append(about, "since "+s.Since.Format(time.RFC3339))
+	}
+	if len(about) == 0 {
+		return fmt.Sprintf("pid %d", s.PID)
+	}
+	return fmt.Sprintf("pid %d (%s)", s.PID, strings.Join(about, ", "))
+}
