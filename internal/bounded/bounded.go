@@ -1,0 +1,299 @@
+// Package bounded pins one connection of a pool and bounds every call on it by
+// a context, even where the driver does not look at the context.
+//
+// On a network that goes silent lib/pq hangs in Exec, Rollback, Close and even
+// in a new connection until TCP gives up, whatever the context says, and
+// nothing in database/sql can interrupt it. So each call runs on a goroutine of
+// its own, and when the context has ended and the driver has not come back
+// within [Grace], the caller goes on without it.
+package bounded
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	// Grace is how long a driver may take to come back after its context ended.
+	// A healthy one needs a round trip, to tell the server to cancel.
+	Grace = 500 * time.Millisecond
+
+	// cleanUp is how long a rollback or the return of a connection may take
+	// while the context has not ended.
+	cleanUp = 5 * time.Second
+)
+
+// ErrNoReturn says that the driver ignored the end of a context. The connection
+// is finished off in the background and never goes back to the pool.
+var ErrNoReturn = errors.New("the driver did not come back in time; its connection is abandoned")
+
+// Do runs call on a goroutine of its own and returns its error, or ErrNoReturn
+// when ctx has ended and Grace has passed. What call assigns must not be read
+// after ErrNoReturn.
+func Do(ctx context.Context, call func() error) error {
+	return await(ctx, start(call))
+}
+
+func start(call func() error) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		err := errors.New("the driver ended its goroutine") // stands after runtime.Goexit
+		defer func() {
+			// A panic of the driver belongs to the caller, who may recover from
+			// it; here it would end the program.
+			if v := recover(); v != nil {
+				err = panicked{v}
+			}
+			done <- err
+		}()
+		err = call()
+	}()
+	return done
+}
+
+type panicked struct{ value any }
+
+func (p panicked) Error() string { return fmt.Sprint("panic: ", p.value) }
+
+func await(ctx context.Context, done <-chan error) error {
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		grace := time.NewTimer(Grace)
+		defer grace.Stop()
+		select {
+		case err = <-done:
+		case <-grace.C:
+			return ErrNoReturn
+		}
+	}
+	if p, ok := err.(panicked); ok { //nolint:errorlint // what start made, not what the driver returned
+		panic(p.value)
+	}
+	return err
+}
+
+// Conn is one connection of a pool, with at most one transaction at a time. It
+// is not safe for concurrent use, [Conn.Start] aside.
+type Conn struct {
+	conn *sql.Conn
+	tx   *sql.Tx
+	ctx  context.Context    // what the transaction was begun with
+	kill context.CancelFunc // ends ctx, and with it whatever the driver is doing for the transaction
+	junk bool               // not to go back to the pool
+	gone bool               // released
+	// stuck is the call that did not come back; nothing is asked of the
+	// connection any more until it does.
+	stuck <-chan error
+}
+
+// Open takes a connection from db, waiting for one as [sql.DB.Conn] does.
+func Open(ctx context.Context, db *sql.DB) (*Conn, error) {
+	c := &Conn{kill: func() {}}
+	err := c.do(ctx, func() (err error) {
+		c.conn, err = db.Conn(ctx)
+		return err
+	})
+	if err != nil {
+		_ = c.Release(ctx)
+		return nil, err
+	}
+	return c, nil
+}
+
+// do is [Do] on this connection, which it gives up on when the call does not
+// come back.
+func (c *Conn) do(ctx context.Context, call func() error) error {
+	if c.stuck != nil {
+		return ErrNoReturn
+	}
+	done := start(call)
+	err := await(ctx, done)
+	if errors.Is(err, ErrNoReturn) {
+		c.Abandon(&Pending{done})
+	}
+	return err
+}
+
+// Abandon gives the connection up because of a statement that has not come
+// back. What is asked of it from now on fails with ErrNoReturn at once.
+func (c *Conn) Abandon(p *Pending) {
+	c.stuck = p.C
+	c.kill()
+}
+
+// Distrust keeps the connection from going back to the pool.
+func (c *Conn) Distrust() { c.junk = true }
+
+// Usable reports whether the connection can be asked for anything more.
+func (c *Conn) Usable() bool { return c.stuck == nil && !c.junk && !c.gone }
+
+// Begin begins a transaction. ctx bounds the call, and no more than the call:
+// it can end later without taking the transaction with it, as it would if it
+// had been given to [sql.Conn.BeginTx].
+func (c *Conn) Begin(ctx context.Context, opts *sql.TxOptions) error {
+	c.ctx, c.kill = context.WithCancel(context.WithoutCancel(ctx))
+	attached := context.AfterFunc(ctx, c.kill)
+	var tx *sql.Tx
+	err := c.do(ctx, func() (err error) {
+		tx, err = c.conn.BeginTx(c.ctx, opts)
+		return err
+	})
+	detached := attached()
+	if err != nil {
+		return err
+	}
+	c.tx = tx
+	if !detached { // database/sql is rolling it back already
+		_ = c.Rollback(ctx)
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// Tx is the transaction that is open.
+func (c *Conn) Tx() *sql.Tx { return c.tx }
+
+// Exec runs a literal statement in the transaction, if one is open, and returns
+// the number of rows affected.
+func (c *Conn) Exec(ctx context.Context, query string) (int64, error) {
+	var rows int64
+	err := c.do(ctx, func() (err error) {
+		rows, err = c.exec(ctx, query)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return rows, nil
+}
+
+func (c *Conn) exec(ctx context.Context, query string) (int64, error) {
+	run := c.conn.ExecContext
+	if c.tx != nil {
+		run = c.tx.ExecContext
+	}
+	res, err := run(ctx, query)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+// Start begins a literal statement in the transaction without waiting for it. It
+// ends by itself when the transaction is killed, if the driver heeds that.
+func (c *Conn) Start(query string) *Pending {
+	tx, ctx := c.tx, c.ctx
+	return &Pending{start(func() error {
+		_, err := tx.ExecContext(ctx, query)
+		return err
+	})}
+}
+
+// Pending is a statement under way. Its error comes through C, once.
+type Pending struct{ C <-chan error }
+
+// Query runs a literal query and calls each for every row. It does not stop
+// early, and each must not keep rows.
+func (c *Conn) Query(ctx context.Context, query string, each func(rows *sql.Rows) error) error {
+	return c.do(ctx, func() error {
+		rows, err := c.tx.QueryContext(ctx, query)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			if err := each(rows); err != nil {
+				return err
+			}
+		}
+		return rows.Err()
+	})
+}
+
+// Commit commits the transaction. A connection whose commit failed does not go
+// back to the pool: it may still hold the transaction, and with it the lock.
+func (c *Conn) Commit(ctx context.Context) error {
+	err := c.do(ctx, c.tx.Commit)
+	c.end(err)
+	return err
+}
+
+// Rollback rolls the transaction back, within bounds of its own if ctx has none
+// or has ended. Like Commit, it lets no doubtful connection back into the pool.
+func (c *Conn) Rollback(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, cleanUp)
+	defer cancel()
+	if c.tx == nil {
+		return nil
+	}
+	err := c.do(ctx, c.tx.Rollback)
+	if errors.Is(err, sql.ErrTxDone) { // ended by database/sql, or by the user's callback
+		err = nil
+	}
+	c.end(err)
+	return err
+}
+
+func (c *Conn) end(err error) {
+	if err != nil && !errors.Is(err, sql.ErrTxDone) {
+		c.junk = true
+	}
+	if c.stuck == nil {
+		c.kill()
+		c.tx = nil
+	}
+}
+
+// Release gives the connection back to the pool, or closes it if it is not fit
+// to be used again. One that is stuck is closed when the driver comes back. A
+// second Release does nothing.
+func (c *Conn) Release(ctx context.Context) error {
+	if c.gone {
+		return nil
+	}
+	c.gone = true
+	if c.stuck != nil {
+		go c.finishOff(c.stuck)
+		return ErrNoReturn
+	}
+	if c.conn == nil { // never opened
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, cleanUp)
+	defer cancel()
+	err := c.do(ctx, c.close)
+	if errors.Is(err, ErrNoReturn) {
+		go c.finishOff(c.stuck)
+	}
+	return err
+}
+
+func (c *Conn) close() error {
+	if c.junk {
+		// The documented way to keep a connection out of the pool. Its error is
+		// the one that was passed in.
+		_ = c.conn.Raw(func(any) error { return driver.ErrBadConn })
+	}
+	if err := c.conn.Close(); err != nil && !errors.Is(err, sql.ErrConnDone) {
+		return err
+	}
+	return nil
+}
+
+func (c *Conn) finishOff(stuck <-chan error) {
+	<-stuck
+	if c.conn == nil {
+		return
+	}
+	if c.tx != nil {
+		_ = c.tx.Rollback()
+	}
+	c.junk = true
+	_ = c.close()
+}
