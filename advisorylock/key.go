@@ -1,0 +1,37 @@
+package advisorylock
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"strconv"
+)
+
+// Key is the bigint argument of PostgreSQL's pg_advisory functions. Any int64
+// is valid. A key means something within one database only: the same key in two
+// databases is two locks ("Advisory Locks" in the PostgreSQL manual, 13.3.5).
+type Key int64
+
+// KeyOf returns the key that stands for name: the first 8 bytes, big-endian, of
+// its SHA-256. It is the same for ever, in every release and on every machine,
+// and SQL computes it as
+//
+//	SELECT ('x' || left(encode(sha256(convert_to('name', 'UTF8')), 'hex'), 16))::bit(64)::bigint
+//
+// hashtext, which many use for this, is not: PostgreSQL does not promise that
+// its value stays the same, and it has 32 bits.
+func KeyOf(name string) Key {
+	sum := sha256.Sum256([]byte(name))
+	return Key(binary.BigEndian.Uint64(sum[:8])) //nolint:gosec // the bits, whatever their sign
+}
+
+// String is the key in decimal, as the pg_advisory functions take it.
+func (k Key) String() string { return strconv.FormatInt(int64(k), 10) }
+
+// literal is the key as an SQL expression. -9223372036854775808 alone is a
+// numeric: the sign is no part of the number, which by itself is out of range.
+func (k Key) literal() string {
+	if k == -1<<63 {
+		return "(" + k.String() + ")::pg_catalog.int8"
+	}
+	return k.String()
+}

@@ -1,0 +1,90 @@
+package advisorylock
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/bounded"
+)
+
+// Session is one server session that holds a lock or waits for it. It is
+// declared in locktrace, whose hooks show it too.
+type Session = locktrace.Session
+
+// Sessions returns who holds key in the database of db, and who waits for it:
+// holders first, each group by start of its transaction. It blocks for a
+// connection and for one look at pg_locks, takes no lock, and needs no right
+// beyond CONNECT; what the role may not see of other sessions stays zero.
+//
+// A process that waits inside its own queue has no session and is not shown,
+// nor is one that is between two bursts of waiting at that moment.
+func Sessions(ctx context.Context, db *sql.DB, key Key) ([]Session, error) {
+	checkArgs("Sessions", ctx, db)
+	conn, err := bounded.Open(ctx, db)
+	if err != nil {
+		return nil, fmt.Errorf("advisorylock.Sessions %v: %w", key, ended(ctx, err))
+	}
+	defer conn.Release(ctx) //nolint:errcheck // nothing was changed
+	sessions, err := sessionsOn(ctx, conn, key)
+	if err != nil {
+		return nil, fmt.Errorf("advisorylock.Sessions %v: %w", key, ended(ctx, err))
+	}
+	return sessions, nil
+}
+
+// sessionsOn asks on a connection that has no transaction open.
+//
+// pgx prepares every query, by default under a name made from its text, and
+// behind PgBouncer in transaction mode that fails in two ways: the statement is
+// prepared on one server connection and executed on another, or its name exists
+// there already, from another client. Hence the transaction, which stays on one
+// server connection, and a text that is never the same twice.
+func sessionsOn(ctx context.Context, conn *bounded.Conn, key Key) ([]Session, error) {
+	// Read-only, since on a standby lib/pq cannot begin anything else.
+	if err := conn.Begin(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted, ReadOnly: true}); err != nil {
+		return nil, err
+	}
+	defer conn.Rollback(ctx) //nolint:errcheck // nothing was changed
+	var sessions []Session
+	err := conn.Query(ctx, sessionsSQL(key), func(rows *sql.Rows) error {
+		var s Session
+		var since float64
+		err := rows.Scan(&s.PID, &s.Application, &s.User, &s.Client, &s.State, &since, &s.Query, &s.Granted, &s.Shared)
+		if since > 0 {
+			s.Since = time.UnixMicro(int64(since * 1e6))
+		}
+		sessions = append(sessions, s)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return sessions, nil
+}
+
+// sessionsSQL is the query of Sessions. A bigint key shows in pg_locks as its
+// high half in classid, its low half in objid, and objsubid 1.
+func sessionsSQL(key Key) string {
+	return fmt.Sprintf(`/* %016x */
+SELECT l.pid,
+       COALESCE(a.application_name, ''),
+       COALESCE(a.usename::pg_catalog.text, ''),
+       COALESCE(pg_catalog.host(a.client_addr) || ':' || a.client_port::pg_catalog.text,
+                CASE WHEN a.client_port = -1 THEN 'local' ELSE '' END),
+       COALESCE(a.state, ''),
+       COALESCE(EXTRACT(EPOCH FROM a.xact_start), 0)::pg_catalog.float8,
+       COALESCE(a.query, ''),
+       l.granted,
+       l.mode = 'ShareLock'
+FROM pg_catalog.pg_locks l
+LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.objsubid = 1
+  AND l.classid = %d AND l.objid = %d
+  AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+ORDER BY l.granted DESC, a.xact_start, l.pid`,
+		rand.Uint64(), uint32(uint64(key)>>32), uint32(uint64(key))) //nolint:gosec // the two halves of the bits
+}
