@@ -1,0 +1,64 @@
+package schemaguard
+
+import (
+	"context"
+	"errors"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/sqlstate"
+)
+
+func (e *ensurer) lease() advisorylock.Locker {
+	return advisorylock.Locker{TTL: e.TTL, Trace: e.Trace, Name: e.schema}
+}
+
+// migrateOnce lets one process of the fleet migrate.
+//
+// Those who find the lock taken wait in shared mode, so that all are granted at
+// once when the winner is done, rather than one after the other. If the winner
+// failed, they queue for the lock in exclusive mode and do not try for it: with
+// many of them some would always still have it in shared mode, and no try would
+// succeed.
+func (e *ensurer) migrateOnce(ctx context.Context) error {
+	key, locker := MigrateKey(e.Key), e.lease()
+	err := locker.TryHold(ctx, e.db, key, e.migrateUnlessDone)
+	if !errors.Is(err, advisorylock.ErrNotAcquired) {
+		return e.named(err)
+	}
+	shared := locker
+	shared.Shared = true
+	err = shared.Hold(ctx, e.db, key, func(context.Context) error { return nil })
+	if err != nil {
+		return e.named(err)
+	}
+	if done, err := e.upToDate(ctx); done || err != nil {
+		return err
+	}
+	return e.named(locker.Hold(ctx, e.db, key, e.migrateUnlessDone))
+}
+
+func (e *ensurer) migrateUnlessDone(ctx context.Context) error {
+	if done, err := e.upToDate(ctx); done || err != nil {
+		return err
+	}
+	return e.migrate(ctx)
+}
+
+// upToDate asks UpToDate; without one there is always something to do.
+func (e *ensurer) upToDate(ctx context.Context) (done bool, err error) {
+	if e.UpToDate == nil {
+		return false, nil
+	}
+	err = e.step(ctx, locktrace.UpToDate, func(ctx context.Context) (err error) {
+		done, err = e.UpToDate(ctx, e.db)
+		if code := sqlstate.Of(err); code == "42P01" || code == "3F000" {
+			return nil // no such table, or no such schema: this is the first start
+		}
+		return err
+	})
+	if err != nil {
+		return false, e.failed(locktrace.UpToDate, err)
+	}
+	return done, nil
+}
