@@ -1,0 +1,320 @@
+package recdriver
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// backend is the fake of PostgreSQL and its driver; the Driver in front of it
+// does all the recording.
+type backend struct {
+	d      *Driver
+	server *Server
+	mode   Mode
+}
+
+func (b *backend) Connect(ctx context.Context) (driver.Conn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c := &backendConn{d: b.d, mode: b.mode, session: &session{server: b.server}}
+	if b.mode == PGX {
+		return c, nil
+	}
+	return validatingConn{c}, nil
+}
+
+func (b *backend) Driver() driver.Driver { return backendDriver{b} }
+
+type backendDriver struct{ b *backend }
+
+func (d backendDriver) Open(string) (driver.Conn, error) { return d.b.Connect(context.Background()) }
+
+// backendConn has no IsValid, as pgx; validatingConn has.
+type backendConn struct {
+	d       *Driver
+	mode    Mode
+	number  int
+	session *session
+	inTx    bool
+	aborted bool // the transaction can only be rolled back
+	bad     bool // the client knows that the session is over
+}
+
+type validatingConn struct{ *backendConn }
+
+func (c validatingConn) IsValid() bool { return !c.bad }
+
+func backendOf(c driver.Conn) *backendConn {
+	switch c := c.(type) {
+	case *backendConn:
+		return c
+	case validatingConn:
+		return c.backendConn
+	}
+	return nil
+}
+
+// start begins a call, if there is still a server to talk to.
+func (c *backendConn) start() error {
+	if c.bad {
+		return driver.ErrBadConn
+	}
+	if err := c.session.start(); err != nil {
+		return c.lost(err)
+	}
+	return nil
+}
+
+func (c *backendConn) stop() { c.session.stop(c.inTx) }
+
+func (c *backendConn) lost(err error) error {
+	c.bad, c.inTx, c.aborted = true, false, false
+	if c.mode == LibPQ {
+		return driver.ErrBadConn
+	}
+	return err
+}
+
+// cancelled is what a statement says whose ctx ended.
+func (c *backendConn) cancelled(ctx context.Context) error {
+	if c.mode == Plain {
+		return errCancelled
+	}
+	c.bad, c.inTx, c.aborted = true, false, false
+	c.session.terminate(driver.ErrBadConn)
+	switch {
+	case c.mode == LibPQ:
+		return errCancelled
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return fmt.Errorf("timeout: %w", ctx.Err())
+	}
+	return ctx.Err()
+}
+
+// failed learns what a call came to, be it by a hook.
+func (c *backendConn) failed(err error) {
+	if c.inTx && hasState(err) {
+		c.aborted = true
+	}
+}
+
+func (c *backendConn) endTx() {
+	c.inTx, c.aborted = false, false
+	c.session.stop(false)
+}
+
+// do has the lock server see to a text.
+func (c *backendConn) do(ctx context.Context, text string, args []driver.NamedValue, prepared bool) (*answer, error) {
+	if err := c.start(); err != nil {
+		return nil, err
+	}
+	defer c.stop()
+	if ctx.Err() != nil {
+		if c.mode == PGX {
+			return nil, driver.ErrBadConn // nothing was sent: database/sql may try again
+		}
+		return nil, c.cancelled(ctx)
+	}
+	ans, err := c.run(ctx, text, args, prepared)
+	switch {
+	case err == nil:
+		return ans, nil
+	case errors.Is(err, errCancelled):
+		return nil, c.cancelled(ctx)
+	case c.session.ended():
+		return nil, c.lost(err)
+	}
+	return nil, err
+}
+
+func (c *backendConn) exec(ctx context.Context, kind Kind, text string, args []driver.NamedValue) (driver.Result, error) {
+	ans, err := c.do(ctx, text, args, kind == StmtExec)
+	if err != nil {
+		return nil, err
+	}
+	if ans != nil {
+		return driver.RowsAffected(len(ans.values)), nil
+	}
+	c.d.mu.Lock()
+	onExec := c.d.onExec
+	c.d.mu.Unlock()
+	if onExec == nil {
+		return driver.RowsAffected(1), nil
+	}
+	n, err := onExec(Call{Kind: kind, Conn: c.number, Query: text, Args: args})
+	if err != nil {
+		return nil, err
+	}
+	return driver.RowsAffected(n), nil
+}
+
+func (c *backendConn) query(ctx context.Context, kind Kind, text string, args []driver.NamedValue) (driver.Rows, error) {
+	ans, err := c.do(ctx, text, args, kind == StmtQuery)
+	if err != nil {
+		return nil, err
+	}
+	if ans != nil {
+		r := &rows{columns: []string{ans.column}}
+		for _, v := range ans.values {
+			r.data = append(r.data, []driver.Value{v})
+		}
+		return r, nil
+	}
+	c.d.mu.Lock()
+	onQuery := c.d.onQuery
+	c.d.mu.Unlock()
+	if onQuery == nil {
+		return &rows{}, nil
+	}
+	columns, data, err := onQuery(Call{Kind: kind, Conn: c.number, Query: text, Args: args})
+	if err != nil {
+		return nil, err
+	}
+	return &rows{columns, data}, nil
+}
+
+func (c *backendConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	if len(args) > 0 {
+		return c.exec(ctx, ExecArgs, query, args)
+	}
+	return c.exec(ctx, Exec, query, nil)
+}
+
+func (c *backendConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	if len(args) > 0 {
+		return c.query(ctx, QueryArgs, query, args)
+	}
+	return c.query(ctx, Query, query, nil)
+}
+
+func (c *backendConn) Ping(ctx context.Context) error {
+	if err := c.start(); err != nil {
+		return driver.ErrBadConn
+	}
+	defer c.stop()
+	return ctx.Err()
+}
+
+func (c *backendConn) ResetSession(context.Context) error {
+	if c.bad || c.inTx {
+		return driver.ErrBadConn
+	}
+	return nil
+}
+
+func (c *backendConn) Close() error {
+	c.bad = true
+	c.session.terminate(driver.ErrBadConn)
+	return nil
+}
+
+func (c *backendConn) Begin() (driver.Tx, error) {
+	return c.BeginTx(context.Background(), driver.TxOptions{})
+}
+
+func (c *backendConn) BeginTx(ctx context.Context, _ driver.TxOptions) (driver.Tx, error) {
+	if err := c.start(); err != nil {
+		return nil, err
+	}
+	defer c.stop()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c.inTx = true
+	return backendTx{c}, nil
+}
+
+type backendTx struct{ c *backendConn }
+
+func (t backendTx) Commit() error {
+	if err := t.start(); err != nil {
+		return err
+	}
+	aborted := t.c.aborted
+	t.c.endTx()
+	switch {
+	case aborted && t.c.mode == LibPQ:
+		return errors.New("pq: could not complete operation in a failed transaction")
+	case aborted:
+		return errors.New("commit unexpectedly resulted in rollback")
+	}
+	return nil
+}
+
+func (t backendTx) Rollback() error {
+	if err := t.start(); err != nil {
+		return err
+	}
+	t.c.endTx()
+	return nil
+}
+
+func (t backendTx) start() error {
+	if t.c.bad && t.c.mode == PGX {
+		return errors.New("conn closed")
+	}
+	return t.c.start()
+}
+
+func (c *backendConn) Prepare(query string) (driver.Stmt, error) {
+	return c.PrepareContext(context.Background(), query)
+}
+
+func (c *backendConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	if err := c.start(); err != nil {
+		return nil, err
+	}
+	defer c.stop()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if c.aborted {
+		return nil, errAborted
+	}
+	return backendStmt{c, query}, nil
+}
+
+type backendStmt struct {
+	c     *backendConn
+	query string
+}
+
+func (s backendStmt) Close() error  { return nil }
+func (s backendStmt) NumInput() int { return -1 }
+
+func (s backendStmt) Exec(args []driver.Value) (driver.Result, error) {
+	return s.ExecContext(context.Background(), namedArgs(args))
+}
+
+func (s backendStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	return s.c.exec(ctx, StmtExec, s.query, args)
+}
+
+func (s backendStmt) Query(args []driver.Value) (driver.Rows, error) {
+	return s.QueryContext(context.Background(), namedArgs(args))
+}
+
+func (s backendStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	return s.c.query(ctx, StmtQuery, s.query, args)
+}
+
+type rows struct {
+	columns []string
+	data    [][]driver.Value
+}
+
+func (r *rows) Columns() []string { return r.columns }
+func (r *rows) Close() error      { return nil }
+
+func (r *rows) Next(dest []driver.Value) error {
+	if len(r.data) == 0 {
+		return io.EOF
+	}
+	copy(dest, r.data[0])
+	r.data = r.data[1:]
+	return nil
+}

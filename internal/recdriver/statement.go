@@ -1,0 +1,184 @@
+package recdriver
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// point matches what matters in a statement: a lock function with one number or
+// parameter (groups 1 to 3), or a timeout being set (groups 4 to 6).
+var point = regexp.MustCompile(`(?i)\bpg_(try_)?advisory_xact_lock(_shared)?\s*\([\s('"]*(-?\d+|\$\d+)['"\s]*(?:::\s*\w+\s*)?\)` +
+	`|\b(lock_timeout|idle_in_transaction_session_timeout)['"]?\s*(?:,|=|\bto\b)\s*'?(\d+)\s*(ms|s|min|h)?\b`)
+
+var (
+	where   = regexp.MustCompile(`(?i)\bwhere\b`)
+	block   = regexp.MustCompile(`(?i)^\s*do\b`)
+	catches = regexp.MustCompile(`(?is)\bexception\s+when\b.*\b(lock_not_available|others|55p03)\b`)
+	opens   = regexp.MustCompile(`(?i)^\s*(begin|start\s+transaction)\b`)
+	closes  = regexp.MustCompile(`(?i)^\s*(commit|end|rollback|abort)\b`)
+	goBack  = regexp.MustCompile(`(?i)^\s*rollback\s+to\b`)
+)
+
+// answer is what the lock server says to the last statement of a text; nil if
+// that was not about locks.
+type answer struct {
+	column string
+	values []driver.Value // one per row
+}
+
+// run has the lock server see to all statements of a text. It returns the
+// answer to the last one.
+func (b *backendConn) run(ctx context.Context, text string, args []driver.NamedValue, prepared bool) (*answer, error) {
+	statements := split(text)
+	if len(statements) > 1 && (prepared || len(args) > 0) {
+		return nil, errCommands
+	}
+	var ans *answer
+	var timeout time.Duration // lock_timeout
+	for _, st := range statements {
+		ends := closes.MatchString(st)
+		back := goBack.MatchString(st)
+		switch {
+		case b.aborted && !ends:
+			return nil, errAborted
+		case back:
+			b.aborted = false
+		case ends:
+			b.endTx()
+		case opens.MatchString(st):
+			b.inTx = true
+		}
+		var err error
+		ans, err = b.statement(ctx, st, args, &timeout)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return ans, nil
+}
+
+func (b *backendConn) statement(ctx context.Context, st string, args []driver.NamedValue, timeout *time.Duration) (*answer, error) {
+	var ans *answer
+	isBlock := block.MatchString(st)
+	taken := true
+	for _, at := range point.FindAllStringSubmatchIndex(st, -1) {
+		group := func(i int) string {
+			if at[2*i] < 0 {
+				return ""
+			}
+			return st[at[2*i]:at[2*i+1]]
+		}
+		if name := group(4); name != "" {
+			d := duration(group(5), group(6))
+			if strings.EqualFold(name, "lock_timeout") {
+				*timeout = d
+			} else {
+				b.session.setIdle(d)
+			}
+			continue
+		}
+
+		key, err := number(group(3), args)
+		if err != nil {
+			return nil, err
+		}
+		exclusive := group(2) == ""
+		if group(1) != "" {
+			taken = b.session.try(key, exclusive) && taken
+			ans = &answer{"pg_try_advisory_xact_lock", []driver.Value{taken}}
+			if where.MatchString(st[:at[0]]) {
+				ans = &answer{"?column?", nil}
+				if taken {
+					ans.values = []driver.Value{int64(1)}
+				}
+			}
+		} else {
+			err := b.session.acquire(ctx, key, exclusive, *timeout)
+			if errors.Is(err, errTimeout) && isBlock && catches.MatchString(st) {
+				return &answer{}, nil
+			}
+			if err != nil {
+				return nil, err
+			}
+			ans = &answer{"pg_advisory_xact_lock", []driver.Value{[]byte{}}}
+		}
+	}
+	if ans != nil && isBlock {
+		ans = &answer{}
+	}
+	return ans, nil
+}
+
+func number(text string, args []driver.NamedValue) (int64, error) {
+	if strings.HasPrefix(text, "$") {
+		for _, a := range args {
+			if text == fmt.Sprintf("$%d", a.Ordinal) {
+				text = fmt.Sprint(a.Value)
+				break
+			}
+		}
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0, SQLError{Code: "22P02", Message: fmt.Sprintf("invalid input syntax for type bigint: %q", text)}
+	}
+	return n, nil
+}
+
+func duration(number, unit string) time.Duration {
+	if unit == "" {
+		unit = "ms"
+	}
+	if unit == "min" {
+		unit = "m"
+	}
+	d, _ := time.ParseDuration(number + strings.ToLower(unit))
+	return d
+}
+
+// token matches what a semicolon or a quote inside does not end: comments, and
+// strings in quotes of any kind but dollars.
+var token = regexp.MustCompile(`^(?:--[^\n]*|(?s:/\*.*?\*/)|'[^']*'|"[^"]*")`)
+
+var dollar = regexp.MustCompile(`^\$(?:[A-Za-z_]\w*)?\$`)
+
+// split cuts text at the semicolons between statements, and drops comments and
+// empty statements.
+func split(text string) []string {
+	var statements []string
+	var st strings.Builder
+	cut := func() {
+		if s := strings.TrimSpace(st.String()); s != "" {
+			statements = append(statements, s)
+		}
+		st.Reset()
+	}
+	for len(text) > 0 {
+		n := 1
+		if t := token.FindString(text); t != "" {
+			n = len(t)
+		} else if tag := dollar.FindString(text); tag != "" {
+			n = len(text)
+			if end := strings.Index(text[len(tag):], tag); end >= 0 {
+				n = end + 2*len(tag)
+			}
+		}
+		switch {
+		case text[0] == ';':
+			cut()
+		case text[0] == '-' && n > 1, text[0] == '/' && n > 1:
+			st.WriteByte(' ')
+		default:
+			st.WriteString(text[:n])
+		}
+		text = text[n:]
+	}
+	cut()
+	return statements
+}
