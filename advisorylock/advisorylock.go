@@ -194,7 +194,7 @@ func (c *call) step(ctx context.Context, s locktrace.Step, fn func(ctx context.C
 	err := step.Do(ctx, c.Trace, c.event(s), func(ctx context.Context) error {
 		err := fn(ctx)
 		c.silent = c.silent || errors.Is(err, bounded.ErrNoReturn)
-		return classify(ended(ctx, err))
+		return classify(bounded.Ended(ctx, err))
 	})
 	if err != nil {
 		return c.failed(s, err)
@@ -224,7 +224,8 @@ func (c *call) name() string {
 // the next one, as database/sql does for [sql.DB.BeginTx], which cannot be used
 // here since it does not tell connect from begin.
 func (c *call) open(ctx context.Context) error {
-	for stale := 0; ; stale++ {
+	stale := c.db.Stats().OpenConnections
+	for ; ; stale-- {
 		err := c.step(ctx, locktrace.Connect, c.connect)
 		if err != nil {
 			return err
@@ -233,9 +234,8 @@ func (c *call) open(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		limit := c.db.Stats().OpenConnections
 		c.release(ctx)
-		if !sqlstate.Lost(err) || errors.Is(err, ErrUnsupported) || ctx.Err() != nil || stale > limit {
+		if !sqlstate.Lost(err) || errors.Is(err, ErrUnsupported) || ctx.Err() != nil || stale < 0 {
 			return err
 		}
 	}
@@ -272,13 +272,13 @@ func (c *call) inXact(ctx context.Context, fn func(ctx context.Context, tx *sql.
 		return c.commit(ctx)
 	}
 	if err == nil {
-		err = c.failed(locktrace.Commit, ended(ctx, errNotSent))
+		err = c.failed(locktrace.Commit, bounded.Ended(ctx, errNotSent))
 	}
 	gone := c.rollback(ctx)
 	if ctx.Err() != nil {
-		return ended(ctx, err)
+		return bounded.Ended(ctx, err)
 	}
-	if gone || sqlstate.Lost(err) {
+	if gone {
 		return lost(err)
 	}
 	return err

@@ -1,7 +1,6 @@
 package advisorylock
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -61,38 +60,6 @@ func (e *WaitError) Error() string {
 
 // Unwrap returns what ended the wait.
 func (e *WaitError) Unwrap() error { return e.Err }
-
-// endedError is the end of a context, with what the driver made of it: pgx
-// returns the context's error, lib/pq SQLSTATE 57014, and neither its cause.
-type endedError struct {
-	ctx, cause, driver error
-}
-
-// ended returns err, and if ctx has ended an error that is the same with every
-// driver.
-func ended(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() == nil {
-		return err
-	}
-	cause := context.Cause(ctx)
-	if errors.Is(err, ctx.Err()) && errors.Is(err, cause) {
-		return err
-	}
-	return &endedError{ctx.Err(), cause, err}
-}
-
-func (e *endedError) Error() string {
-	text := e.ctx.Error()
-	if !errors.Is(e.ctx, e.cause) {
-		text += ": " + e.cause.Error()
-	}
-	if errors.Is(e.driver, e.ctx) || errors.Is(e.driver, e.cause) {
-		return text
-	}
-	return text + " (" + e.driver.Error() + ")"
-}
-
-func (e *endedError) Unwrap() []error { return []error{e.ctx, e.cause, e.driver} }
 
 // classify adds the sentinel that err stands for.
 func classify(err error) error {

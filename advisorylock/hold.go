@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/bounded"
 )
 
 const (
@@ -118,7 +119,7 @@ func (c *call) inLease(ctx context.Context, fn func(ctx context.Context) error) 
 		if c.rollback(ctx) {
 			return c.lostLease(errors.New("the session is gone"), err)
 		}
-		return ended(ctx, err)
+		return bounded.Ended(ctx, err)
 	}
 	// Nothing was written, so that nothing but the lock can be in doubt.
 	err = c.step(ctx, locktrace.Commit, func(ctx context.Context) error {

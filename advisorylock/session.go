@@ -26,12 +26,12 @@ func Sessions(ctx context.Context, db *sql.DB, key Key) ([]Session, error) {
 	checkArgs("Sessions", ctx, db)
 	conn, err := bounded.Open(ctx, db)
 	if err != nil {
-		return nil, fmt.Errorf("advisorylock.Sessions %v: %w", key, ended(ctx, err))
+		return nil, fmt.Errorf("advisorylock.Sessions %v: %w", key, bounded.Ended(ctx, err))
 	}
 	defer conn.Release(ctx) //nolint:errcheck // nothing was changed
 	sessions, err := sessionsOn(ctx, conn, key)
 	if err != nil {
-		return nil, fmt.Errorf("advisorylock.Sessions %v: %w", key, ended(ctx, err))
+		return nil, fmt.Errorf("advisorylock.Sessions %v: %w", key, bounded.Ended(ctx, err))
 	}
 	return sessions, nil
 }

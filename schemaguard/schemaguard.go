@@ -165,7 +165,10 @@ func (e *ensurer) ensureSchema(ctx context.Context) error {
 		switch {
 		case err == nil:
 			return nil
-		case clash(at, err) && try < attempts && e.pause(ctx, try):
+		case clash(at, err) && try < attempts:
+			if !e.pause(ctx, try) {
+				return e.failed(at, bounded.Ended(ctx, err))
+			}
 			continue
 		case !refused(at, err):
 			return e.failed(at, err)
@@ -193,10 +196,10 @@ func (e *ensurer) transact(ctx context.Context, create string) (locktrace.Step, 
 		if create != "" {
 			at = locktrace.CreateSchema
 			fnErr = e.step(ctx, at, func(ctx context.Context) error {
-				return bounded.Do(ctx, func() error {
+				return bounded.Ended(ctx, bounded.Do(ctx, e.db, func() error {
 					_, err := tx.ExecContext(ctx, create)
 					return err
-				})
+				}))
 			})
 		}
 		if fnErr == nil && e.Bootstrap != nil {
@@ -219,10 +222,9 @@ func (e *ensurer) pause(ctx context.Context, try int) bool {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
 	case <-ctx.Done():
-		return false
 	}
+	return ctx.Err() == nil
 }
 
 // look asks whether the schema is there, outside any transaction: lib/pq cannot
@@ -231,7 +233,7 @@ func (e *ensurer) look(ctx context.Context) (there bool, err error) {
 	var conn *bounded.Conn
 	err = e.step(ctx, locktrace.Connect, func(ctx context.Context) (err error) {
 		conn, err = bounded.Open(ctx, e.db)
-		return err
+		return bounded.Ended(ctx, err)
 	})
 	if err != nil {
 		return false, e.failed(locktrace.Connect, err)
@@ -239,7 +241,7 @@ func (e *ensurer) look(ctx context.Context) (there bool, err error) {
 	err = e.step(ctx, locktrace.Look, func(ctx context.Context) error {
 		rows, err := conn.Exec(ctx, e.lookSQL())
 		there = rows == 1
-		return err
+		return bounded.Ended(ctx, err)
 	})
 	_ = e.step(ctx, locktrace.Release, conn.Release)
 	if err != nil {

@@ -53,7 +53,7 @@ func (e *ensurer) upToDate(ctx context.Context) (done bool, err error) {
 	err = e.step(ctx, locktrace.UpToDate, func(ctx context.Context) (err error) {
 		done, err = e.UpToDate(ctx, e.db)
 		if code := sqlstate.Of(err); code == "42P01" || code == "3F000" {
-			return nil // no such table, or no such schema: this is the first start
+			done, err = false, nil // no such table, or no such schema: this is the first start
 		}
 		return err
 	})

@@ -6,6 +6,10 @@
 // nothing in database/sql can interrupt it. So each call runs on a goroutine of
 // its own, and when the context has ended and the driver has not come back
 // within [Grace], the caller goes on without it.
+//
+// The goroutine costs about as much as a tenth of a round trip on a local
+// server. It is left out where it would be of no use: for a context that never
+// ends, and for pgx, which is known to come back by itself.
 package bounded
 
 import (
@@ -14,6 +18,8 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"reflect"
+	"sync/atomic"
 	"time"
 )
 
@@ -31,10 +37,13 @@ const (
 // is finished off in the background and never goes back to the pool.
 var ErrNoReturn = errors.New("the driver did not come back in time; its connection is abandoned")
 
-// Do runs call on a goroutine of its own and returns its error, or ErrNoReturn
-// when ctx has ended and Grace has passed. What call assigns must not be read
-// after ErrNoReturn.
-func Do(ctx context.Context, call func() error) error {
+// Do runs a call of db's driver and returns its error, or ErrNoReturn when ctx
+// has ended and Grace has passed. What call assigns must not be read after
+// ErrNoReturn.
+func Do(ctx context.Context, db *sql.DB, call func() error) error {
+	if ctx.Done() == nil || heedsContexts(db) {
+		return call()
+	}
 	return await(ctx, start(call))
 }
 
@@ -78,10 +87,20 @@ func await(ctx context.Context, done <-chan error) error {
 	return err
 }
 
+// heedsContexts reports whether all calls of db's driver are known to come back
+// when their context ends. It is named by its import path, since importing it
+// is not for this module; behind a wrapper it is not recognised, and waited for
+// like any other.
+func heedsContexts(db *sql.DB) bool {
+	t := reflect.TypeOf(db.Driver())
+	return t != nil && t.Kind() == reflect.Pointer && t.Elem().PkgPath() == "github.com/jackc/pgx/v5/stdlib"
+}
+
 // Conn is one connection of a pool, with at most one transaction at a time. It
 // is not safe for concurrent use, [Conn.Start] aside.
 type Conn struct {
 	conn *sql.Conn
+	heed bool // its driver's calls end with their context
 	tx   *sql.Tx
 	ctx  context.Context    // what the transaction was begun with
 	kill context.CancelFunc // ends ctx, and with it whatever the driver is doing for the transaction
@@ -94,7 +113,7 @@ type Conn struct {
 
 // Open takes a connection from db, waiting for one as [sql.DB.Conn] does.
 func Open(ctx context.Context, db *sql.DB) (*Conn, error) {
-	c := &Conn{kill: func() {}}
+	c := &Conn{kill: func() {}, heed: heedsContexts(db)}
 	err := c.do(ctx, func() (err error) {
 		c.conn, err = db.Conn(ctx)
 		return err
@@ -109,8 +128,11 @@ func Open(ctx context.Context, db *sql.DB) (*Conn, error) {
 // do is [Do] on this connection, which it gives up on when the call does not
 // come back.
 func (c *Conn) do(ctx context.Context, call func() error) error {
-	if c.stuck != nil {
+	switch {
+	case c.stuck != nil:
 		return ErrNoReturn
+	case c.heed || ctx.Done() == nil:
+		return call()
 	}
 	done := start(call)
 	err := await(ctx, done)
@@ -219,6 +241,7 @@ func (c *Conn) Query(ctx context.Context, query string, each func(rows *sql.Rows
 // Commit commits the transaction. A connection whose commit failed does not go
 // back to the pool: it may still hold the transaction, and with it the lock.
 func (c *Conn) Commit(ctx context.Context) error {
+	defer c.killAfter(ctx)()
 	err := c.do(ctx, c.tx.Commit)
 	c.end(err)
 	return err
@@ -227,17 +250,35 @@ func (c *Conn) Commit(ctx context.Context) error {
 // Rollback rolls the transaction back, within bounds of its own if ctx has none
 // or has ended. Like Commit, it lets no doubtful connection back into the pool.
 func (c *Conn) Rollback(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, cleanUp)
-	defer cancel()
 	if c.tx == nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, cleanUp)
+	defer cancel()
+	defer c.killAfter(ctx)()
 	err := c.do(ctx, c.tx.Rollback)
 	if errors.Is(err, sql.ErrTxDone) { // ended by database/sql, or by the user's callback
 		err = nil
 	}
 	c.end(err)
 	return err
+}
+
+// killAfter ends the context that the driver has for the transaction when ctx
+// has ended and Grace has passed, until stop is called. Commit and Rollback are
+// given no other.
+func (c *Conn) killAfter(ctx context.Context) (stop func()) {
+	if !c.heed || ctx.Done() == nil {
+		return func() {}
+	}
+	kill := c.kill
+	var grace atomic.Pointer[time.Timer]
+	detach := context.AfterFunc(ctx, func() { grace.Store(time.AfterFunc(Grace, kill)) })
+	return func() {
+		if t := grace.Load(); !detach() && t != nil {
+			t.Stop()
+		}
+	}
 }
 
 func (c *Conn) end(err error) {
@@ -264,6 +305,9 @@ func (c *Conn) Release(ctx context.Context) error {
 	}
 	if c.conn == nil { // never opened
 		return nil
+	}
+	if c.heed {
+		return c.close()
 	}
 	ctx, cancel := context.WithTimeout(ctx, cleanUp)
 	defer cancel()
