@@ -67,24 +67,31 @@ func sessionsOn(ctx context.Context, conn *bounded.Conn, key Key) ([]Session, er
 }
 
 // sessionsSQL is the query of Sessions. A bigint key shows in pg_locks as its
-// high half in classid, its low half in objid, and objsubid 1.
+// high half in classid, its low half in objid, and objsubid 1. Operators are
+// qualified like functions, for the same reason. A session that the role may
+// not see has no state, and a text in place of its query.
 func sessionsSQL(key Key) string {
 	return fmt.Sprintf(`/* %016x */
 SELECT l.pid,
        COALESCE(a.application_name, ''),
        COALESCE(a.usename::pg_catalog.text, ''),
-       COALESCE(pg_catalog.host(a.client_addr) || ':' || a.client_port::pg_catalog.text,
-                CASE WHEN a.client_port = -1 THEN 'local' ELSE '' END),
+       CASE WHEN a.client_addr IS NOT NULL THEN pg_catalog.concat(pg_catalog.host(a.client_addr), ':', a.client_port)
+            WHEN a.client_port OPERATOR(pg_catalog.<) 0 THEN 'local'
+            ELSE '' END,
        COALESCE(a.state, ''),
        COALESCE(EXTRACT(EPOCH FROM a.xact_start), 0)::pg_catalog.float8,
-       COALESCE(a.query, ''),
+       CASE WHEN a.state IS NULL THEN '' ELSE a.query END,
        l.granted,
-       l.mode = 'ShareLock'
+       l.mode OPERATOR(pg_catalog.=) 'ShareLock'
 FROM pg_catalog.pg_locks l
-LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-WHERE l.locktype = 'advisory' AND l.objsubid = 1
-  AND l.classid = %d AND l.objid = %d
-  AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
+WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory'
+  AND l.objsubid OPERATOR(pg_catalog.=) 1::pg_catalog.int2
+  AND l.classid OPERATOR(pg_catalog.=) %d::pg_catalog.oid
+  AND l.objid OPERATOR(pg_catalog.=) %d::pg_catalog.oid
+  AND l.database OPERATOR(pg_catalog.=) (
+      SELECT d.oid FROM pg_catalog.pg_database d
+      WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
 ORDER BY l.granted DESC, a.xact_start, l.pid`,
 		rand.Uint64(), uint32(uint64(key)>>32), uint32(uint64(key))) //nolint:gosec // the two halves of the bits
 }
