@@ -98,24 +98,50 @@ func timedOut(err error) bool {
 }
 
 // restart begins a new transaction, which lets go of the snapshot that the last
-// one waited with.
+// one waited with, on a new connection if the old one is no longer good.
 func (c *call) restart(ctx context.Context) error {
 	_ = c.conn.Rollback(ctx)
-	if !c.conn.Usable() {
-		_ = c.conn.Release(ctx)
-		conn, err := bounded.Open(ctx, c.db)
-		if err != nil {
+	if c.Trace != nil && c.Trace.Waiting != nil && !time.Now().Before(c.nextReport) {
+		c.report(ctx, c.lookOnOwn(ctx))
+	}
+	for stale := c.db.Stats().OpenConnections; ; stale-- {
+		if err := c.reopen(ctx); err != nil {
 			return err
 		}
+		err := c.begin(ctx)
+		if err == nil || !sqlstate.Lost(err) || stale < 0 {
+			return err
+		}
+		c.conn.Distrust()
+	}
+}
+
+// reopen takes another connection if this one is no longer good.
+func (c *call) reopen(ctx context.Context) error {
+	if c.conn.Usable() {
+		return nil
+	}
+	_ = c.conn.Release(ctx)
+	conn, err := bounded.Open(ctx, c.db)
+	if err == nil {
 		c.conn = conn
 	}
-	if c.Trace != nil && c.Trace.Waiting != nil && !time.Now().Before(c.nextReport) {
-		look, cancel := context.WithTimeout(ctx, lookUpTime)
-		defer cancel()
-		sessions, _ := sessionsOn(look, c.conn, c.key)
-		c.report(ctx, holders(sessions))
+	return err
+}
+
+// lookOnOwn returns who has the lock, asked on the waiter's own connection
+// between two bursts: a pool of one has no other.
+func (c *call) lookOnOwn(ctx context.Context) []Session {
+	ctx, cancel := context.WithTimeout(ctx, lookUpTime)
+	defer cancel()
+	if c.reopen(ctx) != nil {
+		return nil
 	}
-	return c.begin(ctx)
+	sessions, err := sessionsOn(ctx, c.conn, c.key)
+	if err != nil {
+		c.conn.Distrust()
+	}
+	return holders(sessions)
 }
 
 // report tells Trace.Waiting who is in the way.
