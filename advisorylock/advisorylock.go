@@ -178,6 +178,7 @@ func (c *call) run(ctx context.Context, inside func(ctx context.Context) error) 
 
 func (c *call) locked(ctx context.Context, inside func(ctx context.Context) error) error {
 	defer c.leave()
+	defer c.drop(ctx)
 	if err := c.open(ctx); err != nil {
 		return err
 	}
@@ -235,10 +236,31 @@ func (c *call) open(ctx context.Context) error {
 			return nil
 		}
 		c.release(ctx)
-		if !sqlstate.Lost(err) || errors.Is(err, ErrUnsupported) || ctx.Err() != nil || stale < 0 {
+		switch {
+		case !sqlstate.Lost(err) || errors.Is(err, ErrUnsupported) || ctx.Err() != nil:
+			return err
+		case stale < 0 && c.refusesBegin(ctx):
+			return c.failed(locktrace.Begin, fmt.Errorf("%w: %w", errStatementMode, errors.Unwrap(err)))
+		case stale < 0:
 			return err
 		}
 	}
+}
+
+// refusesBegin reports whether a connection works but breaks at BEGIN. Behind a
+// pooler in statement mode it does, and lib/pq hides the pooler's reason.
+func (c *call) refusesBegin(ctx context.Context) bool {
+	conn, err := bounded.Open(ctx, c.db)
+	if err != nil {
+		return false
+	}
+	defer conn.Release(ctx) //nolint:errcheck // it was only a question
+	if _, err := conn.Exec(ctx, "SELECT 1"); err != nil {
+		return false
+	}
+	err = conn.Begin(ctx, nil)
+	_ = conn.Rollback(ctx)
+	return sqlstate.Lost(err)
 }
 
 func (c *call) connect(ctx context.Context) (err error) {
@@ -317,4 +339,12 @@ func (c *call) rollback(ctx context.Context) (gone bool) {
 
 func (c *call) release(ctx context.Context) {
 	_ = c.step(ctx, locktrace.Release, c.conn.Release)
+}
+
+// drop gives back what a hook or a driver that panicked has kept from being
+// given back in order.
+func (c *call) drop(ctx context.Context) {
+	if c.conn != nil {
+		_ = c.conn.Release(ctx)
+	}
 }

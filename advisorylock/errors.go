@@ -35,6 +35,8 @@ var (
 	ErrUnsupported = errors.New("advisorylock: transaction-scoped advisory locks do not work here")
 )
 
+var errStatementMode = fmt.Errorf("%w: BEGIN is refused, as by a pooler in statement mode; it needs pool_mode=transaction or session", ErrUnsupported)
+
 // WaitError is a wait that ended without the lock, most often because its
 // context did: errors.Is finds the context's error and its cause.
 type WaitError struct {
@@ -67,7 +69,7 @@ func classify(err error) error {
 	case err == nil:
 		return nil
 	case sqlstate.Lost(err) && strings.Contains(err.Error(), "statement pooling"):
-		return fmt.Errorf("%w: the pooler is in statement mode, a transaction needs pool_mode=transaction or session: %w", ErrUnsupported, err)
+		return fmt.Errorf("%w: %w", errStatementMode, err)
 	case sqlstate.Of(err) == "42883": // undefined_function
 		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}

@@ -299,6 +299,9 @@ func (c *Conn) Release(ctx context.Context) error {
 		return nil
 	}
 	c.gone = true
+	if c.tx != nil { // somebody panicked; sql.Conn.Close would wait for it
+		_ = c.Rollback(ctx)
+	}
 	if c.stuck != nil {
 		go c.finishOff(c.stuck)
 		return ErrNoReturn
@@ -306,14 +309,15 @@ func (c *Conn) Release(ctx context.Context) error {
 	if c.conn == nil { // never opened
 		return nil
 	}
-	if c.heed {
+	if c.heed && !c.junk {
 		return c.close()
 	}
 	ctx, cancel := context.WithTimeout(ctx, cleanUp)
 	defer cancel()
-	err := c.do(ctx, c.close)
+	done := start(c.close)
+	err := await(ctx, done)
 	if errors.Is(err, ErrNoReturn) {
-		go c.finishOff(c.stuck)
+		go c.finishOff(done)
 	}
 	return err
 }
