@@ -101,7 +101,7 @@ func (l Locker) hold(ctx context.Context, op string, db *sql.DB, key Key, try bo
 func (c *call) inLease(ctx context.Context, fn func(ctx context.Context) error) error {
 	fnCtx, cancel := context.WithCancelCause(c.withHeld(ctx))
 	defer cancel(nil)
-	lease := keep(ctx, c.conn, c.asked, c.ttl(), func() { cancel(ErrLost) })
+	lease := c.keep(ctx, func() { cancel(ErrLost) })
 	returned := false
 	defer func() {
 		if !returned { // a panic, or runtime.Goexit

@@ -8,27 +8,26 @@ import (
 	"github.com/bootlock/bootlock/internal/bounded"
 )
 
-// beatSQL shows the server that the holder lives. It is literal for the same
-// reason as the lock: no snapshot stays behind.
-const beatSQL = "SELECT 1"
-
 var errSilent = errors.New("no heartbeat came back in time")
 
 // lease keeps a lock transaction alive while its holder works.
 type lease struct {
 	ctx   context.Context // the caller's: its end cuts short the wait for the last heartbeat
 	conn  *bounded.Conn
+	query string // of a heartbeat
 	ttl   time.Duration
 	lost  func()        // called once, when the lease is lost
 	stop  chan struct{} // closed when the holder is done
 	ended chan error    // gets why the lease was lost, or nil, once
 }
 
-// keep begins to keep the lease on conn's transaction. sent is when the
-// statement that began it was sent.
-func keep(ctx context.Context, conn *bounded.Conn, sent time.Time, ttl time.Duration, lost func()) *lease {
-	l := &lease{ctx: ctx, conn: conn, ttl: ttl, lost: lost, stop: make(chan struct{}), ended: make(chan error, 1)}
-	go func() { l.ended <- l.beat(sent) }()
+// keep begins to keep the lease that the last lock statement began.
+func (c *call) keep(ctx context.Context, lost func()) *lease {
+	l := &lease{
+		ctx: ctx, conn: c.conn, query: c.beatSQL(), ttl: c.ttl(), lost: lost,
+		stop: make(chan struct{}), ended: make(chan error, 1),
+	}
+	go func() { l.ended <- l.beat(c.asked) }()
 	return l
 }
 
@@ -72,7 +71,7 @@ func (l *lease) beat(sent time.Time) error {
 			deadline.Reset(min(bounded.Grace, l.deadline(good)))
 		case <-next.C:
 			sent = time.Now()
-			pending = l.conn.Start(beatSQL)
+			pending = l.conn.Start(l.query)
 		case err := <-pending.C:
 			pending = &bounded.Pending{}
 			if err != nil {

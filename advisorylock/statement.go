@@ -67,10 +67,7 @@ func (c *call) burstSQL(burst time.Duration) string {
 // in the same Exec, and ends with it.
 func (c *call) settings() string {
 	var b strings.Builder
-	if c.lease && c.Name != "" {
-		// pg_stat_activity shows it for as long as the lease lasts.
-		b.WriteString("/* bootlock: " + comment(c.Name) + " */ ")
-	}
+	b.WriteString(c.label())
 	if ttl := c.ttl(); ttl > 0 {
 		fmt.Fprintf(&b, "SET LOCAL idle_in_transaction_session_timeout = '%dms'; ", ttl.Milliseconds())
 	}
@@ -82,6 +79,19 @@ func (c *call) settings() string {
 			"THEN pg_catalog.set_config('transaction_timeout', '0', true) END; ")
 	}
 	return b.String()
+}
+
+// beatSQL shows the server that the holder lives. Like the lock it is literal,
+// so that no snapshot stays behind.
+func (c *call) beatSQL() string { return c.label() + "SELECT 1" }
+
+// label is a comment that says in pg_stat_activity, for as long as a lease
+// lasts, what the lock is for.
+func (c *call) label() string {
+	if !c.lease || c.Name == "" {
+		return ""
+	}
+	return "/* bootlock: " + comment(c.Name) + " */ "
 }
 
 // comment makes s fit to stand in an SQL comment.
