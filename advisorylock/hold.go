@@ -48,8 +48,12 @@ func TryHold(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Conte
 // is for work that does not fit into one transaction: a whole migration run,
 // CREATE INDEX CONCURRENTLY, a child process. fn works with the pool as it
 // likes; the lock is kept by an idle transaction on a connection of its own,
-// which disturbs neither CREATE INDEX CONCURRENTLY nor vacuum. The pool must
-// allow two connections at least: else it is [ErrPoolTooSmall], at once.
+// which disturbs neither vacuum nor a CREATE INDEX CONCURRENTLY of fn or any
+// later one. (One that somebody runs without the lock, and that was under way
+// in the last second before the grant, may wait until Hold returns: it waits
+// for the transaction that had a snapshot then, and that one has the lock now.)
+// The pool must allow two connections at least: else it is [ErrPoolTooSmall],
+// at once.
 //
 // # The lease
 //
@@ -128,7 +132,7 @@ func (c *call) inLease(ctx context.Context, fn func(ctx context.Context) error) 
 		return c.conn.Commit(ctx)
 	})
 	if err != nil {
-		return c.lostLease(err, nil)
+		return c.lostLease(fmt.Errorf("commit: %w", errors.Unwrap(err)), nil)
 	}
 	return nil
 }

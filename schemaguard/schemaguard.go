@@ -266,12 +266,16 @@ func (e *ensurer) failed(at locktrace.Step, err error) error {
 	return &locktrace.StepError{Op: "schemaguard.Ensure", Name: e.schema, Step: at, Err: err}
 }
 
-// named puts this operation's name on a step of package advisorylock.
+// named puts this operation's name on what Hold returned: a step that failed,
+// or else a lease that was lost under migrate.
 func (e *ensurer) named(err error) error {
+	if err == nil {
+		return nil
+	}
 	if s, ok := err.(*locktrace.StepError); ok { //nolint:errorlint // only what was returned as it is
 		return e.failed(s.Step, s.Err)
 	}
-	return err
+	return e.failed(locktrace.Migrate, err)
 }
 
 // clash reports whether err comes from another session that did the same at the

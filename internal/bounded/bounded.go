@@ -90,7 +90,8 @@ func await(ctx context.Context, done <-chan error) error {
 // heedsContexts reports whether all calls of db's driver are known to come back
 // when their context ends. It is named by its import path, since importing it
 // is not for this module; behind a wrapper it is not recognised, and waited for
-// like any other.
+// like any other. pgx does so by a deadline on its net.Conn: over one without
+// deadlines, such as a channel of an SSH client, it does not come back.
 func heedsContexts(db *sql.DB) bool {
 	t := reflect.TypeOf(db.Driver())
 	return t != nil && t.Kind() == reflect.Pointer && t.Elem().PkgPath() == "github.com/jackc/pgx/v5/stdlib"

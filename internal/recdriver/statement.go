@@ -161,7 +161,9 @@ func split(text string) []string {
 	}
 	for len(text) > 0 {
 		n := 1
-		if t := token.FindString(text); t != "" {
+		if !strings.ContainsAny(text[:1], "-/'\"$") {
+			// plain text, as nearly all of it is
+		} else if t := token.FindString(text); t != "" {
 			n = len(t)
 		} else if tag := dollar.FindString(text); tag != "" {
 			n = len(text)
