@@ -1,0 +1,92 @@
+package pgtest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+var errNoBinaries = errors.New("no folder with initdb and postgres found (pg_config --bindir, /usr/lib/postgresql/*/bin, PATH and the usual others)")
+
+// binDir returns the folder of the server binaries.
+func binDir() (string, error) {
+	for _, dir := range binDirs() {
+		if hasBinaries(dir) {
+			return dir, nil
+		}
+	}
+	return "", errNoBinaries
+}
+
+// binDirs returns where server binaries may be, in the order of preference.
+// pg_config comes with client packages too, so what it names may not be there.
+var binDirs = func() []string {
+	var dirs []string
+	if out, err := exec.Command("pg_config", "--bindir").Output(); err == nil {
+		dirs = append(dirs, strings.TrimSpace(string(out)))
+	}
+	dirs = append(dirs, newestFirst("/usr/lib/postgresql/*/bin")...) // Debian
+	if path, err := exec.LookPath("postgres"); err == nil {
+		if path, err = filepath.EvalSymlinks(path); err == nil {
+			dirs = append(dirs, filepath.Dir(path))
+		}
+	}
+	for _, pattern := range []string{
+		"/usr/pgsql-*/bin",                         // PGDG on Red Hat
+		"/usr/libexec/postgresql*",                 // Alpine
+		"/opt/homebrew/opt/postgresql*/bin",        // Homebrew
+		"/usr/local/opt/postgresql*/bin",           // Homebrew on Intel
+		"/home/linuxbrew/.linuxbrew/opt/*sql*/bin", // Homebrew on Linux
+		"/Applications/Postgres.app/Contents/Versions/*/bin",
+		"/usr/local/pgsql/bin", // built from source
+	} {
+		dirs = append(dirs, newestFirst(pattern)...)
+	}
+	return dirs
+}
+
+// newestFirst sorts by the first number in the path, so that 9.6 < 13 < 18.
+func newestFirst(pattern string) []string {
+	dirs, _ := filepath.Glob(pattern) // the patterns are well formed
+	sort.SliceStable(dirs, func(i, j int) bool { return firstNumber(dirs[i]) > firstNumber(dirs[j]) })
+	return dirs
+}
+
+func firstNumber(path string) float64 {
+	isDigit := func(r rune) bool { return r >= '0' && r <= '9' || r == '.' }
+	for _, f := range strings.FieldsFunc(path, func(r rune) bool { return !isDigit(r) }) {
+		if n, err := strconv.ParseFloat(strings.Trim(f, "."), 64); err == nil {
+			return n
+		}
+	}
+	return 0
+}
+
+func hasBinaries(dir string) bool {
+	for _, name := range []string{"initdb", "postgres"} {
+		if runtime.GOOS == "windows" {
+			name += ".exe"
+		}
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.IsDir() {
+			return false
+		}
+	}
+	return true
+}
+
+// chooseBinDir returns opts.BinDir if it will do, else what it finds.
+func chooseBinDir(opts Options) (string, error) {
+	if opts.BinDir == "" {
+		return binDir()
+	}
+	if !hasBinaries(opts.BinDir) {
+		return "", fmt.Errorf("%s does not hold initdb and postgres", opts.BinDir)
+	}
+	return opts.BinDir, nil
+}

@@ -1,0 +1,299 @@
+// Package pgtest provides a throwaway PostgreSQL server for tests and for the
+// demo command.
+//
+// [Start] takes the first of these that can be had:
+//
+//  1. the server that BOOTLOCK_TEST_DSN names;
+//  2. a container, if a Docker daemon answers: the image in
+//     BOOTLOCK_POSTGRES_IMAGE, or else the official one;
+//  3. the server binaries on this machine.
+//
+// A server that it starts listens on the loopback interface only, and is gone
+// after [Server.Stop], and also after the process is killed.
+//
+// Tests call [Shared] and [Server.NewDB]; TestMain calls [Shutdown]. The package
+// does not import testing, so that a command can use it.
+package pgtest
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Environment variables that say which server to use.
+const (
+	EnvDSN    = "BOOTLOCK_TEST_DSN"       // a server that is there already, as a superuser
+	EnvImage  = "BOOTLOCK_POSTGRES_IMAGE" // the image for a container
+	EnvOrigin = "BOOTLOCK_TEST_ORIGIN"    // what [Options].Origin is when it is empty
+)
+
+// DefaultImage is the image used when BOOTLOCK_POSTGRES_IMAGE is not set.
+const DefaultImage = "postgres:17"
+
+// What [Options].Origin may hold.
+const (
+	OriginDSN    = "dsn"
+	OriginDocker = "docker"
+	OriginLocal  = "local"
+)
+
+// startTimeout bounds the wait for a server to answer, when ctx does not.
+const startTimeout = 60 * time.Second
+
+// Options say what to start. The zero value is ready to use.
+type Options struct {
+	// Log gets progress, and which server was taken. Nil means lines on stderr.
+	Log func(format string, args ...any)
+
+	// Settings are configuration parameters of the server, such as
+	// log_min_messages. They are not applied to a server given by a DSN; Log
+	// says so.
+	Settings map[string]string
+
+	// BinDir is the folder of the server binaries to use (initdb and postgres).
+	// It implies Origin "local". Empty means: look for them.
+	BinDir string
+
+	// Origin is "dsn", "docker" or "local" to allow nothing else; empty means
+	// BOOTLOCK_TEST_ORIGIN, and without that the first that can be had, in that
+	// order.
+	Origin string
+}
+
+// Server is a PostgreSQL server that answers. Its methods may be called
+// concurrently; its fields are not to be changed.
+type Server struct {
+	DSN     string // URL of the database postgres (or of the one in the given DSN), as a superuser
+	Origin  string // where the server comes from, for people
+	Version string // server_version as the server reports it
+
+	logf    func(format string, args ...any)
+	logText func(ctx context.Context) (string, error) // nil: not ours, no log
+
+	stop    func() error // nil: not ours, nothing to stop
+	once    sync.Once
+	stopErr error
+}
+
+// live keeps started servers reachable. The end of a watchdog's pipe must not be
+// closed by the garbage collector because a caller only kept the DSN.
+var live sync.Map
+
+// Start returns a server that accepts connections. The caller stops it. Without
+// any server to be had the error says how to get one.
+func Start(ctx context.Context, opts Options) (*Server, error) {
+	if opts.Log == nil {
+		opts.Log = func(format string, args ...any) {
+			fmt.Fprintf(os.Stderr, "pgtest: "+format+"\n", args...)
+		}
+	}
+	if opts.BinDir != "" {
+		if opts.Origin != "" && opts.Origin != OriginLocal {
+			return nil, fmt.Errorf("pgtest: BinDir is set, so Origin must be %q, not %q", OriginLocal, opts.Origin)
+		}
+		opts.Origin = OriginLocal
+	}
+	if opts.Origin == "" {
+		opts.Origin = os.Getenv(EnvOrigin)
+	}
+
+	s, err := start(ctx, opts)
+	if err != nil {
+		return nil, fmt.Errorf("pgtest: start: %w", err)
+	}
+	s.logf = opts.Log
+	live.Store(s, nil)
+	opts.Log("PostgreSQL %s from %s", s.Version, s.Origin)
+	return s, nil
+}
+
+func start(ctx context.Context, opts Options) (*Server, error) {
+	switch opts.Origin {
+	case OriginDSN:
+		if os.Getenv(EnvDSN) == "" {
+			return nil, errors.New(EnvDSN + " is not set")
+		}
+		return useDSN(ctx, opts)
+	case OriginDocker:
+		return startDocker(ctx, opts)
+	case OriginLocal:
+		return startLocal(ctx, opts)
+	case "":
+	default:
+		return nil, fmt.Errorf("unknown Origin %q", opts.Origin)
+	}
+
+	if os.Getenv(EnvDSN) != "" {
+		return useDSN(ctx, opts)
+	}
+	s, dockerErr := startDocker(ctx, opts)
+	if dockerErr == nil {
+		return s, nil
+	}
+	opts.Log("not Docker: %v", dockerErr)
+	s, localErr := startLocal(ctx, opts)
+	if localErr == nil {
+		return s, nil
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return nil, &noServerError{docker: dockerErr, local: localErr}
+}
+
+// noServerError says what was tried and how to get a server.
+type noServerError struct{ docker, local error }
+
+func (e *noServerError) Error() string {
+	return fmt.Sprintf(`no PostgreSQL to be had. Any one of these will do:
+	- install the server binaries: apt-get install postgresql, dnf install postgresql-server, brew install postgresql
+	- start Docker (and let it have the image %s, or name another in %s)
+	- set %s to the URL of a server, as a superuser: postgres://user:password@host:5432/postgres
+what was tried:
+	- %s is not set
+	- Docker: %v
+	- local binaries: %v`, DefaultImage, EnvImage, EnvDSN, EnvDSN, e.docker, e.local)
+}
+
+func (e *noServerError) Unwrap() []error { return []error{e.docker, e.local} }
+
+func useDSN(ctx context.Context, opts Options) (*Server, error) {
+	s := &Server{DSN: os.Getenv(EnvDSN), Origin: "the DSN in " + EnvDSN}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	var err error
+	if s.Version, err = version(ctx, s.DSN); err != nil {
+		return nil, fmt.Errorf("%s is set, but its server does not answer: %w", EnvDSN, err)
+	}
+	if len(opts.Settings) > 0 {
+		opts.Log("the server is not ours: the settings %v are not applied", sortedKeys(opts.Settings))
+	}
+	return s, nil
+}
+
+// Log returns what the server has logged so far. For a server given by a DSN it
+// is an error.
+func (s *Server) Log(ctx context.Context) (string, error) {
+	if s.logText == nil {
+		return "", fmt.Errorf("pgtest: log: cannot read the log of %s", s.Origin)
+	}
+	text, err := s.logText(ctx)
+	if err != nil {
+		return "", fmt.Errorf("pgtest: log: %w", err)
+	}
+	return text, nil
+}
+
+// Stop stops the server at once and removes its data; a server given by a DSN is
+// left alone. Later calls return what the first one did.
+func (s *Server) Stop() error {
+	s.once.Do(func() {
+		live.Delete(s)
+		if s.stop == nil {
+			return
+		}
+		if err := s.stop(); err != nil {
+			s.stopErr = fmt.Errorf("pgtest: stop: %w", err)
+		}
+	})
+	return s.stopErr
+}
+
+func (s *Server) stopped() bool {
+	_, alive := live.Load(s)
+	return !alive
+}
+
+// await polls until the server at dsn answers, and returns its version. alive
+// returns an error when the server can no longer come up.
+func await(ctx context.Context, dsn string, alive func() error) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		v, err := version(ctx, dsn)
+		if err == nil {
+			return v, nil
+		}
+		if dead := alive(); dead != nil {
+			return "", dead
+		}
+		select {
+		case <-ctx.Done():
+			return "", fmt.Errorf("the server does not answer: %w (%w)", err, context.Cause(ctx))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func version(ctx context.Context, dsn string) (v string, err error) {
+	err = withConn(ctx, dsn, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, "SHOW server_version", pgx.QueryExecModeSimpleProtocol).Scan(&v)
+	})
+	return v, err
+}
+
+func withConn(ctx context.Context, dsn string, fn func(*pgx.Conn) error) error {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_ = conn.Close(ctx)
+	}()
+	return fn(conn)
+}
+
+// settings returns the server's command-line arguments. fsync is off because the
+// data is thrown away, and 300 connections are room for the tests that race.
+func settings(own ...map[string]string) []string {
+	all := map[string]string{"fsync": "off", "full_page_writes": "off", "max_connections": "300"}
+	for _, m := range own {
+		for k, v := range m {
+			all[k] = v
+		}
+	}
+	var args []string
+	for _, k := range sortedKeys(all) {
+		args = append(args, "-c", k+"="+all[k])
+	}
+	return args
+}
+
+func sortedKeys(m map[string]string) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+func dsnURL(hostport, password string) string {
+	u := url.URL{
+		Scheme:   "postgres",
+		User:     url.UserPassword("postgres", password),
+		Host:     hostport,
+		Path:     "/postgres",
+		RawQuery: "sslmode=disable",
+	}
+	return u.String()
+}
+
+// random returns a string of 2n hexadecimal digits.
+func random(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
