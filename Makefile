@@ -1,0 +1,43 @@
+# `make help` lists the targets. The tests need a PostgreSQL; scripts/ensure-server.sh
+# finds one or gets one.
+
+GO ?= go
+TESTFLAGS ?=
+
+# golangci-lint's own advice is not to let go.mod know it. Built once, kept by version.
+LINT_VERSION := v2.15.0
+LINT_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bootlock/golangci-lint-$(LINT_VERSION)
+LINT := $(LINT_DIR)/golangci-lint
+
+.DEFAULT_GOAL := help
+.PHONY: help test test-race vet lint demo bench deps server
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+server: ## see to it that there is a PostgreSQL to test on
+	@scripts/ensure-server.sh
+
+test: server ## run all tests
+	$(GO) test -timeout 10m $(TESTFLAGS) ./...
+
+test-race: server ## run all tests with the race detector
+	$(GO) test -race -timeout 15m $(TESTFLAGS) ./...
+
+vet: ## run go vet
+	$(GO) vet ./...
+
+$(LINT):
+	GOBIN=$(LINT_DIR) GOFLAGS= $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+
+lint: $(LINT) ## run the linters of .golangci.yml
+	$(LINT) run ./...
+
+demo: server ## see the race without the guard, and none with it
+	$(GO) run ./cmd/bootlock demo
+
+bench: server ## run the benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem -timeout 20m $(TESTFLAGS) ./...
+
+deps: ## check that users get nothing but the standard library and this module
+	scripts/check-deps.sh
