@@ -153,10 +153,19 @@ func (c *call) queue(ctx context.Context, l *line, t *ticket, try bool) error {
 	place := l.tickets.PushBack(t)
 	pools.Unlock()
 
+	through := false
+	defer func() { // deferred, for a hook that panics in the queue
+		if !through {
+			c.pool.stepOut(l, t, place)
+		}
+	}()
 	err := c.stand(ctx, t)
-	if err == nil {
-		return nil
-	}
+	through = err == nil
+	return err
+}
+
+// stepOut takes t out of l, where it has waited in vain.
+func (p *pool) stepOut(l *line, t *ticket, place *list.Element) {
 	pools.Lock()
 	defer pools.Unlock()
 	select {
@@ -164,10 +173,9 @@ func (c *call) queue(ctx context.Context, l *line, t *ticket, try bool) error {
 		l.used -= t.weight
 	default:
 		l.tickets.Remove(place)
-		c.pool.stuck -= t.slots
+		p.stuck -= t.slots
 	}
-	c.pool.letThrough(l) // who was behind may fit now
-	return err
+	p.letThrough(l) // who was behind may fit now
 }
 
 // stand waits for t, and tells of it from time to time.
