@@ -336,7 +336,7 @@ func (c *Conn) close() error {
 }
 
 func (c *Conn) finishOff(stuck <-chan error) {
-	<-stuck
+	<-stuck //nolint:errcheck // whatever it says, it is over
 	if c.conn == nil {
 		return
 	}

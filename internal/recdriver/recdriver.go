@@ -273,7 +273,7 @@ func (d *Driver) Connect(ctx context.Context) (driver.Conn, error) {
 	})
 	if err != nil {
 		if inner != nil {
-			inner.Close()
+			_ = inner.Close()
 		}
 		return nil, err
 	}

@@ -12,14 +12,14 @@ import (
 type Mode int
 
 const (
-	// Plain: a ctx that ends a wait gives SQLSTATE 57014, and the connection
+	// Plain is for no driver in particular: a ctx that ends a wait gives SQLSTATE 57014, and the connection
 	// stays good. A killed one gives 57P01 once, then [driver.ErrBadConn].
 	Plain Mode = iota
-	// PGX: a ctx that ends a wait gives the ctx's error and closes the
+	// PGX is for pgx: a ctx that ends a wait gives the ctx's error and closes the
 	// connection, which nevertheless goes back to the pool (no IsValid) and is
 	// found out when it is taken again. A killed one gives 57P01 once.
 	PGX
-	// LibPQ: a ctx that ends a wait gives 57014, never the ctx's error, and
+	// LibPQ is for lib/pq: a ctx that ends a wait gives 57014, never the ctx's error, and
 	// leaves a bad connection. A killed one gives [driver.ErrBadConn].
 	LibPQ
 )

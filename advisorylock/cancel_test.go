@@ -1,0 +1,459 @@
+package advisorylock_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/bounded"
+	"github.com/bootlock/bootlock/internal/recdriver"
+)
+
+var errShutdown = errors.New("shutting down")
+
+// checkEnded checks that err is the end of a context, the same with every
+// driver: pgx returns the context's error, lib/pq SQLSTATE 57014, neither its
+// cause.
+func checkEnded(t *testing.T, err error, op string, step locktrace.Step) {
+	t.Helper()
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v; want context.Canceled in its chain", err)
+	}
+	if !errors.Is(err, errShutdown) {
+		t.Errorf("got %v; want the context's cause in its chain", err)
+	}
+	checkStep(t, err, "advisorylock."+op, "42", step, "")
+}
+
+func TestContextEndedBefore(t *testing.T) {
+	t.Parallel()
+	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(errShutdown)
+		var r locktrace.Recorder
+		err := f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, func(context.Context) error {
+			t.Error("the function was called")
+			return nil
+		})
+		checkEnded(t, err, f.op, locktrace.Connect)
+		if got := d.String(); got != "" {
+			t.Errorf("got calls %s; want none", got)
+		}
+		if got := r.String(); got != "connect!" {
+			t.Errorf("got steps %s; want connect!", got)
+		}
+	})
+}
+
+// A driver that looks at its context ends the call at once.
+func TestContextEndsWhileDriverHeedsIt(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		step  locktrace.Step
+		kind  recdriver.Kind
+		steps string
+	}{
+		{locktrace.Connect, recdriver.Connect, "connect!"},
+		{locktrace.Begin, recdriver.Begin, "connect > begin! > release"},
+		{locktrace.Lock, recdriver.Exec, "connect > begin > lock! > rollback > release"},
+	} {
+		t.Run(string(tt.step), func(t *testing.T) {
+			t.Parallel()
+			each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				d.OnCall(recdriver.BlockOn(tt.kind, "", nil))
+				var r locktrace.Recorder
+				err, took := cancelDuring(t, d, tt.kind, func(ctx context.Context) error {
+					return f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, func(context.Context) error {
+						t.Error("the function was called")
+						return nil
+					})
+				})
+				checkEnded(t, err, f.op, tt.step)
+				if took != 0 {
+					t.Errorf("came back %v after the context; want at once", took)
+				}
+				waited := tt.step == locktrace.Lock && !f.try
+				if errors.As(err, new(*advisorylock.WaitError)) != waited {
+					t.Errorf("got %v; want a WaitError: %t", err, waited)
+				}
+				if got := r.String(); got != tt.steps {
+					t.Errorf("got steps %s; want %s", got, tt.steps)
+				}
+			})
+		})
+	}
+}
+
+// cancelDuring cancels the context of call as soon as the driver is in a call of
+// that kind. It returns call's error, and how long after the cancellation it
+// came.
+func cancelDuring(t *testing.T, d *recdriver.Driver, kind recdriver.Kind, call func(ctx context.Context) error) (err error, took time.Duration) { //nolint:staticcheck // the error is what it is about, not its failure
+	t.Helper()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	started := d.Started(kind, "", 1)
+	cancelled := make(chan time.Time, 1)
+	go func() {
+		<-started
+		time.Sleep(100 * time.Millisecond)
+		cancelled <- time.Now()
+		cancel(errShutdown)
+	}()
+	err = call(ctx)
+	select {
+	case at := <-cancelled:
+		return err, time.Since(at)
+	default:
+		t.Fatalf("came back with %v before its context ended", err)
+		return nil, 0
+	}
+}
+
+// On a network that goes silent lib/pq hangs in each of these calls, whatever
+// its context says. The caller goes on after a short grace, its place is free
+// for the next one, and the connection is finished off when the driver comes
+// back.
+func TestContextEndsWhileDriverHangs(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		step   locktrace.Step // of the error
+		kind   recdriver.Kind
+		fnErr  error
+		steps  string
+		locked bool // on the server, until the driver comes back
+	}{
+		{name: "connect", step: locktrace.Connect, kind: recdriver.Connect, steps: "connect!"},
+		{name: "begin", step: locktrace.Begin, kind: recdriver.Begin, steps: "connect > begin! > release!"},
+		{name: "lock", step: locktrace.Lock, kind: recdriver.Exec, steps: "connect > begin > lock! > rollback! > release!"},
+		{name: "commit", step: locktrace.Commit, kind: recdriver.Commit, steps: "connect > begin > lock > commit! > release!", locked: true},
+		{name: "rollback", kind: recdriver.Rollback, fnErr: errors.New("boom"), steps: "connect > begin > lock > rollback! > release!", locked: true},
+		{name: "release", kind: recdriver.Close, steps: "connect > begin > lock > commit > release!"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			for _, f := range forms {
+				t.Run(f.op, func(t *testing.T) {
+					t.Parallel()
+					eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+						db.SetMaxOpenConns(2) // one for locks, one to spare
+						if tt.kind == recdriver.Close {
+							db.SetMaxIdleConns(-1) // each release closes the connection
+						}
+						comeBack := hang(d, tt.kind)
+						var r locktrace.Recorder
+						err, took := cancelDuring(t, d, tt.kind, func(ctx context.Context) error {
+							return f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, func(context.Context) error { return tt.fnErr })
+						})
+						if took != bounded.Grace {
+							t.Errorf("came back %v after the context; want %v", took, bounded.Grace)
+						}
+						if got := r.String(); got != tt.steps {
+							t.Errorf("got steps %s; want %s", got, tt.steps)
+						}
+						switch {
+						case tt.step == locktrace.Commit && f.lease:
+							// Nothing but the lock was in doubt, and that is.
+							if !errors.Is(err, advisorylock.ErrLost) || !errors.Is(err, bounded.ErrNoReturn) {
+								t.Errorf("got %v; want ErrLost, since the driver did not come back", err)
+							}
+						case tt.step != "":
+							checkEnded(t, err, f.op, tt.step)
+							if !errors.Is(err, bounded.ErrNoReturn) {
+								t.Errorf("got %v; want it to say that the driver did not come back", err)
+							}
+						case !errors.Is(err, tt.fnErr):
+							t.Errorf("got %v; want %v", err, tt.fnErr)
+						}
+						if in := db.Stats().InUse; in != 1 {
+							t.Errorf("got %d connections out of the pool; want the one that hangs", in)
+						}
+
+						d.OnCall(nil)
+						placesAreFree(t, db, tt.locked)
+						comeBack()
+						synctest.Wait()
+						closedAndNeverPooled(t, d, 1)
+						if err := advisorylock.WithXactLock(t.Context(), db, key, nothing); err != nil {
+							t.Errorf("after the driver came back: %v", err)
+						}
+					})
+				})
+			}
+		})
+	}
+}
+
+// placesAreFree checks that key and the one connection that locks may have on db
+// are free in this process, at once. If the server still has the lock, a Try has
+// to be told so by the server.
+func placesAreFree(t *testing.T, db *sql.DB, lockedOnServer bool) {
+	t.Helper()
+	begun := time.Now()
+	if err := advisorylock.TryWithXactLock(t.Context(), db, key+1, nothing); err != nil {
+		t.Errorf("another key: %v", err)
+	}
+	var r locktrace.Recorder
+	err := advisorylock.Locker{Trace: r.Trace()}.TryWithXactLock(t.Context(), db, key, nothing)
+	want := "connect > begin > lock > commit > release"
+	if lockedOnServer {
+		want = "connect > begin > lock! > rollback > release"
+	}
+	if got := r.String(); got != want || lockedOnServer != errors.Is(err, advisorylock.ErrNotAcquired) {
+		t.Errorf("the same key: got %s, %v; want %s", got, err, want)
+	}
+	if took := time.Since(begun); took != 0 {
+		t.Errorf("took %v; want no wait", took)
+	}
+}
+
+// closedAndNeverPooled checks what became of a connection that hung, if it was
+// opened at all.
+func closedAndNeverPooled(t *testing.T, d *recdriver.Driver, conn int) {
+	t.Helper()
+	var last recdriver.Kind
+	for _, c := range d.Calls() {
+		if c.Conn != conn {
+			continue
+		}
+		if c.Kind == recdriver.Take {
+			t.Errorf("connection %d was taken from the pool again", conn)
+		}
+		last = c.Kind
+		if c.Kind == recdriver.Connect && c.Err != nil {
+			return
+		}
+	}
+	if last != recdriver.Close {
+		t.Errorf("the last call on connection %d was %q; want close", conn, last)
+	}
+}
+
+// A connection may still be opened when nobody waits for it any more.
+func TestConnectionThatComesTooLateIsClosed(t *testing.T) {
+	t.Parallel()
+	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, _ *sql.DB) {
+		comeBack := hang(d, recdriver.Connect)
+		db := sql.OpenDB(deafConnector{d})
+		defer db.Close()
+		err, took := cancelDuring(t, d, recdriver.Connect, func(ctx context.Context) error {
+			return advisorylock.WithXactLock(ctx, db, key, unreachable(t))
+		})
+		checkEnded(t, err, "WithXactLock", locktrace.Connect)
+		if took != bounded.Grace {
+			t.Errorf("came back %v after the context; want %v", took, bounded.Grace)
+		}
+		comeBack()
+		synctest.Wait()
+		if got, want := d.String(), "connect > close"; got != want {
+			t.Errorf("got %s; want %s", got, want)
+		}
+		if in := db.Stats().InUse; in != 0 {
+			t.Errorf("got %d connections out of the pool; want none", in)
+		}
+	})
+}
+
+// deafConnector does not look at the context at all.
+type deafConnector struct{ driver.Connector }
+
+func (c deafConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	return c.Connector.Connect(context.WithoutCancel(ctx))
+}
+
+// A deadline works like a cancellation, and its cause can be told, too.
+func TestDeadlineWhileWaiting(t *testing.T) {
+	t.Parallel()
+	for _, f := range waiters {
+		t.Run(f.op, func(t *testing.T) {
+			t.Parallel()
+			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				lockElsewhere(t, d, key)
+				for _, limit := range []time.Duration{200 * time.Millisecond, 2500 * time.Millisecond} { // in the first burst, in a later one
+					ctx, cancel := context.WithTimeoutCause(t.Context(), limit, errShutdown)
+					var r locktrace.Recorder
+					begun := time.Now()
+					err := f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, func(context.Context) error { return nil })
+					cancel()
+					if took := time.Since(begun); took != limit {
+						t.Errorf("came back after %v; want %v", took, limit)
+					}
+					if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, errShutdown) {
+						t.Errorf("got %v; want the context's error and its cause", err)
+					}
+					checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Lock, "")
+					var wait *advisorylock.WaitError
+					if !errors.As(err, &wait) || wait.Key != key || wait.Waited != limit {
+						t.Errorf("got %+v; want a WaitError for key %d after %v", wait, key, limit)
+					}
+					if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
+						t.Errorf("got %s; want %s", got, want)
+					}
+					if n := d.Server().Waiting()[int64(key)]; n != 0 {
+						t.Errorf("%d sessions still wait on the server", n)
+					}
+				}
+			})
+		})
+	}
+}
+
+// lib/pq's 57014 is all that it says about a context, and must stay reachable.
+func TestDriverErrorOfACancelledWait(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"plain", "lib/pq"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, modes[name], func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				lockElsewhere(t, d, key)
+				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+				defer cancel()
+				err := advisorylock.WithXactLock(ctx, db, key, unreachable(t))
+				var sqlErr recdriver.SQLError
+				if !errors.As(err, &sqlErr) || sqlErr.Code != "57014" {
+					t.Errorf("got %v; want SQLSTATE 57014 in its chain", err)
+				}
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("got %v; want context.DeadlineExceeded in its chain", err)
+				}
+			})
+		})
+	}
+}
+
+// The lock may be granted at the very moment at which the wait is over. It must
+// not be kept then, and the connection, to which a cancellation may be under
+// way, must not be used by anybody else.
+func TestGrantAtTheMomentOfCancellation(t *testing.T) {
+	t.Parallel()
+	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, _ *sql.DB) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		db := sql.OpenDB(lateConnector{d, func() { cancel(errShutdown) }})
+		defer db.Close()
+		err := f.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error {
+			t.Error("the function was called")
+			return nil
+		})
+		checkEnded(t, err, f.op, locktrace.Lock)
+		synctest.Wait()
+		closedAndNeverPooled(t, d, 1)
+	})
+}
+
+// lateConnector calls afterExec after each statement that succeeded, before
+// anybody hears of it.
+type lateConnector struct {
+	driver.Connector
+	afterExec func()
+}
+
+func (l lateConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	c, err := l.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return lateConn{c.(fullConn), l.afterExec}, nil
+}
+
+type fullConn interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ExecerContext
+	driver.QueryerContext
+	driver.SessionResetter
+	driver.Validator
+}
+
+type lateConn struct {
+	fullConn
+	afterExec func()
+}
+
+func (c lateConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	res, err := c.fullConn.ExecContext(ctx, query, args)
+	if err == nil {
+		c.afterExec()
+	}
+	return res, err
+}
+
+// A COMMIT that is under way cannot be called back. If it succeeds, it
+// succeeded.
+func TestContextEndsDuringCommitThatSucceeds(t *testing.T) {
+	t.Parallel()
+	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		d.OnCall(recdriver.DelayOn(recdriver.Commit, "", bounded.Grace/2))
+		err, _ := cancelDuring(t, d, recdriver.Commit, func(ctx context.Context) error {
+			return f.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error { return nil })
+		})
+		if err != nil {
+			t.Errorf("got %v; want nil", err)
+		}
+	})
+}
+
+// TTL bounds what a driver that never comes back can do to others: the server
+// ends the session.
+func TestTTLFreesTheLockOfAHangingCommit(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		defer hang(d, recdriver.Commit)()
+		begun := time.Now()
+		_, _ = cancelDuring(t, d, recdriver.Commit, func(ctx context.Context) error {
+			return advisorylock.Locker{TTL: 5 * time.Second}.WithXactLock(ctx, db, key, nothing)
+		})
+		if err := advisorylock.WithXactLock(t.Context(), elsewhere(t, d), key, nothing); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begun); took != 5*time.Second {
+			t.Errorf("another process had the lock after %v; want %v", took, 5*time.Second)
+		}
+	})
+}
+
+// With a context that never ends, a rollback or the end of a connection that
+// hangs has bounds of its own.
+func TestCleanUpIsBounded(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []recdriver.Kind{recdriver.Rollback, recdriver.Close} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				db.SetMaxIdleConns(-1) // each release closes the connection
+				comeBack := hang(d, kind)
+				begun := time.Now()
+				boom := errors.New("boom")
+				err := f.call(advisorylock.Locker{}, context.Background(), db, key, func(context.Context) error { return boom })
+				if err != boom { //nolint:errorlint // untouched
+					t.Errorf("got %v; want %v", err, boom)
+				}
+				if took := time.Since(begun); took > 10*time.Second {
+					t.Errorf("took %v; want a few seconds", took)
+				}
+				comeBack()
+				synctest.Wait()
+				closedAndNeverPooled(t, d, 1)
+			})
+		})
+	}
+}
+
+// hang makes all calls of a kind hang, whatever their context says, until
+// comeBack is called, or for an hour, so that who waits for ever can be told
+// from a test that does.
+func hang(d *recdriver.Driver, kind recdriver.Kind) (comeBack func()) {
+	silence := make(chan struct{})
+	once := sync.OnceFunc(func() { close(silence) })
+	hour := time.AfterFunc(time.Hour, once)
+	d.OnCall(recdriver.HangOn(kind, "", silence))
+	return func() {
+		hour.Stop()
+		once()
+	}
+}

@@ -1,0 +1,190 @@
+package advisorylock_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/recdriver"
+)
+
+func TestWaitErrorText(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 500)
+	for _, tt := range []struct {
+		name string
+		err  advisorylock.WaitError
+		want string
+	}{
+		{
+			"nobody known",
+			advisorylock.WaitError{Key: 42, Waited: 1234567 * time.Microsecond, Err: context.DeadlineExceeded},
+			"context deadline exceeded after waiting 1.235s for key 42",
+		},
+		{
+			"one holder",
+			advisorylock.WaitError{Key: -7, Waited: time.Minute, Err: context.Canceled, Holders: []advisorylock.Session{blocker}},
+			"context canceled after waiting 1m0s for key -7; held by pid 4711 (deploy, user app, from 10.0.0.7:50123, idle in transaction, since 2025-03-09T12:00:00Z), " +
+				`last statement "SELECT pg_catalog.pg_advisory_xact_lock(42)", to end it: SELECT pg_catalog.pg_terminate_backend(4711)`,
+		},
+		{
+			"sharers that the role may not see",
+			advisorylock.WaitError{Key: 1, Err: context.Canceled, Holders: []advisorylock.Session{{PID: 7}, {PID: 8}}},
+			"context canceled after waiting 0s for key 1; held by pid 7, to end it: SELECT pg_catalog.pg_terminate_backend(7)" +
+				"; held by pid 8, to end it: SELECT pg_catalog.pg_terminate_backend(8)",
+		},
+		{
+			"long statement with line breaks",
+			advisorylock.WaitError{Key: 1, Err: context.Canceled, Holders: []advisorylock.Session{{PID: 7, Query: "SELECT\n" + long}}},
+			`context canceled after waiting 0s for key 1; held by pid 7, last statement "SELECT\n` + long[:113] + `", to end it: SELECT pg_catalog.pg_terminate_backend(7)`,
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			if got := tt.err.Error(); got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+			if !errors.Is(&tt.err, tt.err.Err) {
+				t.Errorf("%v is not in the chain", tt.err.Err)
+			}
+		})
+	}
+}
+
+// Each of them has to be found by errors.Is, and none of them by that of another.
+func TestSentinelsAreDistinct(t *testing.T) {
+	t.Parallel()
+	sentinels := []error{
+		advisorylock.ErrNotAcquired, advisorylock.ErrLost, advisorylock.ErrNested,
+		advisorylock.ErrPoolTooSmall, advisorylock.ErrUnsupported,
+	}
+	for i, a := range sentinels {
+		for j, b := range sentinels {
+			if errors.Is(a, b) != (i == j) {
+				t.Errorf("errors.Is(%v, %v): got %t", a, b, i != j)
+			}
+		}
+		if !strings.HasPrefix(a.Error(), "advisorylock: ") {
+			t.Errorf("got %v; want the package's prefix", a)
+		}
+	}
+}
+
+// Not every pooler and not every server that speaks the protocol has advisory
+// locks that last for a transaction.
+func TestUnsupported(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		kind  recdriver.Kind
+		err   error
+		step  locktrace.Step
+		calls string
+	}{
+		{
+			"no such function", recdriver.Exec,
+			recdriver.SQLError{Code: "42883", Message: "function pg_catalog.pg_advisory_xact_lock(integer) does not exist"},
+			locktrace.Lock, "connect > begin > exec! > rollback > release",
+		},
+		{
+			"no such function, older lib/pq", recdriver.Exec,
+			recdriver.LegacySQLError{Code: "42883", Message: "function does not exist"},
+			locktrace.Lock, "connect > begin > exec! > rollback > release",
+		},
+		{
+			// Not a stale connection, though its code says so: another one would not do better.
+			"pooler in statement mode", recdriver.Begin,
+			recdriver.SQLError{Code: "08P01", Message: "transaction blocks not allowed in statement pooling mode"},
+			locktrace.Begin, "connect > begin! > release",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				d.OnCall(recdriver.FailOn(tt.kind, "", 1, tt.err))
+				err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil })
+				if !errors.Is(err, advisorylock.ErrUnsupported) || !errors.Is(err, tt.err) {
+					t.Errorf("got %v; want ErrUnsupported and the driver's error", err)
+				}
+				checkStep(t, err, "advisorylock."+f.op, "42", tt.step, "")
+				if got := d.String(); got != tt.calls {
+					t.Errorf("got %s; want %s", got, tt.calls)
+				}
+			})
+		})
+	}
+}
+
+// The end of a context must be found however the driver words it, and what the
+// driver said must stay.
+func TestEndOfContextText(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"plain":  "context canceled: shutting down (ERROR: canceling statement due to user request (SQLSTATE 57014)) after waiting 100ms for key 42",
+		"pgx":    "context canceled: shutting down after waiting 100ms for key 42",
+		"lib/pq": "context canceled: shutting down (ERROR: canceling statement due to user request (SQLSTATE 57014)) after waiting 100ms for key 42",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, modes[name], func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				lockElsewhere(t, d, key)
+				err, _ := cancelDuring(t, d, recdriver.Exec, func(ctx context.Context) error {
+					return advisorylock.WithXactLock(ctx, db, key, unreachable(t))
+				})
+				if got, want := err.Error(), "advisorylock.WithXactLock 42: lock: "+want; got != want {
+					t.Errorf("got  %s\nwant %s", got, want)
+				}
+			})
+		})
+	}
+}
+
+// A pool that is full is not a lock that is taken.
+func TestNoConnectionIsNoWaitError(t *testing.T) {
+	t.Parallel()
+	each(t, forms, func(t *testing.T, f form, _ *recdriver.Driver, db *sql.DB) {
+		db.SetMaxOpenConns(2)
+		for range 2 {
+			conn, err := db.Conn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+		}
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errShutdown)
+		defer cancel()
+		begun := time.Now()
+		err := f.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error { return nil })
+		if took := time.Since(begun); took != time.Second {
+			t.Errorf("took %v; want a second", took)
+		}
+		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, errShutdown) {
+			t.Errorf("got %v; want the context's error and its cause", err)
+		}
+		checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Connect, "")
+		if errors.As(err, new(*advisorylock.WaitError)) {
+			t.Errorf("got %v; want no WaitError", err)
+		}
+	})
+}
+
+// A callback that lost a lock of its own on the same server says so already.
+func TestErrLostIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		inner := fmt.Errorf("inner: %w", advisorylock.ErrLost)
+		err := advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
+			d.Server().Kill(int64(key))
+			return inner
+		})
+		if err != inner { //nolint:errorlint // untouched
+			t.Errorf("got %v; want %v", err, inner)
+		}
+	})
+}

@@ -1,0 +1,117 @@
+package advisorylock_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/recdriver"
+)
+
+// open stands for sql.Open("pgx", dsn) or sql.Open("postgres", dsn).
+func open() *sql.DB { return recdriver.New().OpenDB() }
+
+// One process at a time works in the transaction that has the lock.
+func ExampleWithXactLock() {
+	db := open()
+	defer db.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+
+	key := advisorylock.KeyOf("report for March")
+	err := advisorylock.WithXactLock(ctx, db, key, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "INSERT INTO reports (month) VALUES ('2025-03') ON CONFLICT DO NOTHING")
+		return err
+	})
+	if err != nil {
+		fmt.Println(err) // says which step failed, and who was in the way
+		return
+	}
+	fmt.Println("reported")
+	// Output: reported
+}
+
+// Who does not get the lock at once does something else.
+func ExampleTryWithXactLock() {
+	db := open()
+	defer db.Close()
+	ctx := context.Background()
+
+	key := advisorylock.KeyOf("nightly clean-up")
+	cleanUp := func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "DELETE FROM sessions WHERE expires < now()")
+		return err
+	}
+	err := advisorylock.WithXactLock(ctx, db, key, func(context.Context, *sql.Tx) error {
+		// Somebody else, meanwhile:
+		if err := advisorylock.TryWithXactLock(ctx, db, key, cleanUp); errors.Is(err, advisorylock.ErrNotAcquired) {
+			fmt.Println("somebody else cleans up")
+		}
+		return nil
+	})
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output: somebody else cleans up
+}
+
+// Work that does not fit into one transaction uses the whole pool while the lock
+// is held. It should look at its context, which ends when the lock is lost.
+func ExampleHold() {
+	db := open()
+	defer db.Close()
+	ctx := context.Background()
+
+	key := advisorylock.KeyOf("migrations of app")
+	err := advisorylock.Hold(ctx, db, key, func(ctx context.Context) error {
+		for _, statement := range []string{
+			"CREATE TABLE users (name text)",
+			"CREATE INDEX CONCURRENTLY users_name ON users (name)",
+		} {
+			if _, err := db.ExecContext(ctx, statement); err != nil {
+				return err
+			}
+			fmt.Println(statement)
+		}
+		return nil
+	})
+	if errors.Is(err, advisorylock.ErrLost) {
+		fmt.Println("somebody else may have the lock by now")
+	} else if err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// CREATE TABLE users (name text)
+	// CREATE INDEX CONCURRENTLY users_name ON users (name)
+}
+
+// A Locker has the options: here a name for errors, and a recorder of the steps.
+func ExampleLocker() {
+	db := open()
+	defer db.Close()
+
+	var recorder locktrace.Recorder
+	locker := advisorylock.Locker{
+		Name:  "tenant 42",
+		TTL:   10 * time.Second, // a frozen holder has it no longer than that
+		Trace: recorder.Trace(),
+	}
+	err := locker.WithXactLock(context.Background(), db, advisorylock.KeyOf("tenant 42"), func(context.Context, *sql.Tx) error {
+		return errors.New("no such tenant")
+	})
+	fmt.Println(err)
+	fmt.Println(recorder.String())
+	// Output:
+	// no such tenant
+	// connect > begin > lock > rollback > release
+}
+
+// The key of a name is the same for ever, on every machine, and in SQL.
+func ExampleKeyOf() {
+	fmt.Println(advisorylock.KeyOf("app"))
+	// Output: -6813155839046105269
+}

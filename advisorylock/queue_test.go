@@ -1,0 +1,671 @@
+package advisorylock_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/recdriver"
+)
+
+// usePool is what a migration does: it works with the pool, beside the
+// transaction that has the lock.
+func usePool(ctx context.Context, db *sql.DB) error {
+	_, err := db.ExecContext(ctx, "CREATE TABLE t ()")
+	return err
+}
+
+// goAll runs n calls at once and returns their errors when all have ended.
+func goAll(n int, call func(i int) error) []error {
+	errs := make([]error, n)
+	start := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			<-start
+			errs[i] = call(i)
+		}()
+	}
+	close(start)
+	wg.Wait()
+	return errs
+}
+
+// N goroutines that wait for one lock on a pool of N hold every connection, and
+// the one that has the lock waits for ever for the connection that its callback
+// needs (checkstack#233 removed its helper for that).
+func TestManyCallersOnASmallPool(t *testing.T) {
+	t.Parallel()
+	for name, keys := range map[string]int{"same key": 1, "different keys": 60} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			each(t, waiters, func(t *testing.T, f form, _ *recdriver.Driver, db *sql.DB) {
+				db.SetMaxOpenConns(3)
+				var inside, most atomic.Int64
+				errs := goAll(60, func(i int) error {
+					return f.call(advisorylock.Locker{}, t.Context(), db, key+advisorylock.Key(i%keys), func(ctx context.Context) error {
+						now := inside.Add(1)
+						defer inside.Add(-1)
+						for old := most.Load(); now > old && !most.CompareAndSwap(old, now); old = most.Load() {
+						}
+						time.Sleep(10 * time.Millisecond)
+						return usePool(ctx, db)
+					})
+				})
+				if err := errors.Join(errs...); err != nil {
+					t.Error(err)
+				}
+				if want := min(int64(keys), 2); most.Load() != want {
+					t.Errorf("got %d callbacks at once; want %d", most.Load(), want)
+				}
+			})
+		})
+	}
+}
+
+// The control group: the same by hand, without the queue, starves.
+func TestManyCallersOnASmallPoolByHand(t *testing.T) {
+	t.Parallel()
+	bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+		db.SetMaxOpenConns(3)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		errs := goAll(60, func(int) error {
+			tx, err := db.BeginTx(ctx, nil)
+			if err != nil {
+				return err
+			}
+			defer tx.Rollback() //nolint:errcheck // after Commit
+			if _, err := tx.ExecContext(ctx, lockSQL); err != nil {
+				return err
+			}
+			time.Sleep(10 * time.Millisecond) // until all connections are taken
+			if err := usePool(ctx, db); err != nil {
+				return err
+			}
+			return tx.Commit()
+		})
+		if errors.Join(errs...) == nil {
+			t.Error("got no error; want calls that starve, or the test above proves nothing")
+		}
+	})
+}
+
+func TestManyHoldsOfDifferentKeys(t *testing.T) {
+	t.Parallel()
+	bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+		db.SetMaxOpenConns(10)
+		errs := goAll(50, func(i int) error {
+			return advisorylock.Hold(t.Context(), db, key+advisorylock.Key(i), func(ctx context.Context) error {
+				for range 3 {
+					time.Sleep(10 * time.Second) // and some heartbeats
+					if err := usePool(ctx, db); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		})
+		if err := errors.Join(errs...); err != nil {
+			t.Error(err)
+		}
+		if n := db.Stats().OpenConnections; n > 10 {
+			t.Errorf("got %d connections; want at most 10", n)
+		}
+	})
+}
+
+// Who waits inside the process costs no connection.
+func TestWaitersInTheProcessHaveNoConnection(t *testing.T) {
+	t.Parallel()
+	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		var wg sync.WaitGroup
+		free := make(chan struct{})
+		for range 20 {
+			wg.Go(func() {
+				err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { <-free; return nil })
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		if n := d.Open(); n != 1 {
+			t.Errorf("got %d connections for one holder and 19 waiters; want 1", n)
+		}
+		close(free)
+		wg.Wait()
+		if n := d.Open(); n != 1 {
+			t.Errorf("got %d connections for 20 calls one after the other; want 1", n)
+		}
+	})
+}
+
+// queued starts call after call, each when the one before has found its place.
+func queued(n int, call func(i int)) (wait func()) {
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { call(i) })
+		synctest.Wait()
+	}
+	return wg.Wait
+}
+
+func TestFirstComeFirstServed(t *testing.T) {
+	t.Parallel()
+	for name, keyOf := range map[string]func(i int) advisorylock.Key{
+		"for a key":        func(int) advisorylock.Key { return key },
+		"for a connection": func(i int) advisorylock.Key { return key + advisorylock.Key(i) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+				db.SetMaxOpenConns(2)
+				var order []int
+				wait := queued(30, func(i int) {
+					err := advisorylock.WithXactLock(t.Context(), db, keyOf(i), func(context.Context, *sql.Tx) error {
+						time.Sleep(time.Minute)
+						order = append(order, i) // one at a time
+						return nil
+					})
+					if err != nil {
+						t.Error(err)
+					}
+				})
+				wait()
+				if !slices.IsSorted(order) || len(order) != 30 {
+					t.Errorf("got %v; want 0 to 29 in order", order)
+				}
+			})
+		})
+	}
+}
+
+// A waiter that gives up leaves no gap, wherever it stands.
+func TestWaiterGivesUp(t *testing.T) {
+	t.Parallel()
+	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		var done []int
+		wait := queued(4, func(i int) {
+			own := t.Context()
+			var r locktrace.Recorder
+			if i == 1 || i == 2 {
+				own = ctx
+			}
+			err := f.call(advisorylock.Locker{Trace: r.Trace()}, own, db, key, func(context.Context) error {
+				done = append(done, i)
+				time.Sleep(time.Minute)
+				return nil
+			})
+			if own == t.Context() {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			checkEnded(t, err, f.op, locktrace.Connect)
+			var wait *advisorylock.WaitError
+			if !errors.As(err, &wait) || wait.Key != key {
+				t.Errorf("got %v; want a WaitError", err)
+			}
+			if got := r.String(); got != "connect!" {
+				t.Errorf("got %s; want connect!", got)
+			}
+		})
+		cancel(errShutdown)
+		wait()
+		if !slices.Equal(done, []int{0, 3}) {
+			t.Errorf("got %v; want calls 0 and 3", done)
+		}
+	})
+}
+
+// A context that ends in the very moment of the turn is as good as any other:
+// nobody behind waits for ever. The hook keeps the waiter busy until both have
+// happened, and which of them it sees first is a matter of luck.
+func TestTurnAtTheMomentOfCancellation(t *testing.T) {
+	t.Parallel()
+	bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+		for range 20 {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			free, gone := make(chan struct{}), make(chan struct{})
+			unlucky := advisorylock.Locker{Trace: &locktrace.Trace{Waiting: func(context.Context, locktrace.Wait) {
+				close(free)
+				<-gone
+				cancel(errShutdown)
+			}}}
+			wait := queued(3, func(i int) {
+				var err error
+				switch i {
+				case 0:
+					err = advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error { <-free; return nil })
+					close(gone)
+				case 1:
+					checkEnded(t, unlucky.WithXactLock(ctx, db, key, unreachable(t)), "WithXactLock", locktrace.Connect)
+				case 2:
+					err = advisorylock.WithXactLock(t.Context(), db, key, nothing)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			})
+			wait()
+		}
+	})
+}
+
+// Who stands behind a waiter that gives up may fit in at once.
+func TestSharerGoesOnWhenTheWaiterBeforeItGivesUp(t *testing.T) {
+	t.Parallel()
+	each(t, waiters, func(t *testing.T, f form, _ *recdriver.Driver, db *sql.DB) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		var inside atomic.Int64
+		wait := queued(3, func(i int) {
+			l, own := advisorylock.Locker{Shared: true}, t.Context()
+			if i == 1 {
+				l, own = advisorylock.Locker{}, ctx
+			}
+			err := f.call(l, own, db, key, func(context.Context) error {
+				inside.Add(1)
+				time.Sleep(time.Minute)
+				return nil
+			})
+			if err != nil && i != 1 {
+				t.Error(err)
+			}
+		})
+		if n := inside.Load(); n != 1 {
+			t.Errorf("got %d inside; want the first sharer alone, the exclusive waiter is in front", n)
+		}
+		cancel(errShutdown)
+		synctest.Wait()
+		if n := inside.Load(); n != 2 {
+			t.Errorf("got %d inside after the exclusive waiter has left; want both sharers", n)
+		}
+		wait()
+	})
+}
+
+// A program that works through many keys, a tenant each, must not collect them.
+func TestKeysAreForgotten(t *testing.T) {
+	t.Parallel()
+	bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+		err := advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
+			for i := range 50 {
+				if err := advisorylock.WithXactLock(t.Context(), db, key+1+advisorylock.Key(i), nothing); err != nil {
+					return err
+				}
+			}
+			if n := advisorylock.Keys(db); n != 1 {
+				t.Errorf("got %d keys; want the one that is held", n)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestSharersTogetherExclusiveAlone(t *testing.T) {
+	t.Parallel()
+	for _, f := range waiters {
+		t.Run(f.op, func(t *testing.T) {
+			t.Parallel()
+			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				var shared, exclusive atomic.Int64
+				share := advisorylock.Locker{Shared: true}
+				wait := queued(9, func(i int) {
+					l, fn := share, func(context.Context) error {
+						shared.Add(1)
+						time.Sleep(time.Minute)
+						if n := exclusive.Load(); n != 0 {
+							t.Errorf("a sharer met %d exclusive holders", n)
+						}
+						shared.Add(-1)
+						return nil
+					}
+					if i == 4 {
+						l, fn = advisorylock.Locker{}, func(context.Context) error {
+							exclusive.Add(1)
+							if n := shared.Load(); n != 0 {
+								t.Errorf("the exclusive holder met %d sharers", n)
+							}
+							time.Sleep(time.Minute)
+							exclusive.Add(-1)
+							return nil
+						}
+					}
+					if err := f.call(l, t.Context(), db, key, fn); err != nil {
+						t.Error(err)
+					}
+				})
+				if n := shared.Load(); n != 4 {
+					t.Errorf("got %d sharers at once; want the four before the exclusive one", n)
+				}
+				if n := d.Server().Held()[int64(key)]; n != 4 {
+					t.Errorf("got %d holders on the server; want 4", n)
+				}
+				time.Sleep(time.Minute + time.Second)
+				if n := exclusive.Load(); n != 1 {
+					t.Errorf("got %d exclusive holders after the sharers; want 1", n)
+				}
+				time.Sleep(time.Minute)
+				if n := shared.Load(); n != 4 {
+					t.Errorf("got %d sharers after the exclusive one; want 4", n)
+				}
+				wait()
+			})
+		})
+	}
+}
+
+// PostgreSQL cannot see that the two connections belong together, and would let
+// them wait for each other for ever.
+func TestNested(t *testing.T) {
+	t.Parallel()
+	for _, outer := range forms {
+		t.Run(outer.op, func(t *testing.T) {
+			t.Parallel()
+			each(t, forms, func(t *testing.T, inner form, d *recdriver.Driver, db *sql.DB) {
+				call := func(ctx context.Context, db *sql.DB, key advisorylock.Key) error {
+					return inner.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error { return nil })
+				}
+				other := recdriver.New().OpenDB() // another database
+				defer other.Close()
+				err := outer.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error {
+					begun := time.Now()
+					err := call(ctx, db, key)
+					if !errors.Is(err, advisorylock.ErrNested) {
+						t.Errorf("the same key: got %v; want ErrNested", err)
+					}
+					checkStep(t, err, "advisorylock."+inner.op, "42", locktrace.Connect, "connect: "+advisorylock.ErrNested.Error())
+					if took := time.Since(begun); took != 0 {
+						t.Errorf("took %v; want at once", took)
+					}
+					if err := call(ctx, db, key+1); err != nil {
+						t.Errorf("another key: %v", err)
+					}
+					if err := call(ctx, other, key); err != nil {
+						t.Errorf("the same key in another database: %v", err)
+					}
+					return advisorylock.WithXactLock(ctx, db, key+3, func(ctx context.Context, _ *sql.Tx) error {
+						if err := call(ctx, db, key); !errors.Is(err, advisorylock.ErrNested) {
+							t.Errorf("the key of the outermost call: got %v; want ErrNested", err)
+						}
+						return nil
+					})
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// A context may outlive the call that made it: in a goroutine, in a struct.
+func TestContextOfAFinishedCallIsNotNested(t *testing.T) {
+	t.Parallel()
+	each(t, forms, func(t *testing.T, f form, _ *recdriver.Driver, db *sql.DB) {
+		db.SetMaxOpenConns(2) // too few for a nested call
+		kept := t.Context()
+		for _, end := range []error{nil, errors.New("boom")} {
+			err := advisorylock.WithXactLock(t.Context(), db, key, func(ctx context.Context, _ *sql.Tx) error {
+				kept = ctx
+				return end
+			})
+			if !errors.Is(err, end) {
+				t.Error(err)
+			}
+			if err := f.call(advisorylock.Locker{}, kept, db, key, func(context.Context) error { return nil }); err != nil {
+				t.Errorf("got %v; want nil", err)
+			}
+		}
+	})
+}
+
+func TestPoolTooSmall(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		size   int
+		outer  int // locks that the caller has already
+		lease  bool
+		tooFew bool
+	}{
+		{"lock on one", 1, 0, false, false},
+		{"lease on one", 1, 0, true, true},
+		{"lock on two", 2, 0, false, false},
+		{"lease on two", 2, 0, true, false},
+		{"second on one", 1, 1, false, true},
+		{"second on two", 2, 1, false, true},
+		{"second on three", 3, 1, false, false},
+		{"second lease on two", 2, 1, true, true},
+		{"second lease on three", 3, 1, true, false},
+		{"third on three", 3, 2, false, true},
+		{"third on four", 4, 2, false, false},
+		{"third without a limit", 0, 2, true, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			set := xacts
+			if tt.lease {
+				set = leases
+			}
+			each(t, set, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				db.SetMaxOpenConns(tt.size)
+				var sent string
+				err := nest(t.Context(), db, key+1, tt.outer, func(ctx context.Context) error {
+					d.Reset()
+					err := f.call(advisorylock.Locker{}, ctx, db, key, func(ctx context.Context) error { return nil })
+					sent = d.String()
+					return err
+				})
+				if got := errors.Is(err, advisorylock.ErrPoolTooSmall); got != tt.tooFew || err != nil && !got {
+					t.Errorf("got %v; want ErrPoolTooSmall: %t", err, tt.tooFew)
+				}
+				if tt.tooFew && sent != "" {
+					t.Errorf("got %s; want nothing sent", sent)
+				}
+			})
+		})
+	}
+}
+
+// nest runs fn inside depth locks of different keys.
+func nest(ctx context.Context, db *sql.DB, key advisorylock.Key, depth int, fn func(ctx context.Context) error) error {
+	if depth == 0 {
+		return fn(ctx)
+	}
+	return advisorylock.WithXactLock(ctx, db, key, func(ctx context.Context, _ *sql.Tx) error {
+		return nest(ctx, db, key+1, depth-1, fn)
+	})
+}
+
+// Two calls that have a lock each and both want a second one would wait for each
+// other if the pool has no third for either. One of them is told, and the other
+// goes on.
+func TestNestedCallsDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	each(t, forms, func(t *testing.T, f form, _ *recdriver.Driver, db *sql.DB) {
+		const callers = 3
+		db.SetMaxOpenConns(callers + 1)
+		var barrier sync.WaitGroup
+		barrier.Add(callers)
+		errs := goAll(callers, func(i int) error {
+			return f.call(advisorylock.Locker{}, t.Context(), db, key+advisorylock.Key(i), func(ctx context.Context) error {
+				barrier.Done()
+				barrier.Wait()
+				return advisorylock.WithXactLock(ctx, db, key+advisorylock.Key(100+i), nothing)
+			})
+		})
+		failed := 0
+		for _, err := range errs {
+			if errors.Is(err, advisorylock.ErrPoolTooSmall) {
+				failed++
+			} else if err != nil {
+				t.Error(err)
+			}
+		}
+		if failed != 1 {
+			t.Errorf("got %d calls with ErrPoolTooSmall; want 1, so that the others go on", failed)
+		}
+	})
+}
+
+// What a nested wait was counted with is forgotten when it is over, however it
+// ended.
+func TestNestedWaitsOneAfterTheOther(t *testing.T) {
+	t.Parallel()
+	each(t, waiters, func(t *testing.T, f form, _ *recdriver.Driver, db *sql.DB) {
+		db.SetMaxOpenConns(3)
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error {
+			for round := range 3 {
+				wait := queued(1, func(int) { // has the other connection for a minute
+					err := advisorylock.WithXactLock(t.Context(), db, key+1, func(context.Context, *sql.Tx) error {
+						time.Sleep(time.Minute)
+						return nil
+					})
+					if err != nil {
+						t.Error(err)
+					}
+				})
+				short, cancel := context.WithTimeout(ctx, time.Second)
+				err := advisorylock.WithXactLock(short, db, key+2, unreachable(t))
+				cancel()
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("round %d, short of time: got %v; want context.DeadlineExceeded", round, err)
+				}
+				if err := advisorylock.WithXactLock(ctx, db, key+2, nothing); err != nil {
+					t.Errorf("round %d: got %v; want the lock when a connection is free", round, err)
+				}
+				wait()
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The limit may change while calls are under way.
+func TestPoolGrows(t *testing.T) {
+	t.Parallel()
+	bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+		db.SetMaxOpenConns(2)
+		var inside atomic.Int64
+		call := func(i int) {
+			err := advisorylock.WithXactLock(t.Context(), db, key+advisorylock.Key(i), func(context.Context, *sql.Tx) error {
+				inside.Add(1)
+				time.Sleep(time.Minute)
+				inside.Add(-1)
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		wait := queued(3, call)
+		db.SetMaxOpenConns(10)
+		waitMore := queued(3, func(i int) { call(10 + i) })
+		time.Sleep(61 * time.Second)
+		if n := inside.Load(); n != 5 {
+			t.Errorf("got %d callbacks at once on a pool that has grown; want the 5 that are left", n)
+		}
+		wait()
+		waitMore()
+	})
+}
+
+func TestTryInTheProcess(t *testing.T) {
+	t.Parallel()
+	each(t, tries, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		share := advisorylock.Locker{Shared: true}
+		try := func(l advisorylock.Locker) error {
+			d.Reset()
+			begun := time.Now()
+			err := f.call(l, t.Context(), db, key, func(context.Context) error { return nil })
+			if took := time.Since(begun); took != 0 {
+				t.Errorf("took %v; want at once", took)
+			}
+			return err
+		}
+		err := advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
+			for _, l := range []advisorylock.Locker{{}, share} {
+				if err := try(l); !errors.Is(err, advisorylock.ErrNotAcquired) || d.String() != "" {
+					t.Errorf("beside an exclusive holder: got %v and calls %s; want ErrNotAcquired, and nothing sent", err, d)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+
+		err = share.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
+			if err := try(share); err != nil {
+				t.Errorf("a second sharer: %v", err)
+			}
+			if err := try(advisorylock.Locker{}); !errors.Is(err, advisorylock.ErrNotAcquired) || d.String() != "" {
+				t.Errorf("beside a sharer: got %v and calls %s; want ErrNotAcquired, and nothing sent", err, d)
+			}
+			wait := queued(1, func(int) { _ = advisorylock.WithXactLock(t.Context(), db, key, nothing) })
+			if err := try(share); !errors.Is(err, advisorylock.ErrNotAcquired) {
+				t.Errorf("a sharer behind an exclusive waiter: got %v; want ErrNotAcquired", err)
+			}
+			go wait()
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestTryOnTheServer(t *testing.T) {
+	t.Parallel()
+	for _, f := range tries {
+		t.Run(f.op, func(t *testing.T) {
+			t.Parallel()
+			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				free := lockElsewhere(t, d, key)
+				var r locktrace.Recorder
+				l := advisorylock.Locker{Trace: r.Trace(), Name: "app"}
+				err := f.call(l, t.Context(), db, key, func(context.Context) error {
+					t.Error("the function was called")
+					return nil
+				})
+				if !errors.Is(err, advisorylock.ErrNotAcquired) {
+					t.Errorf("got %v; want ErrNotAcquired", err)
+				}
+				checkStep(t, err, "advisorylock."+f.op, "app", locktrace.Lock, "lock: "+advisorylock.ErrNotAcquired.Error())
+				if errors.As(err, new(*advisorylock.WaitError)) {
+					t.Errorf("got a WaitError, %v, but nobody waited", err)
+				}
+				if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
+					t.Errorf("got %s; want %s", got, want)
+				}
+				if n := len(d.Calls()); n != 5 {
+					t.Errorf("got calls %s; want no look at who has the lock", d)
+				}
+				free()
+				if err := f.call(l, t.Context(), db, key, func(context.Context) error { return nil }); err != nil {
+					t.Errorf("after it was freed: %v", err)
+				}
+			})
+		})
+	}
+}

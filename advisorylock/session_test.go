@@ -1,0 +1,167 @@
+package advisorylock_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"math"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/internal/bounded"
+	"github.com/bootlock/bootlock/internal/recdriver"
+)
+
+func TestSessions(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		want := []advisorylock.Session{
+			blocker,
+			{PID: 2, Granted: true, Shared: true}, // of another role
+			{PID: 3, Client: "local", State: "active", Since: time.UnixMicro(1700000000123456)},
+		}
+		showSessions(d, want...)
+		got, err := advisorylock.Sessions(t.Context(), db, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != len(want) {
+			t.Fatalf("got %d sessions; want %d", len(got), len(want))
+		}
+		for i := range want {
+			if d := got[i].Since.Sub(want[i].Since); d.Abs() <= time.Microsecond {
+				got[i].Since = want[i].Since // a float has about as many digits
+			}
+			if !sameSession(got[i], want[i]) {
+				t.Errorf("got  %+v\nwant %+v", got[i], want[i])
+			}
+		}
+		if got, want := d.String(), "connect > begin > query > rollback > release"; got != want {
+			t.Errorf("got %s; want %s", got, want)
+		}
+		// On a standby lib/pq cannot begin anything else.
+		if begin := d.Calls()[1]; !begin.ReadOnly || begin.Isolation != sql.LevelReadCommitted {
+			t.Errorf("got BEGIN %v, read-only %t; want READ COMMITTED, read-only", begin.Isolation, begin.ReadOnly)
+		}
+	})
+}
+
+// pg_locks shows a bigint key as two unsigned halves.
+func TestSessionsOfAnyKey(t *testing.T) {
+	t.Parallel()
+	for key, want := range map[advisorylock.Key][2]string{
+		0:                    {"0", "0"},
+		42:                   {"0", "42"},
+		-1:                   {"4294967295", "4294967295"},
+		math.MinInt64:        {"2147483648", "0"},
+		math.MaxInt64:        {"2147483647", "4294967295"},
+		0x0000000180000000:   {"1", "2147483648"},
+		-6813155839046105269: {"2708655836", "2923906891"}, // KeyOf("app"), a172cedc ae47474b
+		-0x7fffffff_80000001: {"2147483648", "2147483647"},
+	} {
+		bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+			if _, err := advisorylock.Sessions(t.Context(), db, key); err != nil {
+				t.Fatal(err)
+			}
+			text := d.Calls()[2].Query
+			for column, half := range map[string]string{"classid": want[0], "objid": want[1]} {
+				if !strings.Contains(text, "l."+column+" OPERATOR(pg_catalog.=) "+half+"::pg_catalog.oid") {
+					t.Errorf("key %d: want %s = %s in\n%s", key, column, half, text)
+				}
+			}
+		})
+	}
+}
+
+// pgx names the statement that it prepares after its text, and behind PgBouncer
+// that name may exist already, from another client.
+func TestSessionsTextIsNeverTheSame(t *testing.T) {
+	t.Parallel()
+	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		texts := map[string]bool{}
+		for range 20 {
+			if _, err := advisorylock.Sessions(t.Context(), db, key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, c := range d.Calls() {
+			if c.Kind == recdriver.Query {
+				texts[c.Query] = true
+			}
+			if len(c.Args) > 0 {
+				t.Errorf("got arguments %v; want none", c.Args)
+			}
+		}
+		if len(texts) != 20 {
+			t.Errorf("got %d texts for 20 calls; want 20", len(texts))
+		}
+	})
+}
+
+func TestSessionsFailures(t *testing.T) {
+	t.Parallel()
+	boom := recdriver.SQLError{Code: "42501", Message: "permission denied"}
+	for _, tt := range []struct {
+		kind  recdriver.Kind
+		calls string
+	}{
+		{recdriver.Connect, "connect!"},
+		{recdriver.Begin, "connect > begin! > release"},
+		{recdriver.Query, "connect > begin > query! > rollback > release"},
+	} {
+		bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+			d.OnCall(recdriver.FailOn(tt.kind, "", 1, boom))
+			sessions, err := advisorylock.Sessions(t.Context(), db, key)
+			if !errors.Is(err, boom) || sessions != nil {
+				t.Errorf("%s: got %v, %v; want %v", tt.kind, sessions, err, boom)
+			}
+			if want := "advisorylock.Sessions 42: "; err != nil && !strings.HasPrefix(err.Error(), want) {
+				t.Errorf("%s: got %v; want it to begin with %s", tt.kind, err, want)
+			}
+			if got := d.String(); got != tt.calls {
+				t.Errorf("%s: got %s; want %s", tt.kind, got, tt.calls)
+			}
+		})
+	}
+}
+
+func TestSessionsIsBoundedByItsContext(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []recdriver.Kind{recdriver.Connect, recdriver.Begin, recdriver.Query, recdriver.Rollback} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				comeBack := hang(d, kind)
+				err, took := cancelDuring(t, d, kind, func(ctx context.Context) error {
+					_, err := advisorylock.Sessions(ctx, db, key)
+					return err
+				})
+				if took != bounded.Grace {
+					t.Errorf("came back %v after the context; want %v", took, bounded.Grace)
+				}
+				if kind != recdriver.Rollback && (!errors.Is(err, context.Canceled) || !errors.Is(err, errShutdown)) {
+					t.Errorf("got %v; want the context's error and its cause", err)
+				}
+				comeBack()
+				synctest.Wait()
+				closedAndNeverPooled(t, d, 1)
+			})
+		})
+	}
+}
+
+func TestSessionsOfAnUnexpectedAnswer(t *testing.T) {
+	t.Parallel()
+	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
+			return []string{"pid"}, [][]driver.Value{{int64(1)}}, nil
+		})
+		if _, err := advisorylock.Sessions(t.Context(), db, key); err == nil {
+			t.Error("got no error for one column")
+		}
+	})
+}

@@ -1,0 +1,304 @@
+package advisorylock_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/recdriver"
+)
+
+type stepKey struct{}
+
+// Spans nest: what Start returns is what the driver gets in that step, and what
+// Done gets. The function runs outside any step, with a context made from the
+// caller's.
+func TestStartContextReachesTheDriverAndDone(t *testing.T) {
+	t.Parallel()
+	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		var log []string
+		step := func(ctx context.Context) any { return ctx.Value(stepKey{}) }
+		trace := &locktrace.Trace{
+			Start: func(ctx context.Context, e locktrace.Event) context.Context {
+				if step(ctx) != nil {
+					t.Errorf("%s began inside step %v", e.Step, step(ctx))
+				}
+				log = append(log, fmt.Sprintf("start %s", e.Step))
+				return context.WithValue(ctx, stepKey{}, e.Step)
+			},
+			Done: func(ctx context.Context, e locktrace.Event) {
+				log = append(log, fmt.Sprintf("done %s in %v", e.Step, step(ctx)))
+			},
+		}
+		d.OnCall(func(ctx context.Context, c *recdriver.Call) error {
+			switch c.Kind {
+			case recdriver.Connect, recdriver.Begin, recdriver.Exec: // the others get no context
+				log = append(log, fmt.Sprintf("%s in %v", c.Kind, step(ctx)))
+			}
+			return nil
+		})
+		type callerKey struct{}
+		caller := context.WithValue(t.Context(), callerKey{}, "caller")
+		err := f.call(advisorylock.Locker{Trace: trace}, caller, db, key, func(ctx context.Context) error {
+			log = append(log, fmt.Sprintf("function in %v, from %v", step(ctx), ctx.Value(callerKey{})))
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []string{
+			"start connect", "connect in connect", "done connect in connect",
+			"start begin", "begin in begin", "done begin in begin",
+			"start lock", "exec in lock", "done lock in lock",
+			"function in <nil>, from caller",
+			"start commit", "done commit in commit",
+			"start release", "done release in release",
+		}
+		if got := strings.Join(log, "\n"); got != strings.Join(want, "\n") {
+			t.Errorf("got\n%s\nwant\n%s", got, strings.Join(want, "\n"))
+		}
+	})
+}
+
+// A span's context that ends with its step must not take the transaction along,
+// as it would if BeginTx got it.
+func TestStepContextMayEndWithItsStep(t *testing.T) {
+	t.Parallel()
+	for _, f := range forms {
+		t.Run(f.op, func(t *testing.T) {
+			t.Parallel()
+			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				cancels := map[locktrace.Step]context.CancelFunc{}
+				trace := &locktrace.Trace{
+					Start: func(ctx context.Context, e locktrace.Event) context.Context {
+						ctx, cancels[e.Step] = context.WithCancel(ctx)
+						return ctx
+					},
+					Done: func(_ context.Context, e locktrace.Event) { cancels[e.Step]() },
+				}
+				err := f.call(advisorylock.Locker{Trace: trace}, t.Context(), db, key, func(ctx context.Context) error {
+					time.Sleep(time.Minute)
+					if d.Server().Held()[int64(key)] != 1 {
+						t.Error("the lock is gone")
+					}
+					return ctx.Err()
+				})
+				if err != nil {
+					t.Error(err)
+				}
+				if got, want := d.String(), "commit > release"; !strings.HasSuffix(got, want) {
+					t.Errorf("got %s; want …%s", got, want)
+				}
+			})
+		})
+	}
+}
+
+func TestEventsSayWhat(t *testing.T) {
+	t.Parallel()
+	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		const wait = 300 * time.Millisecond
+		time.AfterFunc(wait, lockElsewhere(t, d, key))
+		boom := errors.New("boom")
+		d.OnCall(recdriver.FailOn(recdriver.Commit, "", 1, boom))
+		var started []locktrace.Event
+		var r locktrace.Recorder
+		trace := r.Trace()
+		trace.Start = func(_ context.Context, e locktrace.Event) context.Context {
+			started = append(started, e)
+			return nil // stands for the one passed in
+		}
+		_ = f.call(advisorylock.Locker{Trace: trace, Name: "app"}, t.Context(), db, key, func(context.Context) error { return nil })
+		steps := r.Steps()
+		if len(steps) != len(started) {
+			t.Fatalf("%d steps started, %d done", len(started), len(steps))
+		}
+		for i, e := range steps {
+			if e.Key != int64(key) || e.Name != "app" {
+				t.Errorf("%s: got key %d, name %q; want 42, app", e.Step, e.Key, e.Name)
+			}
+			if s := started[i]; s != (locktrace.Event{Step: e.Step, Key: e.Key, Name: e.Name}) {
+				t.Errorf("got %+v at the start of %s; want no duration and no error yet", s, e.Step)
+			}
+			want := time.Duration(0)
+			if e.Step == locktrace.Lock {
+				want = wait
+			}
+			if e.Duration != want {
+				t.Errorf("%s: got %v; want %v", e.Step, e.Duration, want)
+			}
+			if failed := e.Step == locktrace.Commit; failed != errors.Is(e.Err, boom) || failed != (e.Err != nil) {
+				t.Errorf("%s: got error %v", e.Step, e.Err)
+			}
+		}
+	})
+}
+
+// No hook is called once the call has returned, not even for a connection that
+// is still being finished off.
+func TestNoHookAfterReturn(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []recdriver.Kind{recdriver.Connect, recdriver.Begin, recdriver.Exec, recdriver.Commit, recdriver.Close} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				db.SetMaxIdleConns(-1)
+				comeBack := hang(d, kind)
+				var returned atomic.Bool
+				check := func(what any) {
+					if returned.Load() {
+						t.Errorf("%v after the call had returned", what)
+					}
+				}
+				trace := &locktrace.Trace{
+					Start: func(ctx context.Context, e locktrace.Event) context.Context {
+						check("Start " + e.Step)
+						return ctx
+					},
+					Done:    func(_ context.Context, e locktrace.Event) { check("Done " + e.Step) },
+					Waiting: func(context.Context, locktrace.Wait) { check("Waiting") },
+				}
+				_, _ = cancelDuring(t, d, kind, func(ctx context.Context) error {
+					return f.call(advisorylock.Locker{Trace: trace}, ctx, db, key, func(context.Context) error { return nil })
+				})
+				returned.Store(true)
+				comeBack()
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// t.Fatal in a hook of a test ends the goroutine, and a hook may panic. That is
+// the caller's affair; the connection and the lock are not.
+func TestHookThatDoesNotReturn(t *testing.T) {
+	t.Parallel()
+	ends := map[string]func(){"panic": func() { panic("hook") }, "Goexit": runtime.Goexit}
+	want := map[string]outcome{"panic": {panicked: "hook"}, "Goexit": {exited: true}}
+	for name, end := range ends {
+		for _, at := range []locktrace.Step{locktrace.Connect, locktrace.Begin, locktrace.Lock, locktrace.Commit, locktrace.Rollback, locktrace.Release} {
+			hooks := map[string]*locktrace.Trace{
+				"Start": {Start: func(ctx context.Context, e locktrace.Event) context.Context {
+					if e.Step == at {
+						end()
+					}
+					return ctx
+				}},
+				"Done": {Done: func(_ context.Context, e locktrace.Event) {
+					if e.Step == at {
+						end()
+					}
+				}},
+			}
+			for hook, trace := range hooks {
+				t.Run(fmt.Sprintf("%s/%s/%s", name, hook, at), func(t *testing.T) {
+					t.Parallel()
+					each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+						var fnErr error
+						if at == locktrace.Rollback {
+							fnErr = errors.New("boom")
+						}
+						begun := time.Now()
+						got := run(func() error {
+							return f.call(advisorylock.Locker{Trace: trace}, t.Context(), db, key, func(context.Context) error { return fnErr })
+						})
+						if got != want[name] {
+							t.Errorf("got %+v; want %+v", got, want[name])
+						}
+						if took := time.Since(begun); took != 0 {
+							t.Errorf("took %v; want no wait", took)
+						}
+						if in := db.Stats().InUse; in != 0 {
+							t.Errorf("got %d connections out of the pool; want none", in)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// A driver that panics in the lock statement does so on the goroutine of the
+// caller, who may recover. In BEGIN and COMMIT database/sql itself does not
+// survive it: it keeps a mutex of the sql.Conn.
+func TestDriverPanics(t *testing.T) {
+	t.Parallel()
+	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		d.OnCall(recdriver.PanicOn(recdriver.Exec, "", 1, "driver"))
+		begun := time.Now()
+		got := run(func() error {
+			return f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil })
+		})
+		if want := (outcome{panicked: "driver"}); got != want {
+			t.Errorf("got %+v; want %+v", got, want)
+		}
+		if took := time.Since(begun); took != 0 {
+			t.Errorf("took %v; want no wait", took)
+		}
+	})
+}
+
+func TestWaitingHookThatDoesNotReturn(t *testing.T) {
+	t.Parallel()
+	for where, elsewhere := range map[string]bool{"on the server": true, "in the process": false} {
+		t.Run(where, func(t *testing.T) {
+			t.Parallel()
+			each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				trace := &locktrace.Trace{Waiting: func(context.Context, locktrace.Wait) { panic("hook") }}
+				wait := func() {}
+				if elsewhere {
+					lockElsewhere(t, d, key)
+				} else {
+					wait = queued(1, func(int) {
+						_ = advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
+							time.Sleep(time.Minute)
+							return nil
+						})
+					})
+				}
+				got := run(func() error {
+					return f.call(advisorylock.Locker{Trace: trace}, t.Context(), db, key, func(context.Context) error { return nil })
+				})
+				if want := (outcome{panicked: "hook"}); got != want {
+					t.Errorf("got %+v; want %+v", got, want)
+				}
+				wait()
+				if err := advisorylock.TryWithXactLock(t.Context(), db, key+1, nothing); err != nil {
+					t.Errorf("another call: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// Who leaves the queue by a panic leaves no ghost behind that gets a turn.
+func TestWaitingHookThatDoesNotReturnLeavesTheQueue(t *testing.T) {
+	t.Parallel()
+	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		trace := &locktrace.Trace{Waiting: func(context.Context, locktrace.Wait) { panic("hook") }}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		wait := queued(3, func(i int) {
+			var l advisorylock.Locker
+			if i == 1 {
+				l.Trace = trace
+			}
+			got := run(func() error {
+				return f.call(l, ctx, db, key, func(context.Context) error { time.Sleep(time.Minute); return nil })
+			})
+			if want := (outcome{}); i != 1 && got != want {
+				t.Errorf("call %d: got %+v; want its turn", i, got)
+			}
+		})
+		wait()
+	})
+}

@@ -1,0 +1,550 @@
+package advisorylock_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/recdriver"
+)
+
+// blocker is the session that has the lock, as pg_locks shows it.
+var blocker = advisorylock.Session{
+	PID: 4711, Application: "deploy", User: "app", Client: "10.0.0.7:50123", State: "idle in transaction",
+	Since: time.Date(2025, 3, 9, 12, 0, 0, 0, time.UTC), Query: lockSQL, Granted: true,
+}
+
+// showSessions makes the server answer the look at pg_locks.
+func showSessions(d *recdriver.Driver, sessions ...advisorylock.Session) {
+	d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
+		columns := []string{"pid", "application", "user", "client", "state", "since", "query", "granted", "shared"}
+		var rows [][]driver.Value
+		for _, s := range sessions {
+			since := 0.0
+			if !s.Since.IsZero() {
+				since = float64(s.Since.UnixMicro()) / 1e6
+			}
+			rows = append(rows, []driver.Value{int64(s.PID), s.Application, s.User, s.Client, s.State, since, s.Query, s.Granted, s.Shared})
+		}
+		return columns, rows, nil
+	})
+}
+
+// A session that blocks keeps a snapshot, which CREATE INDEX CONCURRENTLY and
+// vacuum wait for: one team's indexer went 22 hours without vacuum
+// (EkuboProtocol/indexer#166). So no statement waits long, however long the wait
+// is, and each one is in a transaction of its own.
+func TestLongWaitGoesInBursts(t *testing.T) {
+	t.Parallel()
+	for _, f := range waiters {
+		t.Run(f.op, func(t *testing.T) {
+			t.Parallel()
+			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				const wait = 20*time.Second + 300*time.Millisecond
+				free := lockElsewhere(t, d, key)
+				time.AfterFunc(wait, free)
+				begun := time.Now()
+				var r locktrace.Recorder
+				var granted time.Duration
+				err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error {
+					granted = time.Since(begun)
+					return nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if granted != wait {
+					t.Errorf("granted after %v; want %v, at once when it was freed", granted, wait)
+				}
+				if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
+					t.Errorf("got %s; want %s, contention or not", got, want)
+				}
+				checkBursts(t, d)
+			})
+		})
+	}
+}
+
+// checkBursts checks that nothing kept a snapshot for long, in a transaction of
+// its own each, and that the server had little to do for it.
+func checkBursts(t *testing.T, d *recdriver.Driver) {
+	t.Helper()
+	calls := d.Calls()
+	locks := 0
+	inTx := map[int]int{} // lock statements in the open transaction, by connection
+	for _, c := range calls {
+		switch c.Kind {
+		case recdriver.Begin:
+			inTx[c.Conn] = 0
+			if c.Isolation != sql.LevelReadCommitted {
+				t.Errorf("got BEGIN %v; want READ COMMITTED", c.Isolation)
+			}
+		case recdriver.Exec:
+			locks++
+			if inTx[c.Conn]++; inTx[c.Conn] > 1 {
+				t.Error("two bursts in one transaction")
+			}
+			if took := c.End.Sub(c.Start); took > advisorylock.Patience {
+				t.Errorf("one statement waited %v; want at most %v", took, advisorylock.Patience)
+			}
+		}
+	}
+	took := calls[len(calls)-1].End.Sub(calls[0].Start)
+	if perSecond := float64(len(calls)) / took.Seconds(); locks < 10 || perSecond > 5 {
+		t.Errorf("got %d calls, %d of them for the lock, in %v; want a few a second", len(calls), locks, took)
+	}
+}
+
+// WithXactLock simply blocks at first, and a cancellation ends that. It may still
+// be under way when the driver comes back, and must not hit what others do on
+// the connection.
+func TestInterruptedConnectionIsNotUsedAgain(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		time.AfterFunc(1500*time.Millisecond, lockElsewhere(t, d, key))
+		if err := advisorylock.WithXactLock(t.Context(), db, key, nothing); err != nil {
+			t.Fatal(err)
+		}
+		closedAndNeverPooled(t, d, 1)
+		if err := advisorylock.WithXactLock(t.Context(), db, key, nothing); err != nil {
+			t.Fatal(err)
+		}
+		closedAndNeverPooled(t, d, 1)
+	})
+}
+
+// A bare lock_timeout writes one ERROR to the server's log for each burst, and a
+// statement that is interrupted does the same.
+func TestHoldWaitsWithoutErrors(t *testing.T) {
+	t.Parallel()
+	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		free := lockElsewhere(t, d, key)
+		time.AfterFunc(30500*time.Millisecond, free)
+		if err := advisorylock.Hold(t.Context(), db, key, func(context.Context) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range d.Calls() {
+			if c.Err != nil {
+				t.Errorf("%s %s: %v", c.Kind, c.Query, c.Err)
+			}
+		}
+	})
+}
+
+// lock_timeout and statement_timeout of the DSN, the role or the database are
+// meant for the user's statements (pgmigrate#25). They do not end the wait.
+func TestForeignTimeoutsDoNotEndTheWait(t *testing.T) {
+	t.Parallel()
+	for _, code := range []string{"55P03", "57014"} {
+		t.Run(code, func(t *testing.T) {
+			t.Parallel()
+			each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				for n := range 3 {
+					d.OnCall(recdriver.FailOn(recdriver.Exec, "", n+1, recdriver.SQLError{Code: code, Message: "canceling statement due to timeout"}))
+				}
+				var r locktrace.Recorder
+				if err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error { return nil }); err != nil {
+					t.Fatal(err)
+				}
+				if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
+					t.Errorf("got %s; want %s", got, want)
+				}
+				// 2nd hook counts the calls that the 1st let through, and so on.
+				again := "begin > exec! > rollback > "
+				if got := d.String(); !strings.HasPrefix(got, "connect > "+again+"begin > exec") || !strings.HasSuffix(got, "begin > exec > commit > release") {
+					t.Errorf("got %s; want a new transaction each time", got)
+				}
+			})
+		})
+	}
+}
+
+// … but who does not wait has nothing to go on with.
+func TestForeignTimeoutEndsATry(t *testing.T) {
+	t.Parallel()
+	each(t, tries, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		d.OnCall(recdriver.FailOn(recdriver.Exec, "", 1, recdriver.SQLError{Code: "57014", Message: "canceling statement due to statement timeout"}))
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil })
+		checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Lock, "lock: ERROR: canceling statement due to statement timeout (SQLSTATE 57014)")
+	})
+}
+
+// After the first burst the connection is another one, since a cancellation may
+// be under way to the old one. The pool may hold stale ones by then.
+func TestStaleConnectionInTheMiddleOfAWait(t *testing.T) {
+	t.Parallel()
+	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		db.SetMaxIdleConns(5)
+		fill(t, db, 5)
+		free := lockElsewhere(t, d, key)
+		time.AfterFunc(5500*time.Millisecond, free)
+		go func() {
+			time.Sleep(500 * time.Millisecond)
+			for conn := range 5 {
+				// All but the one that waits; the server closes idle ones.
+				if conn+1 != waitingConn(d) {
+					d.Kill(conn + 1)
+				}
+			}
+		}()
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil })
+		if err != nil {
+			t.Errorf("got %v; want the lock, when it was freed", err)
+		}
+	})
+}
+
+// waitingConn returns the connection whose statement has not come back.
+func waitingConn(d *recdriver.Driver) int {
+	for _, c := range d.Calls() {
+		if c.Kind == recdriver.Exec && c.End.IsZero() {
+			return c.Conn
+		}
+	}
+	return 0
+}
+
+// The pool may be full of the callbacks' own work when the wait needs another
+// connection. That is waited for like any other, for as long as the context
+// lasts, and a look at who has the lock does without.
+func TestNoConnectionInTheMiddleOfAWait(t *testing.T) {
+	t.Parallel()
+	for name, limit := range map[string]time.Duration{"until one is free": time.Hour, "until the context ends": 10 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				db.SetMaxOpenConns(2)
+				conn, err := db.Conn(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				time.AfterFunc(30*time.Second, func() { conn.Close() })
+				time.AfterFunc(500*time.Millisecond, func() { db.SetMaxOpenConns(1) })
+				time.AfterFunc(time.Minute, lockElsewhere(t, d, key))
+				ctx, cancel := context.WithTimeout(t.Context(), limit)
+				defer cancel()
+				var r locktrace.Recorder
+				begun := time.Now()
+				err = advisorylock.Locker{Trace: r.Trace()}.WithXactLock(ctx, db, key, nothing)
+				if len(r.Waits()) == 0 || len(r.Waits()[0].Holders) != 0 {
+					t.Errorf("got reports %v; want one without holders", r.Waits())
+				}
+				if limit == time.Hour {
+					if took := time.Since(begun); err != nil || took != time.Minute {
+						t.Errorf("got %v after %v; want the lock after a minute", err, took)
+					}
+					return
+				}
+				if !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, new(*advisorylock.WaitError)) {
+					t.Errorf("got %v; want a WaitError", err)
+				}
+				if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
+					t.Errorf("got %s; want %s", got, want)
+				}
+			})
+		})
+	}
+}
+
+// The lock may be free by the time at which the wait is over, but the session
+// that waits may be gone, too: that is reported as it is.
+func TestWaitingSessionIsKilled(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		lockElsewhere(t, d, key)
+		time.AfterFunc(300*time.Millisecond, func() { d.Kill(1) })
+		err := advisorylock.WithXactLock(t.Context(), db, key, unreachable(t))
+		checkStep(t, err, "advisorylock.WithXactLock", "42", locktrace.Lock, "")
+		if errors.As(err, new(*advisorylock.WaitError)) {
+			t.Errorf("got %v; want no WaitError: its context did not end", err)
+		}
+		if errors.Is(err, advisorylock.ErrLost) {
+			t.Errorf("got %v; want no ErrLost: there was no lock to lose", err)
+		}
+	})
+}
+
+// Waiting says who is in the way, from the server when the lock is held by
+// another process, and also to those who wait inside this one.
+func TestWaitingHook(t *testing.T) {
+	t.Parallel()
+	for where, lock := range map[string]func(t *testing.T, d *recdriver.Driver, db *sql.DB, until time.Duration){
+		"on the server": func(t *testing.T, d *recdriver.Driver, _ *sql.DB, until time.Duration) {
+			time.AfterFunc(until, lockElsewhere(t, d, key))
+		},
+		"in the process": func(t *testing.T, _ *recdriver.Driver, db *sql.DB, until time.Duration) {
+			queued(1, func(int) {
+				_ = advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
+					time.Sleep(until)
+					return nil
+				})
+			})
+		},
+	} {
+		for _, f := range waiters {
+			t.Run(where+"/"+f.op, func(t *testing.T) {
+				t.Parallel()
+				eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+					queuing := blocker
+					queuing.PID, queuing.Granted = 4712, false
+					showSessions(d, blocker, queuing)
+					lock(t, d, db, 25*time.Second)
+
+					var at []time.Duration
+					begun := time.Now()
+					trace := &locktrace.Trace{Waiting: func(_ context.Context, w locktrace.Wait) {
+						at = append(at, time.Since(begun))
+						if w.Key != int64(key) || w.Name != "app" || w.Waited != time.Since(begun) {
+							t.Errorf("got %+v; want key 42, name app, waited %v", w, time.Since(begun))
+						}
+						if len(w.Holders) != 1 || !sameSession(w.Holders[0], blocker) {
+							t.Errorf("got holders %v; want %v, and nobody who waits", w.Holders, blocker)
+						}
+					}}
+					err := f.call(advisorylock.Locker{Trace: trace, Name: "app"}, t.Context(), db, key, func(context.Context) error { return nil })
+					if err != nil {
+						t.Fatal(err)
+					}
+					if len(at) != 3 || at[0] < advisorylock.Patience || at[0] > 2*advisorylock.Patience {
+						t.Errorf("called at %v; want three times, the first after about %v", at, advisorylock.Patience)
+					}
+					for i := range len(at) - 1 {
+						if gap := at[i+1] - at[i]; gap < advisorylock.ReportEvery || gap > advisorylock.ReportEvery+2*advisorylock.Patience {
+							t.Errorf("called at %v; want every %v", at, advisorylock.ReportEvery)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+func sameSession(a, b advisorylock.Session) bool {
+	since := a.Since.Equal(b.Since)
+	a.Since, b.Since = time.Time{}, time.Time{}
+	return since && a == b
+}
+
+func TestShortWaitIsNotReported(t *testing.T) {
+	t.Parallel()
+	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		time.AfterFunc(advisorylock.Patience-time.Millisecond, lockElsewhere(t, d, key))
+		var r locktrace.Recorder
+		if err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.Waits(); len(got) != 0 {
+			t.Errorf("got %v; want none", got)
+		}
+		if strings.Contains(d.String(), "query") {
+			t.Errorf("got %s; want no look at pg_locks", d)
+		}
+	})
+}
+
+// Nobody pays for a look at pg_locks that nobody asked for.
+func TestNoLookWithoutHook(t *testing.T) {
+	t.Parallel()
+	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		time.AfterFunc(30*time.Second, lockElsewhere(t, d, key))
+		l := advisorylock.Locker{Trace: &locktrace.Trace{Done: func(context.Context, locktrace.Event) {}}}
+		if err := f.call(l, t.Context(), db, key, func(context.Context) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(d.String(), "query") {
+			t.Errorf("got %s; want no look at pg_locks", d)
+		}
+	})
+}
+
+// Hooks only watch: a look at pg_locks that is slow, or not allowed, does not
+// end the wait.
+func TestLookThatFailsDoesNotEndTheWait(t *testing.T) {
+	t.Parallel()
+	denied := recdriver.SQLError{Code: "42501", Message: "permission denied for view pg_locks"}
+	for name, hook := range map[string]func(context.Context, *recdriver.Call) error{
+		"denied":    recdriver.FailOn(recdriver.Query, "", 0, denied),
+		"slow":      recdriver.BlockOn(recdriver.Query, "", nil),
+		"very slow": recdriver.DelayOn(recdriver.Query, "", 700*time.Millisecond),
+		"gone":      recdriver.FailOn(recdriver.Query, "", 0, driver.ErrBadConn),
+		"no begin":  onReadOnlyBegin(func() error { return driver.ErrBadConn }),
+		"hangs":     onReadOnlyBegin(func() error { time.Sleep(time.Hour); return nil }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, f := range waiters {
+				t.Run(f.op, func(t *testing.T) {
+					t.Parallel()
+					bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+						time.AfterFunc(3500*time.Millisecond, lockElsewhere(t, d, key))
+						d.OnCall(hook)
+						var r locktrace.Recorder
+						err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error { return nil })
+						if err != nil {
+							t.Errorf("got %v; want the lock", err)
+						}
+						time.Sleep(2 * time.Hour) // what hung has come back
+						if got := r.Waits(); len(got) != 1 || len(got[0].Holders) != 0 {
+							t.Errorf("got %v; want one report, without holders", got)
+						}
+					})
+				})
+			}
+		})
+	}
+}
+
+// onReadOnlyBegin is a hook for the BEGIN of the look at pg_locks.
+func onReadOnlyBegin(do func() error) func(context.Context, *recdriver.Call) error {
+	return func(_ context.Context, c *recdriver.Call) error {
+		if c.Kind == recdriver.Begin && c.ReadOnly {
+			return do()
+		}
+		return nil
+	}
+}
+
+// "Lock timeout" alone sends people to the wiki. The error names the key, who has
+// it, and the SQL that would end that session (bifrost#3308, adcp#3509).
+func TestWaitErrorSaysWhoIsInTheWay(t *testing.T) {
+	t.Parallel()
+	for _, where := range []string{"on the server", "in the process"} {
+		for _, f := range waiters {
+			t.Run(where+"/"+f.op, func(t *testing.T) {
+				t.Parallel()
+				eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+					showSessions(d, blocker)
+					at := "lock"
+					if where == "on the server" {
+						lockElsewhere(t, d, key)
+					} else {
+						at = "connect"
+						done := make(chan struct{})
+						free := queued(1, func(int) {
+							_ = advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error { <-done; return nil })
+						})
+						defer free()
+						defer close(done)
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+					defer cancel()
+					err := f.call(advisorylock.Locker{Name: "app"}, ctx, db, key, func(context.Context) error { return nil })
+					var wait *advisorylock.WaitError
+					if !errors.As(err, &wait) {
+						t.Fatalf("got %v; want a WaitError", err)
+					}
+					if len(wait.Holders) != 1 || !sameSession(wait.Holders[0], blocker) {
+						t.Errorf("got holders %v; want %v", wait.Holders, blocker)
+					}
+					text := err.Error()
+					for _, want := range []string{
+						"advisorylock." + f.op + " app: " + at + ": ", "context deadline exceeded",
+						"after waiting 500ms for key 42", "held by pid 4711 (deploy, user app, from 10.0.0.7:50123, idle in transaction, since ",
+						`last statement "` + lockSQL + `"`, "to end it: SELECT pg_catalog.pg_terminate_backend(4711)",
+					} {
+						if !strings.Contains(text, want) {
+							t.Errorf("got %s; want %q in it", text, want)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// The look at who has the lock never hides the error and never hangs, not even
+// on a pool of one whose connection is in use.
+func TestWaitErrorWithoutHolders(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(d *recdriver.Driver){
+		"denied": func(d *recdriver.Driver) {
+			d.OnCall(recdriver.FailOn(recdriver.Query, "", 0, recdriver.SQLError{Code: "42501"}))
+		},
+		"slow": func(d *recdriver.Driver) { d.OnCall(recdriver.BlockOn(recdriver.Query, "", nil)) },
+		"never": func(d *recdriver.Driver) {
+			d.OnCall(onReadOnlyBegin(func() error { time.Sleep(time.Hour); return nil }))
+		},
+		"pool full": func(*recdriver.Driver) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				db.SetMaxOpenConns(1)
+				free := make(chan struct{})
+				wait := queued(1, func(int) {
+					err := advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
+						<-free
+						return nil
+					})
+					if err != nil {
+						t.Error(err)
+					}
+				})
+				if name != "pool full" {
+					db.SetMaxOpenConns(0)
+				}
+				prepare(d)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				begun := time.Now()
+				err := advisorylock.WithXactLock(ctx, db, key, unreachable(t))
+				if took := time.Since(begun); took > 3*time.Second {
+					t.Errorf("took %v; want little more than a second", took)
+				}
+				var waited *advisorylock.WaitError
+				if !errors.As(err, &waited) || len(waited.Holders) != 0 || !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("got %v; want a WaitError without holders", err)
+				}
+				time.Sleep(2 * time.Hour) // what hung has come back
+				close(free)
+				wait()
+			})
+		})
+	}
+}
+
+// On a silent network, the look would only hang for longer.
+func TestNoLookOnASilentNetwork(t *testing.T) {
+	t.Parallel()
+	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		defer hang(d, recdriver.Exec)()
+		err, _ := cancelDuring(t, d, recdriver.Exec, func(ctx context.Context) error {
+			return f.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error { return nil })
+		})
+		if !errors.As(err, new(*advisorylock.WaitError)) {
+			t.Errorf("got %v; want a WaitError", err)
+		}
+		if got, want := d.String(), "connect > begin > exec..."; got != want {
+			t.Errorf("got %s; want %s, and nothing after it", got, want)
+		}
+	})
+}
+
+// A wait that is over leaves no statement on the server.
+func TestNobodyWaitsOnAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		free := lockElsewhere(t, d, key)
+		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+		defer cancel()
+		errs := goAll(5, func(i int) error { return advisorylock.WithXactLock(ctx, db, key, unreachable(t)) })
+		if slices.Contains(errs, nil) {
+			t.Errorf("got %v; want five errors", errs)
+		}
+		if n := d.Server().Waiting()[int64(key)]; n != 0 {
+			t.Errorf("%d sessions still wait", n)
+		}
+		free()
+		if held := d.Server().Held(); len(held) != 0 {
+			t.Errorf("got %v; want the lock to go to nobody", held)
+		}
+	})
+}

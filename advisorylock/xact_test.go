@@ -1,0 +1,513 @@
+package advisorylock_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"io"
+	"math"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/recdriver"
+)
+
+const lockSQL = "SELECT pg_catalog.pg_advisory_xact_lock(42)"
+
+// Users freeze these calls in their own tests, with sqlmock. The statement goes
+// out without arguments, since with the key as $1 a snapshot stays behind in the
+// idle transaction, and every CREATE INDEX CONCURRENTLY waits for it.
+func TestXactCalls(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		for _, want := range []string{
+			"connect > begin > exec > commit > release",
+			"take > begin > exec > commit > release", // the connection went back to the pool
+		} {
+			d.Reset()
+			if err := advisorylock.WithXactLock(t.Context(), db, key, nothing); err != nil {
+				t.Fatal(err)
+			}
+			if got := d.String(); got != want {
+				t.Fatalf("got %s; want %s", got, want)
+			}
+			begin, lock := d.Calls()[1], d.Calls()[2]
+			if begin.Isolation != sql.LevelReadCommitted || begin.ReadOnly {
+				t.Errorf("got BEGIN %v, read-only %t; want READ COMMITTED, whatever the database's default", begin.Isolation, begin.ReadOnly)
+			}
+			if lock.Query != lockSQL || len(lock.Args) != 0 {
+				t.Errorf("got %q with %v; want %q without arguments", lock.Query, lock.Args, lockSQL)
+			}
+		}
+	})
+}
+
+func TestXactLockText(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		locker advisorylock.Locker
+		key    advisorylock.Key
+		want   string
+	}{
+		{"smallest key", advisorylock.Locker{}, math.MinInt64, "SELECT pg_catalog.pg_advisory_xact_lock((-9223372036854775808)::pg_catalog.int8)"},
+		{"shared", advisorylock.Locker{Shared: true}, 42, "SELECT pg_catalog.pg_advisory_xact_lock_shared(42)"},
+		{"named", advisorylock.Locker{Name: "app"}, 42, lockSQL},
+		{"TTL", advisorylock.Locker{TTL: 90 * time.Second}, 42, "SET LOCAL idle_in_transaction_session_timeout = '90000ms'; " + lockSQL},
+		{"TTL below the floor", advisorylock.Locker{TTL: time.Millisecond}, 42, "SET LOCAL idle_in_transaction_session_timeout = '1000ms'; " + lockSQL},
+		{"TTL beyond the server's range", advisorylock.Locker{TTL: math.MaxInt64}, 42, "SET LOCAL idle_in_transaction_session_timeout = '2147483647ms'; " + lockSQL},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				if err := tt.locker.WithXactLock(t.Context(), db, tt.key, nothing); err != nil {
+					t.Fatal(err)
+				}
+				if got := d.String(); got != "connect > begin > exec > commit > release" {
+					t.Fatalf("got %s; want one Exec", got)
+				}
+				if got := d.Calls()[2].Query; got != tt.want {
+					t.Errorf("got  %s\nwant %s", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+func TestFnWorksInTheTransactionThatHoldsTheLock(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		err := advisorylock.WithXactLock(t.Context(), db, key, func(ctx context.Context, tx *sql.Tx) error {
+			if n := d.Server().Held()[int64(key)]; n != 1 {
+				t.Errorf("got %d holders while the function runs; want 1", n)
+			}
+			_, err := tx.ExecContext(ctx, "CREATE TABLE t ()")
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := d.String(), "connect > begin > exec > exec > commit > release"; got != want {
+			t.Errorf("got %s; want %s", got, want)
+		}
+		for _, c := range d.Calls() {
+			if c.Conn != 1 {
+				t.Errorf("%s went to connection %d; want 1", c.Kind, c.Conn)
+			}
+		}
+	})
+}
+
+// On failure rollback and release take the place of the steps still due; a
+// failed commit is not followed by a rollback, and a connection in doubt never
+// goes back to the pool.
+func TestFailureAtEachStep(t *testing.T) {
+	t.Parallel()
+	boom := recdriver.SQLError{Code: "53100", Message: "disk full"}
+	fail := func(kind recdriver.Kind) func(context.Context, *recdriver.Call) error {
+		return recdriver.FailOn(kind, "", 1, boom)
+	}
+	for _, tt := range []struct {
+		name   string
+		hook   func(context.Context, *recdriver.Call) error
+		fnErr  error
+		step   locktrace.Step // of the error, if it has one
+		text   string
+		steps  string
+		driver string
+	}{
+		{
+			name: "connect", hook: fail(recdriver.Connect), step: locktrace.Connect, text: "connect: ERROR: disk full (SQLSTATE 53100)",
+			steps: "connect!", driver: "connect!",
+		},
+		{
+			name: "begin", hook: fail(recdriver.Begin), step: locktrace.Begin, text: "begin: ERROR: disk full (SQLSTATE 53100)",
+			steps: "connect > begin! > release", driver: "connect > begin! > release",
+		},
+		{
+			name: "lock", hook: fail(recdriver.Exec), step: locktrace.Lock, text: "lock: ERROR: disk full (SQLSTATE 53100)",
+			steps: "connect > begin > lock! > rollback > release", driver: "connect > begin > exec! > rollback > release",
+		},
+		{
+			name: "function", fnErr: boom,
+			steps: "connect > begin > lock > rollback > release", driver: "connect > begin > exec > rollback > release",
+		},
+		{
+			name: "commit", hook: fail(recdriver.Commit), step: locktrace.Commit, text: "commit: outcome unknown: ERROR: disk full (SQLSTATE 53100)",
+			steps: "connect > begin > lock > commit! > release", driver: "connect > begin > exec > commit! > close",
+		},
+		{
+			name: "rollback", hook: recdriver.FailOn(recdriver.Rollback, "", 1, errors.New("never seen by the caller")), fnErr: boom,
+			steps: "connect > begin > lock > rollback! > release", driver: "connect > begin > exec > rollback! > close",
+		},
+		{
+			name: "release", hook: fail(recdriver.Release),
+			steps: "connect > begin > lock > commit > release", driver: "connect > begin > exec > commit > release! > close",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				if tt.hook != nil {
+					d.OnCall(tt.hook)
+				}
+				var r locktrace.Recorder
+				err := advisorylock.Locker{Trace: r.Trace()}.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
+					return tt.fnErr
+				})
+				if got := r.String(); got != tt.steps {
+					t.Errorf("got steps %s; want %s", got, tt.steps)
+				}
+				if got := d.String(); got != tt.driver {
+					t.Errorf("got calls %s; want %s", got, tt.driver)
+				}
+				checkStep(t, err, "advisorylock.WithXactLock", "42", tt.step, tt.text)
+				if tt.step == "" && err != tt.fnErr { //nolint:errorlint // untouched
+					t.Errorf("got %v; want the function's own error, %v", err, tt.fnErr)
+				}
+				if as := (recdriver.SQLError{}); tt.step != "" && (!errors.As(err, &as) || as != boom) {
+					t.Errorf("the driver's error is not in the chain of %v", err)
+				}
+			})
+		})
+	}
+}
+
+// checkStep checks that err is a StepError, or is none if step is empty.
+func checkStep(t *testing.T, err error, op, name string, step locktrace.Step, text string) {
+	t.Helper()
+	var failed *locktrace.StepError
+	if !errors.As(err, &failed) {
+		failed = &locktrace.StepError{}
+	}
+	if failed.Step != step {
+		t.Errorf("got %v, at step %q; want step %q", err, failed.Step, step)
+		return
+	}
+	if step == "" {
+		return
+	}
+	if failed.Op != op || failed.Name != name {
+		t.Errorf("got operation %q on %q; want %q on %q", failed.Op, failed.Name, op, name)
+	}
+	if want := op + " " + name + ": " + text; text != "" && err.Error() != want {
+		t.Errorf("got  %v\nwant %v", err, want)
+	}
+}
+
+// However the function ends, the lock is free and the connection, which is in no
+// doubt, is in the pool afterwards.
+func TestHowFnEnds(t *testing.T) {
+	t.Parallel()
+	boom := errors.New("boom")
+	for _, tt := range []struct {
+		name string
+		fn   func() error
+		want outcome
+	}{
+		{"error", func() error { return boom }, outcome{err: boom}},
+		{"panic", func() error { panic(boom) }, outcome{panicked: boom}},
+		{"Goexit", func() error { runtime.Goexit(); return nil }, outcome{exited: true}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				var r locktrace.Recorder
+				got := run(func() error {
+					return f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error { return tt.fn() })
+				})
+				if got != tt.want {
+					t.Errorf("got %+v; want %+v", got, tt.want)
+				}
+				if got, want := d.String(), "connect > begin > exec > rollback > release"; got != want {
+					t.Errorf("got calls %s; want %s", got, want)
+				}
+				if got, want := r.String(), "connect > begin > lock > rollback > release"; got != want {
+					t.Errorf("got steps %s; want %s", got, want)
+				}
+				if held := d.Server().Held(); len(held) != 0 {
+					t.Errorf("still held: %v", held)
+				}
+				if idle := db.Stats().Idle; idle != 1 {
+					t.Errorf("got %d connections in the pool; want 1", idle)
+				}
+			})
+		})
+	}
+}
+
+// With BeginTx(ctx), database/sql would roll back behind the function's back as
+// soon as ctx ends, and another process would get the lock while the function
+// still runs.
+func TestCancelledContextDoesNotFreeTheLockUnderFn(t *testing.T) {
+	t.Parallel()
+	for _, f := range forms {
+		t.Run(f.op, func(t *testing.T) {
+			t.Parallel()
+			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				shutdown := errors.New("shutting down")
+				ctx, cancel := context.WithCancelCause(t.Context())
+				defer cancel(nil)
+				other := elsewhere(t, d)
+				err := f.call(advisorylock.Locker{TTL: time.Minute}, ctx, db, key, func(ctx context.Context) error {
+					cancel(shutdown)
+					<-ctx.Done()
+					if got := context.Cause(ctx); !errors.Is(got, shutdown) {
+						t.Errorf("got cause %v; want %v", got, shutdown)
+					}
+					time.Sleep(50 * time.Second) // the function winds up
+					if err := advisorylock.TryWithXactLock(context.Background(), other, key, nothing); !errors.Is(err, advisorylock.ErrNotAcquired) {
+						t.Errorf("got %v from another process while the function runs; want ErrNotAcquired", err)
+					}
+					return ctx.Err()
+				})
+				if !errors.Is(err, context.Canceled) || !errors.Is(err, shutdown) {
+					t.Errorf("got %v; want the context's error and its cause", err)
+				}
+				if n := d.Server().Held()[int64(key)]; n != 0 {
+					t.Error("the lock is still held")
+				}
+			})
+		})
+	}
+}
+
+func TestEndOfContextPreventsTheCommit(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		shutdown := errors.New("shutting down")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		var r locktrace.Recorder
+		err := advisorylock.Locker{Trace: r.Trace()}.WithXactLock(ctx, db, key, func(context.Context, *sql.Tx) error {
+			cancel(shutdown)
+			return nil
+		})
+		if !errors.Is(err, context.Canceled) || !errors.Is(err, shutdown) {
+			t.Errorf("got %v; want the context's error and its cause", err)
+		}
+		checkStep(t, err, "advisorylock.WithXactLock", "42", locktrace.Commit, "")
+		if got, want := r.String(), "connect > begin > lock > rollback > release"; got != want {
+			t.Errorf("got %s; want %s", got, want)
+		}
+		if strings.Contains(d.String(), "commit") {
+			t.Errorf("got %s; want no commit", d)
+		}
+	})
+}
+
+func TestFnEndsTheTransactionItself(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*sql.Tx) error{"commit": (*sql.Tx).Commit, "rollback": (*sql.Tx).Rollback} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				err := advisorylock.WithXactLock(t.Context(), db, key, func(_ context.Context, tx *sql.Tx) error { return end(tx) })
+				if !errors.Is(err, sql.ErrTxDone) {
+					t.Errorf("got %v; want sql.ErrTxDone in its chain", err)
+				}
+				checkStep(t, err, "advisorylock.WithXactLock", "42", locktrace.Commit,
+					"commit: the function ended the transaction itself, and with it the lock: sql: transaction has already been committed or rolled back")
+				if errors.Is(err, advisorylock.ErrLost) {
+					t.Error("got ErrLost, but no session was lost")
+				}
+				boom := errors.New("boom")
+				err = advisorylock.WithXactLock(t.Context(), db, key, func(_ context.Context, tx *sql.Tx) error {
+					_ = end(tx)
+					return boom
+				})
+				if err != boom { //nolint:errorlint // untouched
+					t.Errorf("got %v; want %v, untouched", err, boom)
+				}
+			})
+		})
+	}
+}
+
+// pgx says 57P01, lib/pq no more than "driver: bad connection", and neither that
+// the lock went with the session.
+func TestSessionEndsUnderFn(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		fn   func(ctx context.Context, tx *sql.Tx) error
+	}{
+		{"function does not notice", func(context.Context, *sql.Tx) error { return nil }},
+		{"function notices", func(ctx context.Context, tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, "CREATE TABLE t ()")
+			return err
+		}},
+		{"function fails for another reason", func(context.Context, *sql.Tx) error { return errors.New("boom") }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				var own error
+				err := advisorylock.WithXactLock(t.Context(), db, key, func(ctx context.Context, tx *sql.Tx) error {
+					if d.Server().Kill(int64(key)) != 1 {
+						t.Error("there was no session to kill")
+					}
+					own = tt.fn(ctx, tx)
+					return own
+				})
+				if !errors.Is(err, advisorylock.ErrLost) {
+					t.Errorf("got %v; want ErrLost", err)
+				}
+				if own != nil && !errors.Is(err, own) {
+					t.Errorf("got %v; want the function's error %v in its chain", err, own)
+				}
+				if own == nil && !errors.Is(err, driver.ErrBadConn) && !errors.As(err, new(recdriver.SQLError)) {
+					t.Errorf("got %v; want the driver's error in its chain", err)
+				}
+				if n := db.Stats().Idle; n != 0 && d.Open() != 0 {
+					if err := db.PingContext(t.Context()); err != nil { // pgx's is found out when it is taken
+						t.Errorf("the pool gave out the lost connection: %v", err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// io.EOF is how a broken connection shows, but a function may read a file, too.
+// The session answers the rollback, so the lock was there all along.
+func TestFnOwnEOFIsNotALostLock(t *testing.T) {
+	t.Parallel()
+	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		err := advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error { return io.ErrUnexpectedEOF })
+		if err != io.ErrUnexpectedEOF { //nolint:errorlint // untouched
+			t.Errorf("got %v; want the function's own error, untouched", err)
+		}
+		if errors.Is(err, advisorylock.ErrLost) {
+			t.Error("got ErrLost, but the session was there until the rollback")
+		}
+	})
+}
+
+// A pool may be full of connections that the server closed long ago. BEGIN is
+// the first to notice.
+func TestStaleConnectionsAreReplaced(t *testing.T) {
+	t.Parallel()
+	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		db.SetMaxIdleConns(3)
+		fill(t, db, 3)
+		d.Reset()
+		d.OnCall(func(_ context.Context, c *recdriver.Call) error {
+			if c.Kind == recdriver.Begin && c.Conn <= 3 {
+				return driver.ErrBadConn
+			}
+			return nil
+		})
+		var r locktrace.Recorder
+		err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		retry := "connect > begin! > release > "
+		if got, want := r.String(), strings.Repeat(retry, 3)+"connect > begin > lock > commit > release"; got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	})
+}
+
+// fill opens n connections and leaves them idle in the pool.
+func fill(t *testing.T, db *sql.DB, n int) {
+	t.Helper()
+	var conns []*sql.Conn
+	for range n {
+		c, err := db.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	for _, c := range conns {
+		c.Close()
+	}
+}
+
+func TestServerThatIsDownIsNotAskedForEver(t *testing.T) {
+	t.Parallel()
+	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		d.OnCall(recdriver.FailOn(recdriver.Begin, "", 0, driver.ErrBadConn))
+		d.OnCall(recdriver.FailOn(recdriver.Exec, "", 0, driver.ErrBadConn))
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil })
+		if !errors.Is(err, driver.ErrBadConn) {
+			t.Errorf("got %v; want driver.ErrBadConn", err)
+		}
+		checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Begin, "begin: driver: bad connection")
+		if n := strings.Count(d.String(), "begin!"); n > 5 {
+			t.Errorf("tried %d times; want a handful", n)
+		}
+	})
+}
+
+// A pooler in statement mode answers BEGIN with a FATAL error that gives the
+// reason. lib/pq makes a bare driver.ErrBadConn of every FATAL.
+func TestServerThatWorksButRefusesBegin(t *testing.T) {
+	t.Parallel()
+	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		d.OnCall(recdriver.FailOn(recdriver.Begin, "", 0, driver.ErrBadConn))
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil })
+		if !errors.Is(err, advisorylock.ErrUnsupported) || !errors.Is(err, driver.ErrBadConn) {
+			t.Errorf("got %v; want ErrUnsupported and driver.ErrBadConn", err)
+		}
+		if n := d.Open(); n != 0 {
+			t.Errorf("got %d connections left; want none", n)
+		}
+	})
+}
+
+func TestPoolOfOne(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		db.SetMaxOpenConns(1)
+		for _, with := range []func(context.Context, *sql.DB, advisorylock.Key, func(context.Context, *sql.Tx) error) error{
+			advisorylock.WithXactLock, advisorylock.TryWithXactLock,
+		} {
+			if err := with(t.Context(), db, key, nothing); err != nil {
+				t.Error(err)
+			}
+		}
+		if got, want := d.String(), "connect > begin > exec > commit > release > take > begin > exec > commit > release"; got != want {
+			t.Errorf("got %s; want %s", got, want)
+		}
+	})
+}
+
+// A nil that is found out deep inside database/sql tells nobody who was to
+// blame.
+func TestNilArguments(t *testing.T) {
+	t.Parallel()
+	db := recdriver.New().OpenDB()
+	defer db.Close()
+	var none context.Context
+	for want, call := range map[string]func() error{
+		"advisorylock.WithXactLock: nil context":     func() error { return advisorylock.WithXactLock(none, db, key, nothing) },
+		"advisorylock.WithXactLock: nil *sql.DB":     func() error { return advisorylock.WithXactLock(t.Context(), nil, key, nothing) },
+		"advisorylock.WithXactLock: nil function":    func() error { return advisorylock.WithXactLock(t.Context(), db, key, nil) },
+		"advisorylock.TryWithXactLock: nil context":  func() error { return advisorylock.TryWithXactLock(none, db, key, nothing) },
+		"advisorylock.TryWithXactLock: nil *sql.DB":  func() error { return advisorylock.TryWithXactLock(t.Context(), nil, key, nothing) },
+		"advisorylock.TryWithXactLock: nil function": func() error { return advisorylock.TryWithXactLock(t.Context(), db, key, nil) },
+		"advisorylock.Hold: nil context":             func() error { return advisorylock.Hold(none, db, key, func(context.Context) error { return nil }) },
+		"advisorylock.Hold: nil *sql.DB": func() error {
+			return advisorylock.Hold(t.Context(), nil, key, func(context.Context) error { return nil })
+		},
+		"advisorylock.Hold: nil function":    func() error { return advisorylock.Hold(t.Context(), db, key, nil) },
+		"advisorylock.TryHold: nil context":  func() error { return advisorylock.TryHold(none, db, key, func(context.Context) error { return nil }) },
+		"advisorylock.TryHold: nil function": func() error { return advisorylock.TryHold(t.Context(), db, key, nil) },
+		"advisorylock.TryHold: nil *sql.DB": func() error {
+			return advisorylock.TryHold(t.Context(), nil, key, func(context.Context) error { return nil })
+		},
+		"advisorylock.Sessions: nil context": func() error { _, err := advisorylock.Sessions(none, db, key); return err },
+		"advisorylock.Sessions: nil *sql.DB": func() error { _, err := advisorylock.Sessions(t.Context(), nil, key); return err },
+	} {
+		if got := run(call); got.panicked != want {
+			t.Errorf("got %+v; want the panic %q", got, want)
+		}
+	}
+}

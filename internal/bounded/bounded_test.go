@@ -1,0 +1,640 @@
+package bounded_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bootlock/bootlock/internal/bounded"
+	"github.com/bootlock/bootlock/internal/recdriver"
+)
+
+var errBoom = errors.New("boom")
+
+// bubble runs test in a synctest bubble, which fails if a goroutine outlives it,
+// and checks that no connection does.
+func bubble(t *testing.T, test func(t *testing.T, d *recdriver.Driver, db *sql.DB)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		d := recdriver.New()
+		db := d.OpenDB()
+		t.Cleanup(func() {
+			synctest.Wait()
+			if n := db.Stats().InUse; n > 0 {
+				t.Errorf("%d connections never came back to the pool", n)
+			}
+			db.Close()
+			synctest.Wait()
+			if n := d.Open(); n > 0 {
+				t.Errorf("%d connections still open", n)
+			}
+		})
+		test(t, d, db)
+	})
+}
+
+// begun returns a connection with a transaction.
+func begun(t *testing.T, db *sql.DB) *bounded.Conn {
+	t.Helper()
+	c, err := bounded.Open(t.Context(), db)
+	if err == nil {
+		err = c.Begin(t.Context(), nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestDo(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+		for name, ctx := range map[string]context.Context{"never ends": context.Background(), "may end": t.Context()} {
+			for _, want := range []error{nil, errBoom} {
+				if err := bounded.Do(ctx, db, func() error { return want }); err != want { //nolint:errorlint // untouched
+					t.Errorf("context %s: got %v; want %v", name, err, want)
+				}
+			}
+		}
+	})
+}
+
+// A healthy driver needs a round trip to come back; what it says then counts.
+func TestDoWaitsForTheGrace(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		late time.Duration // after the end of the context
+		want error
+	}{
+		{"at once", 0, errBoom},
+		{"within the grace", bounded.Grace - 1, errBoom},
+		{"too late", bounded.Grace + 1, bounded.ErrNoReturn},
+		{"much too late", time.Hour, bounded.ErrNoReturn},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				start := time.Now()
+				err := bounded.Do(ctx, db, func() error {
+					time.Sleep(time.Minute + tt.late)
+					return errBoom
+				})
+				if !errors.Is(err, tt.want) {
+					t.Errorf("got %v; want %v", err, tt.want)
+				}
+				if took, want := time.Since(start), time.Minute+min(tt.late, bounded.Grace); took != want {
+					t.Errorf("took %v; want %v", took, want)
+				}
+				time.Sleep(time.Hour) // the call comes back to nobody
+			})
+		})
+	}
+}
+
+// A panic of the driver belongs to the caller, who may recover; on the goroutine
+// of the call it would end the program.
+func TestDoPanics(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+		defer func() {
+			if v := recover(); v != "boom" {
+				t.Errorf("got %v; want the panic of the call", v)
+			}
+		}()
+		err := bounded.Do(t.Context(), db, func() error { panic("boom") })
+		t.Errorf("came back with %v", err)
+	})
+}
+
+func TestDoGoexit(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+		err := bounded.Do(t.Context(), db, func() error { runtime.Goexit(); return nil })
+		if err == nil || !strings.Contains(err.Error(), "ended its goroutine") {
+			t.Errorf("got %v; want an error that says so", err)
+		}
+	})
+}
+
+func TestTransaction(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		end  func(*bounded.Conn, context.Context) error
+		want string
+	}{
+		"commit":   {(*bounded.Conn).Commit, "connect > begin > exec > query > commit > release"},
+		"rollback": {(*bounded.Conn).Rollback, "connect > begin > exec > query > rollback > release"},
+		"neither":  {func(*bounded.Conn, context.Context) error { return nil }, "connect > begin > exec > query > rollback > release"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				d.OnExec(func(recdriver.Call) (int64, error) { return 7, nil })
+				d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
+					return []string{"n"}, [][]driver.Value{{int64(1)}, {int64(2)}}, nil
+				})
+				c := begun(t, db)
+				if rows, err := c.Exec(t.Context(), "UPDATE t SET x = 1"); rows != 7 || err != nil {
+					t.Errorf("got %d rows, %v; want 7", rows, err)
+				}
+				sum := 0
+				err := c.Query(t.Context(), "SELECT n FROM t", func(rows *sql.Rows) error {
+					var n int
+					err := rows.Scan(&n)
+					sum += n
+					return err
+				})
+				if sum != 3 || err != nil {
+					t.Errorf("got sum %d, %v; want 3", sum, err)
+				}
+				if err := tt.end(c, t.Context()); err != nil {
+					t.Error(err)
+				}
+				if !c.Usable() {
+					t.Error("not usable before its release")
+				}
+				for range 2 { // the second does nothing
+					if err := c.Release(t.Context()); err != nil {
+						t.Error(err)
+					}
+				}
+				if c.Usable() {
+					t.Error("still usable after its release")
+				}
+				if got := d.String(); got != tt.want {
+					t.Errorf("got %s; want %s", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+func TestExecOutsideATransaction(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		c, err := bounded.Open(t.Context(), db)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Exec(t.Context(), "SELECT 1"); err != nil {
+			t.Error(err)
+		}
+		if err := c.Rollback(t.Context()); err != nil { // nothing to roll back
+			t.Error(err)
+		}
+		_ = c.Release(t.Context())
+		if got, want := d.String(), "connect > exec > release"; got != want {
+			t.Errorf("got %s; want %s", got, want)
+		}
+	})
+}
+
+func TestErrorsPassThrough(t *testing.T) {
+	t.Parallel()
+	for kind, call := range map[recdriver.Kind]func(ctx context.Context, c *bounded.Conn) error{
+		recdriver.Exec: func(ctx context.Context, c *bounded.Conn) error { _, err := c.Exec(ctx, "SELECT 1"); return err },
+		recdriver.Query: func(ctx context.Context, c *bounded.Conn) error {
+			return c.Query(ctx, "SELECT 1", func(*sql.Rows) error { return nil })
+		},
+		recdriver.Commit:   func(ctx context.Context, c *bounded.Conn) error { return c.Commit(ctx) },
+		recdriver.Rollback: func(ctx context.Context, c *bounded.Conn) error { return c.Rollback(ctx) },
+	} {
+		bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+			c := begun(t, db)
+			d.OnCall(recdriver.FailOn(kind, "", 1, errBoom))
+			if err := call(t.Context(), c); !errors.Is(err, errBoom) {
+				t.Errorf("%s: got %v; want %v", kind, err, errBoom)
+			}
+			// After a COMMIT or ROLLBACK that failed, the transaction may still be open.
+			ended := kind == recdriver.Commit || kind == recdriver.Rollback
+			if c.Usable() == ended {
+				t.Errorf("%s: usable: %t", kind, c.Usable())
+			}
+			_ = c.Release(t.Context())
+			if closed := strings.HasSuffix(d.String(), "close"); closed != ended {
+				t.Errorf("%s: got %s; want the connection closed: %t", kind, d, ended)
+			}
+		})
+	}
+}
+
+func TestQueryStopsAtAnError(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
+			return []string{"n"}, [][]driver.Value{{int64(1)}, {int64(2)}}, nil
+		})
+		c := begun(t, db)
+		n := 0
+		err := c.Query(t.Context(), "SELECT n FROM t", func(*sql.Rows) error { n++; return errBoom })
+		if !errors.Is(err, errBoom) || n != 1 {
+			t.Errorf("got %v after %d rows; want %v after one", err, n, errBoom)
+		}
+		_ = c.Release(t.Context())
+	})
+}
+
+func TestUserEndsTheTransaction(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		c := begun(t, db)
+		if err := c.Tx().Commit(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Rollback(t.Context()); err != nil {
+			t.Errorf("Rollback: got %v; want nil, it is over", err)
+		}
+		if err := c.Begin(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Tx().Rollback(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Commit(t.Context()); !errors.Is(err, sql.ErrTxDone) {
+			t.Errorf("Commit: got %v; want sql.ErrTxDone", err)
+		}
+		if !c.Usable() {
+			t.Error("not usable, but nothing is in doubt")
+		}
+		_ = c.Release(t.Context())
+		if got, want := d.String(), "connect > begin > commit > begin > rollback > release"; got != want {
+			t.Errorf("got %s; want %s", got, want)
+		}
+	})
+}
+
+func TestDistrust(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		c := begun(t, db)
+		c.Distrust()
+		if c.Usable() {
+			t.Error("still usable")
+		}
+		if err := c.Rollback(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := c.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got, want := d.String(), "connect > begin > rollback > close"; got != want {
+			t.Errorf("got %s; want %s", got, want)
+		}
+	})
+}
+
+// With BeginTx(ctx), database/sql rolls back as soon as ctx ends.
+func TestTransactionOutlivesTheContextOfBegin(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		type key struct{}
+		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "value"))
+		c, err := bounded.Open(ctx, db)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Begin(ctx, &sql.TxOptions{Isolation: sql.LevelSerializable, ReadOnly: true}); err != nil {
+			t.Fatal(err)
+		}
+		if begin := d.Calls()[1]; begin.Isolation != sql.LevelSerializable || !begin.ReadOnly {
+			t.Errorf("got BEGIN %v, read-only %t; want the options that were given", begin.Isolation, begin.ReadOnly)
+		}
+		if got := c.TxContext().Value(key{}); got != "value" {
+			t.Errorf("got value %v; want that of the caller's context", got)
+		}
+		cancel()
+		synctest.Wait()
+		if _, err := c.Exec(t.Context(), "SELECT 1"); err != nil {
+			t.Errorf("got %v; want the transaction to go on", err)
+		}
+		if err := c.Commit(t.Context()); err != nil {
+			t.Error(err)
+		}
+		_ = c.Release(t.Context())
+	})
+}
+
+// BEGIN may succeed at the moment at which its context ends.
+func TestBeginAtTheEndOfItsContext(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, d *recdriver.Driver, _ *sql.DB) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		db := sql.OpenDB(lateConnector{d, func() { cancel(errBoom) }})
+		defer db.Close()
+		c, err := bounded.Open(ctx, db)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Begin(ctx, nil); !errors.Is(err, errBoom) && !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v; want the end of the context", err)
+		}
+		if c.Tx() != nil {
+			t.Error("there is still a transaction")
+		}
+		_ = c.Release(t.Context())
+		synctest.Wait()
+		if got := d.String(); !strings.HasPrefix(got, "connect > begin > rollback") {
+			t.Errorf("got %s; want a rollback", got)
+		}
+	})
+}
+
+// lateConnector calls afterBegin after each BEGIN that succeeded, before anybody
+// hears of it.
+type lateConnector struct {
+	driver.Connector
+	afterBegin func()
+}
+
+func (l lateConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	c, err := l.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return lateConn{c.(beginner), l.afterBegin}, nil
+}
+
+type beginner interface {
+	driver.Conn
+	driver.ConnBeginTx
+}
+
+type lateConn struct {
+	beginner
+	afterBegin func()
+}
+
+func (c lateConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	tx, err := c.beginner.BeginTx(ctx, opts)
+	if err == nil {
+		c.afterBegin()
+	}
+	return tx, err
+}
+
+// Once a call has not come back, nothing more is asked of the connection, and it
+// is closed when the driver lets go of it.
+func TestStuckConnection(t *testing.T) {
+	t.Parallel()
+	for kind, call := range map[recdriver.Kind]func(ctx context.Context, c *bounded.Conn) error{
+		recdriver.Begin: func(ctx context.Context, c *bounded.Conn) error { return c.Begin(ctx, nil) },
+		recdriver.Exec:  func(ctx context.Context, c *bounded.Conn) error { _, err := c.Exec(ctx, "SELECT 1"); return err },
+		recdriver.Query: func(ctx context.Context, c *bounded.Conn) error {
+			return c.Query(ctx, "SELECT 1", func(*sql.Rows) error { return nil })
+		},
+		recdriver.Commit:   func(ctx context.Context, c *bounded.Conn) error { return c.Commit(ctx) },
+		recdriver.Rollback: func(ctx context.Context, c *bounded.Conn) error { return c.Rollback(ctx) },
+	} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				comeBack := make(chan struct{})
+				c, err := bounded.Open(t.Context(), db)
+				if err == nil && kind != recdriver.Begin {
+					err = c.Begin(t.Context(), nil)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				d.OnCall(recdriver.HangOn(kind, "", comeBack))
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if err := call(ctx, c); !errors.Is(err, bounded.ErrNoReturn) {
+					t.Errorf("got %v; want ErrNoReturn", err)
+				}
+				asked := len(d.Calls())
+				if _, err := c.Exec(t.Context(), "SELECT 1"); !errors.Is(err, bounded.ErrNoReturn) {
+					t.Errorf("next call: got %v; want ErrNoReturn", err)
+				}
+				if c.Usable() {
+					t.Error("still usable")
+				}
+				if err := c.Release(t.Context()); !errors.Is(err, bounded.ErrNoReturn) {
+					t.Errorf("Release: got %v; want ErrNoReturn", err)
+				}
+				if n := len(d.Calls()); n != asked {
+					t.Errorf("got %s; want nothing asked of it any more", d)
+				}
+				if in := db.Stats().InUse; in != 1 {
+					t.Errorf("got %d connections in use; want the one that is stuck", in)
+				}
+				close(comeBack)
+				synctest.Wait()
+				if got := d.String(); !strings.HasSuffix(got, "> close") {
+					t.Errorf("got %s; want it closed", got)
+				}
+			})
+		})
+	}
+}
+
+func TestStuckOpen(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		comeBack := make(chan struct{})
+		d.OnCall(recdriver.HangOn(recdriver.Connect, "", comeBack))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if c, err := bounded.Open(ctx, db); c != nil || !errors.Is(err, bounded.ErrNoReturn) {
+			t.Errorf("got %v, %v; want ErrNoReturn", c, err)
+		}
+		close(comeBack)
+	})
+}
+
+// With a context that goes on, clean-up has bounds of its own.
+func TestStuckCleanUp(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []recdriver.Kind{recdriver.Rollback, recdriver.Close} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			for name, of := range map[string]func(*testing.T) context.Context{
+				"never ends": func(*testing.T) context.Context { return context.Background() },
+				"goes on":    (*testing.T).Context,
+			} {
+				bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+					ctx := of(t)
+					comeBack := make(chan struct{})
+					c := begun(t, db)
+					c.Distrust()
+					d.OnCall(recdriver.HangOn(kind, "", comeBack))
+					start := time.Now()
+					first := c.Rollback(ctx)
+					second := c.Release(ctx)
+					if took, want := time.Since(start), bounded.CleanUp+bounded.Grace; took != want {
+						t.Errorf("context %s: took %v; want %v", name, took, want)
+					}
+					if rolledBack := kind != recdriver.Rollback; errors.Is(first, bounded.ErrNoReturn) == rolledBack || !errors.Is(second, bounded.ErrNoReturn) {
+						t.Errorf("context %s: got %v, then %v; want ErrNoReturn", name, first, second)
+					}
+					close(comeBack)
+					synctest.Wait()
+					if got := d.String(); !strings.HasSuffix(got, "> close") {
+						t.Errorf("context %s: got %s; want it closed", name, got)
+					}
+				})
+			}
+		})
+	}
+}
+
+func TestStart(t *testing.T) {
+	t.Parallel()
+	for _, want := range []error{nil, errBoom} {
+		bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+			c := begun(t, db)
+			if want != nil {
+				d.OnCall(recdriver.FailOn(recdriver.Exec, "", 1, want))
+			}
+			if err := <-c.Start("SELECT 1").C; !errors.Is(err, want) {
+				t.Errorf("got %v; want %v", err, want)
+			}
+			_ = c.Release(t.Context())
+		})
+	}
+}
+
+// A driver that heeds its context gives the statement up with the transaction.
+func TestAbandonEndsTheTransactionContext(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		c := begun(t, db)
+		d.OnCall(recdriver.BlockOn(recdriver.Exec, "", nil))
+		started := d.Started(recdriver.Exec, "", 1)
+		p := c.Start("SELECT 1")
+		<-started
+		c.Abandon(p)
+		if c.TxContext().Err() == nil {
+			t.Error("the context of the transaction goes on")
+		}
+		if err := c.Release(t.Context()); !errors.Is(err, bounded.ErrNoReturn) {
+			t.Errorf("got %v; want ErrNoReturn", err)
+		}
+		synctest.Wait()
+		if got := d.String(); !strings.HasSuffix(got, "close") {
+			t.Errorf("got %s; want it closed", got)
+		}
+	})
+}
+
+// pgx comes back by itself, but COMMIT and ROLLBACK get no context other than
+// that of BEGIN.
+func TestHeedingDriver(t *testing.T) {
+	t.Parallel()
+	for kind, end := range map[recdriver.Kind]func(*bounded.Conn, context.Context) error{
+		recdriver.Commit:   (*bounded.Conn).Commit,
+		recdriver.Rollback: (*bounded.Conn).Rollback,
+	} {
+		for name, hangs := range map[string]bool{"hangs": true, "comes back": false} {
+			t.Run(string(kind)+" "+name, func(t *testing.T) {
+				t.Parallel()
+				bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+					c := begun(t, db)
+					c.Heed()
+					tx := c.TxContext()
+					d.OnCall(func(_ context.Context, call *recdriver.Call) error {
+						if call.Kind != kind {
+							return nil
+						}
+						if !hangs {
+							time.Sleep(time.Second + bounded.Grace/2)
+							return nil
+						}
+						<-tx.Done()
+						return tx.Err()
+					})
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					defer cancel()
+					start := time.Now()
+					err := end(c, ctx)
+					want := time.Second + bounded.Grace
+					if !hangs {
+						want -= bounded.Grace / 2
+					}
+					if took := time.Since(start); took != want {
+						t.Errorf("took %v; want %v", took, want)
+					}
+					if errors.Is(err, context.Canceled) != hangs || err != nil && !hangs {
+						t.Errorf("got %v; want an error: %t", err, hangs)
+					}
+					if err := c.Release(t.Context()); err != nil {
+						t.Error(err)
+					}
+					if closed := strings.HasSuffix(d.String(), "close"); closed != hangs {
+						t.Errorf("got %s; want the connection closed: %t", d, hangs)
+					}
+				})
+			})
+		}
+	}
+}
+
+// The driver is known by its import path; everything else is waited for.
+func TestUnknownDriversAreNotTrusted(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		start := time.Now()
+		err := bounded.Do(ctx, db, func() error { time.Sleep(time.Hour); return nil })
+		if took := time.Since(start); !errors.Is(err, bounded.ErrNoReturn) || took != bounded.Grace {
+			t.Errorf("got %v after %v; want ErrNoReturn after %v", err, took, bounded.Grace)
+		}
+		time.Sleep(2 * time.Hour)
+	})
+}
+
+func TestEnded(t *testing.T) {
+	t.Parallel()
+	cancelled := recdriver.SQLError{Code: "57014", Message: "canceling statement"}
+	ended, cancel := context.WithCancelCause(context.Background())
+	cancel(errBoom)
+	plain, cancelPlain := context.WithCancel(context.Background())
+	cancelPlain()
+	for _, tt := range []struct {
+		name string
+		ctx  context.Context
+		err  error
+		text string
+		is   []error
+	}{
+		{"no error", ended, nil, "", nil},
+		{"context goes on", context.Background(), cancelled, cancelled.Error(), []error{cancelled}},
+		{"lib/pq", ended, cancelled, "context canceled: boom (" + cancelled.Error() + ")", []error{context.Canceled, errBoom, cancelled}},
+		{"lib/pq, no cause", plain, cancelled, "context canceled (" + cancelled.Error() + ")", []error{context.Canceled, cancelled}},
+		{"pgx", ended, context.Canceled, "context canceled: boom", []error{context.Canceled, errBoom}},
+		{"pgx, no cause", plain, context.Canceled, "context canceled", []error{context.Canceled}},
+		{"cause alone", ended, errBoom, "context canceled: boom", []error{context.Canceled, errBoom}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got := bounded.Ended(tt.ctx, tt.err)
+			if got == nil {
+				if tt.err != nil {
+					t.Errorf("got nil; want %s", tt.text)
+				}
+				return
+			}
+			if got.Error() != tt.text {
+				t.Errorf("got %v; want %s", got, tt.text)
+			}
+			for _, want := range tt.is {
+				if !errors.Is(got, want) {
+					t.Errorf("got %v; want %v in its chain", got, want)
+				}
+			}
+			if again := bounded.Ended(tt.ctx, got); again != got { //nolint:errorlint // itself
+				t.Errorf("got %v the second time; want the same", again)
+			}
+		})
+	}
+}
