@@ -1,0 +1,176 @@
+package schemaguard_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/recdriver"
+	"github.com/bootlock/bootlock/schemaguard"
+)
+
+// styles are the two shapes of a server's error: pgx and lib/pq since 1.10, and
+// lib/pq before that, with its forks.
+var styles = map[string]func(e recdriver.SQLError) error{
+	"SQLState": func(e recdriver.SQLError) error { return e },
+	"Get":      func(e recdriver.SQLError) error { return recdriver.LegacySQLError(e) },
+}
+
+func bootstrapGrant(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, "GRANT USAGE ON SCHEMA app TO bob")
+	return err
+}
+
+// In a rolling deploy half of the processes are of the release before, and take
+// no lock: of eight guarded ones beside eight unguarded about 1 % still failed,
+// until they rolled back and tried again. It must be a new transaction: after
+// an error the server commits nothing, and each driver words that differently.
+func TestClash(t *testing.T) {
+	t.Parallel()
+	const created = "connect > begin > lock > create schema"
+	ends := map[string]string{
+		"advisory": "connect > begin > lock! > rollback > release",
+		"CREATE":   created + "! > rollback > release",
+		"GRANT":    created + " > bootstrap! > rollback > release",
+	}
+	steps := map[string]locktrace.Step{
+		"advisory": locktrace.Lock, "CREATE": locktrace.CreateSchema, "GRANT": locktrace.Bootstrap,
+	}
+	for name, test := range map[string]struct {
+		err   recdriver.SQLError
+		clash bool
+	}{
+		"23505 pg_namespace":  {recdriver.SQLError{Code: "23505", Constraint: "pg_namespace_nspname_index"}, true},
+		"23505 pg_type":       {recdriver.SQLError{Code: "23505", Constraint: "pg_type_typname_nsp_index"}, true},
+		"23505 pg_class":      {recdriver.SQLError{Code: "23505", Constraint: "pg_class_relname_nsp_index"}, true},
+		"23505 pg_extension":  {recdriver.SQLError{Code: "23505", Constraint: "pg_extension_name_index"}, true},
+		"23505 translated":    {recdriver.SQLError{Code: "23505", Message: "doppelter Schlüsselwert verletzt Unique-Constraint »pg_namespace_nspname_index«"}, true},
+		"42P06":               {recdriver.SQLError{Code: "42P06", Message: `schema "app" already exists`}, true},
+		"42P07":               {recdriver.SQLError{Code: "42P07", Message: `relation "t" already exists`}, true},
+		"42710":               {recdriver.SQLError{Code: "42710", Message: `extension "x" already exists`}, true},
+		"40001":               {recdriver.SQLError{Code: "40001", Message: "could not serialize access"}, true},
+		"40P01":               {recdriver.SQLError{Code: "40P01", Message: "deadlock detected"}, true},
+		"XX000 updated":       {recdriver.SQLError{Code: "XX000", Message: "tuple concurrently updated"}, true},
+		"XX000 deleted":       {recdriver.SQLError{Code: "XX000", Message: "tuple concurrently deleted"}, true},
+		"XX000 anything else": {recdriver.SQLError{Code: "XX000", Message: "cache lookup failed for type 1"}, false},
+		"23505 of a user":     {recdriver.SQLError{Code: "23505", Constraint: "accounts_email_key"}, false},
+		"23505 of a user's index": {
+			recdriver.SQLError{Code: "23505", Constraint: "my_pg_accounts_index"}, false,
+		},
+		"23503":       {recdriver.SQLError{Code: "23503", Constraint: "pg_namespace_nspname_index"}, false},
+		"42601":       {recdriver.SQLError{Code: "42601", Message: "syntax error"}, false},
+		"no SQLSTATE": {recdriver.SQLError{Message: `duplicate key value violates unique constraint "pg_namespace_nspname_index"`}, false},
+	} {
+		for style, as := range styles {
+			for at, first := range ends {
+				t.Run(name+"/"+style+"/"+at, func(t *testing.T) {
+					t.Parallel()
+					f := newFixture(t)
+					f.OnCall(recdriver.FailOn(recdriver.Exec, at, 1, as(test.err)))
+					err := f.ensure(schemaguard.Guard{Bootstrap: bootstrapGrant})
+					if test.clash && at != "advisory" {
+						if err != nil {
+							t.Errorf("got error %v; want another try", err)
+						}
+						f.wantOrder(t, first+" > "+created+" > bootstrap > commit > release > migrate")
+						return
+					}
+					f.wantOrder(t, first)
+					wantStep(t, err, steps[at])
+					if !errors.Is(err, as(test.err)) {
+						t.Errorf("got error %v; want it to wrap the server's", err)
+					}
+				})
+			}
+		}
+	}
+}
+
+// A clash seen at COMMIT is not tried again: its outcome is unknown.
+func TestClashAtCommit(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.OnCall(recdriver.FailOn(recdriver.Commit, "", 1, recdriver.SQLError{Code: "40001"}))
+	wantStep(t, f.ensure(schemaguard.Guard{}), locktrace.Commit)
+	f.wantOrder(t, "connect > begin > lock > create schema > commit! > release")
+}
+
+// An error of migrate is migrate's own, whatever its code.
+func TestClashInMigrate(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	calls := 0
+	err := f.ensureWith(t.Context(), schemaguard.Guard{}, func(context.Context, *sql.DB) error {
+		calls++
+		return recdriver.SQLError{Code: "42P07"}
+	})
+	wantStep(t, err, locktrace.Migrate)
+	if calls != 1 {
+		t.Errorf("migrate was called %d times; want 1", calls)
+	}
+}
+
+// A clash every time is no clash: something else is wrong, and is reported.
+func TestClashGivesUp(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	clash := recdriver.SQLError{Code: "42P06", Message: `schema "app" already exists`}
+	f.OnCall(recdriver.FailOn(recdriver.Exec, "CREATE", 0, clash))
+	err := f.ensure(schemaguard.Guard{})
+	wantStep(t, err, locktrace.CreateSchema)
+	if !errors.Is(err, clash) {
+		t.Errorf("got error %v; want it to wrap the server's", err)
+	}
+	const try = "connect > begin > lock > create schema! > rollback > release"
+	tries := strings.Count(f.rec.String(), try)
+	if tries < 3 || tries > 10 {
+		t.Errorf("got %d tries; want a few", tries)
+	}
+	f.wantOrder(t, strings.Repeat(" > "+try, tries)[len(" > "):])
+}
+
+// The end of ctx ends the pause between two tries, and shows in the error
+// beside the clash.
+func TestClashPauseObeysContext(t *testing.T) {
+	t.Parallel()
+	clash := recdriver.SQLError{Code: "42P06", Message: `schema "app" already exists`}
+	ctx, cancel := context.WithCancel(t.Context())
+	f := newFixture(t)
+	f.OnCall(recdriver.FailOn(recdriver.Exec, "CREATE", 0, clash))
+	f.OnCall(func(_ context.Context, c *recdriver.Call) error {
+		if c.Kind == recdriver.Release { // what comes next is the pause
+			cancel()
+		}
+		return nil
+	})
+	err := f.ensureWith(ctx, schemaguard.Guard{}, func(context.Context, *sql.DB) error {
+		t.Error("migrate was called")
+		return nil
+	})
+	if !errors.Is(err, context.Canceled) || !errors.Is(err, clash) {
+		t.Errorf("got error %v; want both the context's and the server's", err)
+	}
+	wantSent(t, f.sent(), "BEGIN", lockApp, createApp, "ROLLBACK")
+}
+
+// Bootstrap runs again as a whole: the first try was rolled back.
+func TestClashRunsBootstrapAgain(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var calls atomic.Int32
+	err := f.ensure(schemaguard.Guard{Bootstrap: func(ctx context.Context, tx *sql.Tx) error {
+		if calls.Add(1) == 1 {
+			return recdriver.SQLError{Code: "XX000", Message: "tuple concurrently updated"}
+		}
+		return bootstrapGrant(ctx, tx)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantSent(t, f.sent(), "BEGIN", lockApp, createApp, "ROLLBACK",
+		"BEGIN", lockApp, createApp, "GRANT USAGE ON SCHEMA app TO bob", "COMMIT")
+}

@@ -1,0 +1,157 @@
+package schemaguard_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/recdriver"
+	"github.com/bootlock/bootlock/schemaguard"
+)
+
+// Before it looks at IF NOT EXISTS, the server checks that the role may create
+// schemas (42501) and that the transaction may write (25006); and on a standby
+// lib/pq cannot even begin (0A000), since it always asks for READ WRITE. None of
+// them matters to a process whose schema is there already.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	const (
+		atCreate = "connect > begin > lock > create schema! > rollback > release"
+		atBegin  = "connect > begin! > release"
+		look     = " > connect > look > release"
+		again    = " > connect > begin > lock > bootstrap > commit > release"
+	)
+	for _, test := range []struct {
+		code, order string
+		step        locktrace.Step
+		hook        recdriver.Kind
+		readOnly    bool // Bootstrap could not do anything either
+		advice      string
+	}{
+		{"42501", atCreate, locktrace.CreateSchema, recdriver.Exec, false, "GRANT CREATE ON DATABASE"},
+		{"25006", atCreate, locktrace.CreateSchema, recdriver.Exec, true, "read-only"},
+		{"0A000", atBegin, locktrace.Begin, recdriver.Begin, true, "read-only"},
+		{"25006", atBegin, locktrace.Begin, recdriver.Begin, true, "read-only"},
+	} {
+		for style, as := range styles {
+			for _, there := range []bool{true, false} {
+				for _, bootstrap := range []bool{true, false} {
+					name := fmt.Sprintf("%s at %s/%s/there %t/bootstrap %t", test.code, test.step, style, there, bootstrap)
+					t.Run(name, func(t *testing.T) {
+						t.Parallel()
+						f := newFixture(t)
+						f.there = there
+						refusal := as(recdriver.SQLError{Code: test.code, Message: "no"})
+						on := ""
+						if test.hook == recdriver.Exec {
+							on = "CREATE SCHEMA"
+						}
+						f.OnCall(recdriver.FailOn(test.hook, on, 0, refusal))
+						g := schemaguard.Guard{}
+						if bootstrap {
+							g.Bootstrap = bootstrapGrant
+						}
+						err := f.ensure(g)
+						if there {
+							if err != nil {
+								t.Errorf("got error %v; want none, since the schema is there", err)
+							}
+							want := test.order + look
+							if bootstrap && !test.readOnly {
+								want += again
+							}
+							f.wantOrder(t, want+" > migrate")
+							return
+						}
+						f.wantOrder(t, test.order+look)
+						wantStep(t, err, test.step)
+						if !errors.Is(err, refusal) || !strings.Contains(err.Error(), "does not exist") || !strings.Contains(err.Error(), test.advice) {
+							t.Errorf("got error %q; want the server's, and what to do about it: %q", err, test.advice)
+						}
+					})
+				}
+			}
+		}
+	}
+}
+
+// When the look fails too, neither error hides the other.
+func TestRefusedAndLookFails(t *testing.T) {
+	t.Parallel()
+	refusal, boom := recdriver.SQLError{Code: "42501", Message: "permission denied"}, errors.New("boom")
+	for look, hooks := range map[string][]func(context.Context, *recdriver.Call) error{
+		"connect > look! > release": {recdriver.FailOn(recdriver.Exec, "pg_namespace", 0, boom)},
+		"connect!": { // the first connection is not fit to be used again, and there is no other
+			recdriver.FailOn(recdriver.Release, "", 0, errors.New("broken")),
+			recdriver.FailOn(recdriver.Connect, "", 2, boom),
+		},
+	} {
+		f := newFixture(t)
+		f.OnCall(recdriver.FailOn(recdriver.Exec, "CREATE SCHEMA", 0, refusal))
+		for _, hook := range hooks {
+			f.OnCall(hook)
+		}
+		err := f.ensure(schemaguard.Guard{})
+		wantStep(t, err, locktrace.CreateSchema)
+		if !errors.Is(err, refusal) || !errors.Is(err, boom) {
+			t.Errorf("got error %v; want both the refusal and why the look failed", err)
+		}
+		f.wantOrder(t, "connect > begin > lock > create schema! > rollback > release > "+look)
+	}
+}
+
+// A refusal of anything but CREATE SCHEMA is not cured by the schema's presence.
+func TestRefusedElsewhere(t *testing.T) {
+	t.Parallel()
+	for at, step := range map[string]locktrace.Step{"advisory": locktrace.Lock, "GRANT": locktrace.Bootstrap} {
+		for _, code := range []string{"42501", "25006"} {
+			f := newFixture(t)
+			f.there = true
+			refusal := recdriver.SQLError{Code: code, Message: "no"}
+			f.OnCall(recdriver.FailOn(recdriver.Exec, at, 0, refusal))
+			err := f.ensure(schemaguard.Guard{Bootstrap: bootstrapGrant})
+			wantStep(t, err, step)
+			if !errors.Is(err, refusal) {
+				t.Errorf("got error %v; want the server's", err)
+			}
+			if strings.Contains(f.rec.String(), "look") {
+				t.Errorf("got %s; want no look", &f.rec)
+			}
+		}
+	}
+}
+
+// The Bootstrap of a role that may not create the schema can still clash, and
+// fail for good.
+func TestRefusedThenBootstrapFails(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.there = true
+	f.OnCall(recdriver.FailOn(recdriver.Exec, "CREATE SCHEMA", 0, recdriver.SQLError{Code: "42501", Message: "no"}))
+	f.OnCall(recdriver.FailOn(recdriver.Exec, "GRANT", 1, recdriver.SQLError{Code: "XX000", Message: "tuple concurrently updated"}))
+	f.OnCall(recdriver.FailOn(recdriver.Exec, "GRANT", 1, recdriver.SQLError{Code: "42501", Message: "must be owner"})) // which sees the second
+	wantStep(t, f.ensure(schemaguard.Guard{Bootstrap: bootstrapGrant}), locktrace.Bootstrap)
+	const bootstrap = " > connect > begin > lock > bootstrap! > rollback > release"
+	f.wantOrder(t, "connect > begin > lock > create schema! > rollback > release > connect > look > release"+bootstrap+bootstrap)
+}
+
+// SkipIfExists does not hide that the look failed.
+func TestSkipIfExistsLookFails(t *testing.T) {
+	t.Parallel()
+	boom := errors.New("boom")
+	for step, hook := range map[locktrace.Step]func(context.Context, *recdriver.Call) error{
+		locktrace.Connect: recdriver.FailOn(recdriver.Connect, "", 0, boom),
+		locktrace.Look:    recdriver.FailOn(recdriver.Exec, "pg_namespace", 0, boom),
+	} {
+		f := newFixture(t)
+		f.OnCall(hook)
+		err := f.ensure(schemaguard.Guard{SkipIfExists: true})
+		wantStep(t, err, step)
+		if !errors.Is(err, boom) {
+			t.Errorf("got error %v; want the driver's", err)
+		}
+	}
+}
