@@ -1,0 +1,83 @@
+package bootlock_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/bootlock/bootlock/internal/pgtest"
+	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/schemaguard/schemaguardtest"
+)
+
+// raceVerdict is a test that may fail.
+type raceVerdict struct {
+	testing.TB
+	errors []string
+}
+
+func (v *raceVerdict) Errorf(format string, args ...any) {
+	v.errors = append(v.errors, fmt.Sprintf(format, args...))
+	v.Logf("as it should be: "+format, args...)
+}
+
+// bootstrapOf returns code that executes statements, in which %s is the schema.
+func bootstrapOf(statements ...string) func(ctx context.Context, db *sql.DB, schema string) error {
+	return func(ctx context.Context, db *sql.DB, schema string) error {
+		for _, s := range statements {
+			if _, err := db.ExecContext(ctx, strings.ReplaceAll(s, "%s", schema)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// The kit that users are given, on a real server: it sees CREATE SCHEMA IF NOT
+// EXISTS lose the race against itself, and the guard win it; and it tells code
+// that the zero Guard is enough for from code that needs its whole migrate
+// under a lock, which is most migration libraries.
+func TestRaceOfUsers(t *testing.T) {
+	eachDriver(t, func(t *testing.T, driver string) {
+		dsn := pgtest.Shared(t).NewDB(t)
+		open := func() (*sql.DB, error) { return sql.Open(driver, dsn) }
+		schemaOnly := bootstrapOf("CREATE SCHEMA IF NOT EXISTS %s")
+		tables := bootstrapOf("CREATE SCHEMA IF NOT EXISTS %s", "CREATE TABLE IF NOT EXISTS %s.t (id bigserial PRIMARY KEY)")
+
+		t.Run("schema only", func(t *testing.T) {
+			schemaguardtest.Race{}.Run(t, open, schemaOnly)
+		})
+		t.Run("whole migrate", func(t *testing.T) {
+			schemaguardtest.Race{Rounds: 10, Guard: schemaguard.Guard{Serialize: true}}.Run(t, open, tables)
+		})
+		t.Run("guarded too little", func(t *testing.T) {
+			v := &raceVerdict{TB: t}
+			schemaguardtest.Race{}.Run(v, open, tables)
+			if len(v.errors) != 1 || !strings.Contains(v.errors[0], "failed under the guard") || !strings.Contains(v.errors[0], "Guard.Serialize") {
+				t.Errorf("got errors %q; want one that says that Serialize is needed", v.errors)
+			}
+		})
+		t.Run("proves nothing", func(t *testing.T) {
+			v := &raceVerdict{TB: t}
+			schemaguardtest.Race{Processes: 2, Rounds: 1}.Run(v, open, bootstrapOf("SELECT 1"))
+			if len(v.errors) != 1 || !strings.Contains(v.errors[0], "proved nothing") {
+				t.Errorf("got errors %q; want one that says that nothing was proved", v.errors)
+			}
+		})
+
+		db, err := open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		var left int
+		if err := db.QueryRowContext(t.Context(), `SELECT count(*) FROM pg_catalog.pg_namespace WHERE nspname LIKE 'race\_%'`).Scan(&left); err != nil {
+			t.Fatal(err)
+		}
+		if left != 0 {
+			t.Errorf("%d schemas are left behind", left)
+		}
+	})
+}
