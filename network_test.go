@@ -1,0 +1,361 @@
+package bootlock_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Shopify/toxiproxy/v2"
+	"github.com/jackc/pgx/v5"
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/pgtest"
+	"github.com/bootlock/bootlock/schemaguard"
+)
+
+// A call that hangs would go on until TCP gives up, which takes minutes at
+// least; one that heeds its context is back in about half a second.
+const tooLong = 20 * time.Second
+
+// A network can go silent without closing anything: a firewall that forgot the
+// connection, a node that lost power. pgx returns when the context ends; lib/pq
+// hangs in Exec, Rollback, Close, and even while it connects, until TCP gives
+// up, and nothing in database/sql can interrupt it.
+func TestSilentNetwork(t *testing.T) {
+	tests := []struct {
+		silent locktrace.Step // the network goes silent as this step begins
+		fails  locktrace.Step // the step of the StepError
+		steps  string
+	}{
+		{locktrace.Connect, locktrace.Connect, "connect!"},
+		{locktrace.Begin, locktrace.Begin, "connect > begin! > release"},
+		{locktrace.Lock, locktrace.Lock, "connect > begin > lock! > rollback > release"},
+		{locktrace.CreateSchema, locktrace.CreateSchema, "connect > begin > lock > create schema! > rollback > release"},
+		{locktrace.Bootstrap, locktrace.Bootstrap, "connect > begin > lock > create schema > bootstrap! > rollback > release"},
+		{locktrace.Commit, locktrace.Commit, "connect > begin > lock > create schema > bootstrap > commit! > release"},
+		{locktrace.Rollback, locktrace.Bootstrap, "connect > begin > lock > create schema > bootstrap! > rollback > release"},
+		{locktrace.Release, "", "connect > begin > lock > create schema > bootstrap > commit > release > migrate"},
+	}
+	eachOutage(t, func(t *testing.T, run func(name string, test func(t *testing.T, o outage))) {
+		for _, tt := range tests {
+			run(string(tt.silent), func(t *testing.T, o outage) {
+				var trace locktrace.Recorder
+				err := silentEnsure(t, o, tt.silent, &trace)
+				if tt.fails == "" && err != nil {
+					t.Errorf("got %v; want nil: all was done before the network went silent", err)
+				}
+				if tt.fails != "" {
+					wantStep(t, err, tt.fails)
+					wantEnough(t, err)
+				}
+				if tt.silent == locktrace.Rollback && !errors.Is(err, errBootstrap) {
+					t.Errorf("got %v; want the function's error too", err)
+				}
+				// Whether the end of a session that is cut off counts as a
+				// failure is left open.
+				got := strings.NewReplacer("rollback!", "rollback", "release!", "release").Replace(trace.String())
+				if got != tt.steps {
+					t.Errorf("got  %s\nwant %s", got, tt.steps)
+				}
+				o.network.speak()
+				o.wantBack(t, func(ctx context.Context) error { return schemaguard.Ensure(ctx, o.db, o.schema, nil) })
+			})
+		}
+	})
+}
+
+var errBootstrap = errors.New("bootstrap failed")
+
+func silentEnsure(t *testing.T, o outage, silent locktrace.Step, trace *locktrace.Recorder) error {
+	t.Helper()
+	ctx, cut := o.prepare(t)
+	guard := schemaguard.Guard{Trace: trace.Trace()}
+	guard.Trace.Start = func(ctx context.Context, e locktrace.Event) context.Context {
+		if e.Step == silent {
+			cut()
+		}
+		return ctx
+	}
+	guard.Bootstrap = func(ctx context.Context, tx *sql.Tx) error {
+		switch silent {
+		case locktrace.Rollback:
+			return errBootstrap
+		case locktrace.Bootstrap: // a callback that uses lib/pq by itself hangs with it
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		_, err := tx.ExecContext(ctx, fmt.Sprintf("CREATE TABLE IF NOT EXISTS %q.migrations (id int)", o.schema))
+		return err
+	}
+	return returns(t, ctx, inBackground(func() error {
+		return guard.Ensure(ctx, o.db, o.schema, func(context.Context, *sql.DB) error { return nil })
+	}))
+}
+
+// The wait itself is where a call spends its time, so it is where a network most
+// likely goes silent.
+func TestNetworkGoesSilentInTheWait(t *testing.T) {
+	waits := map[string]func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error{
+		"WithXactLock": func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error {
+			return l.WithXactLock(ctx, db, key, noTx)
+		},
+		"Hold": func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error {
+			return l.Hold(ctx, db, key, func(context.Context) error { return nil })
+		},
+	}
+	eachOutage(t, func(t *testing.T, run func(name string, test func(t *testing.T, o outage))) {
+		for op, wait := range waits {
+			for _, long := range []bool{false, true} {
+				run(fmt.Sprintf("%s long=%t", op, long), func(t *testing.T, o outage) {
+					admin := open(t, "pgx", o.dsn)
+					holder := occupy(t, o.dsn, o.key)
+					ctx, cut := o.prepare(t)
+					locker, lasting := lastingWait(advisorylock.Locker{})
+					done := inBackground(func() error { return wait(ctx, locker, o.db, o.key) })
+					if long {
+						await(t, lasting)
+					}
+					awaitWaiters(t, admin, o.key, 1)
+					cut()
+					err := returns(t, ctx, done)
+					wantStep(t, err, locktrace.Lock)
+					wantEnough(t, err)
+					var waitErr *advisorylock.WaitError
+					if !errors.As(err, &waitErr) {
+						t.Errorf("got %v; want a WaitError", err)
+					}
+					o.network.speak()
+					mustCommit(t, holder)
+					o.wantBack(t, func(ctx context.Context) error { return wait(ctx, advisorylock.Locker{}, o.db, o.key) })
+				})
+			}
+		}
+	})
+}
+
+// A pool whose only connection is stuck: the next call on it must not hang
+// either.
+func TestSilentNetworkAndAPoolOfOne(t *testing.T) {
+	calls := map[string]func(ctx context.Context, o outage) error{
+		"WithXactLock":    func(ctx context.Context, o outage) error { return advisorylock.WithXactLock(ctx, o.db, o.key, noTx) },
+		"TryWithXactLock": func(ctx context.Context, o outage) error { return advisorylock.TryWithXactLock(ctx, o.db, o.key, noTx) },
+		"Sessions": func(ctx context.Context, o outage) error {
+			_, err := advisorylock.Sessions(ctx, o.db, o.key)
+			return err
+		},
+		"Ensure": func(ctx context.Context, o outage) error { return schemaguard.Ensure(ctx, o.db, o.schema, nil) },
+		"Ensure with SkipIfExists": func(ctx context.Context, o outage) error {
+			return schemaguard.Guard{SkipIfExists: true}.Ensure(ctx, o.db, o.schema, nil)
+		},
+	}
+	eachOutage(t, func(_ *testing.T, run func(name string, test func(t *testing.T, o outage))) {
+		run("all", func(t *testing.T, o outage) {
+			o.db.SetMaxOpenConns(1)
+			if err := o.db.PingContext(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			o.network.fallSilent(t, o.kind)
+			for name, call := range calls {
+				ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+				defer cancel()
+				err := returns(t, ctx, inBackground(func() error { return call(ctx, o) }))
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("%s: got %v; want context.DeadlineExceeded", name, err)
+				}
+			}
+			o.network.speak()
+			for _, call := range calls {
+				o.wantBack(t, func(ctx context.Context) error { return call(ctx, o) })
+			}
+		})
+	})
+}
+
+// outage is what a test of a silent network has.
+type outage struct {
+	network *network
+	kind    outageKind
+	dsn     string           // by the straight way
+	db      *sql.DB          // by way of the network
+	schema  string           // of its own, as is
+	key     advisorylock.Key // since all share one database
+}
+
+// outageKind is what becomes of what is sent while the network is silent. Nothing
+// is closed meanwhile.
+type outageKind string
+
+const (
+	// It never arrives; the connections break when the network is back.
+	lost outageKind = `"type": "timeout", "attributes": {"timeout": 0}`
+	// It arrives when the network is back, as TCP sees to after a short outage:
+	// a driver that was given up then comes back and has succeeded.
+	late outageKind = `"type": "latency", "attributes": {"latency": 86400000}`
+)
+
+// eachOutage runs the tests that it is given, for each driver and kind of
+// silence, in parallel, and checks that none leaves anything behind: no
+// connection, no session, no goroutine.
+func eachOutage(t *testing.T, tests func(t *testing.T, run func(name string, test func(t *testing.T, o outage)))) {
+	t.Helper()
+	dsn := pgtest.Shared(t).NewDB(t) // first, for the server has goroutines
+	before := goleak.IgnoreCurrent()
+	t.Run("in", func(t *testing.T) { // returns when all in it are done
+		tests(t, func(name string, test func(t *testing.T, o outage)) {
+			for kind, name := range map[outageKind]string{lost: name + ", lost", late: name + ", late"} {
+				t.Run(name, func(t *testing.T) {
+					eachDriver(t, func(t *testing.T, driver string) {
+						t.Parallel()
+						o := outage{kind: kind, dsn: dsn, network: newNetwork(t, dsn), key: advisorylock.KeyOf(t.Name())}
+						o.schema = "app" + o.key.String()
+						o.db = open(t, driver, o.network.dsn)
+						test(t, o)
+						o.leavesNothing(t)
+					})
+				})
+			}
+		})
+	})
+	nothingLeft(t, dsn)
+	noGoroutine(t, before)
+}
+
+// noGoroutine waits for all goroutines to end but those that were there before.
+func noGoroutine(t *testing.T, before goleak.Option) {
+	t.Helper()
+	// toxiproxy itself leaves one behind when a toxic is removed just as its
+	// connection ends.
+	itsOwn := goleak.IgnoreTopFunction("github.com/Shopify/toxiproxy/v2/toxics.(*NoopToxic).Pipe")
+	eventually(t, "all goroutines to end", func() error { return goleak.Find(before, itsOwn) })
+}
+
+var errEnough = errors.New("waited long enough")
+
+// prepare returns a context, and a function that makes the network go silent and
+// ends the context a moment later, when the calls to come are under way.
+func (o outage) prepare(t *testing.T) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	t.Cleanup(func() { cancel(nil) })
+	return ctx, sync.OnceFunc(func() {
+		o.network.fallSilent(t, o.kind)
+		time.AfterFunc(200*time.Millisecond, func() { cancel(errEnough) })
+	})
+}
+
+// returns gives the error of the call, which must be back soon after its context
+// has ended.
+func returns(t *testing.T, ctx context.Context, done <-chan error) error {
+	t.Helper()
+	await(t, ctx.Done())
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(tooLong):
+		t.Fatalf("the call is not back %v after its context ended", tooLong)
+		return nil
+	}
+}
+
+func wantEnough(t *testing.T, err error) {
+	t.Helper()
+	if !errors.Is(err, context.Canceled) || !errors.Is(err, errEnough) {
+		t.Errorf("got %v; want the context's error and its cause", err)
+	}
+}
+
+// wantBack checks that call works now that the network is back. Connections
+// that broke with it may take a moment to be found out.
+func (o outage) wantBack(t *testing.T, call func(ctx context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := call(ctx); err != nil {
+		t.Errorf("when the network is back: %v", err)
+	}
+}
+
+// leavesNothing checks what calls that gave up on a driver leave behind, once
+// the driver has come back.
+func (o outage) leavesNothing(t *testing.T) {
+	t.Helper()
+	eventually(t, "all connections to be back", func() error {
+		if inUse := o.db.Stats().InUse; inUse != 0 {
+			return fmt.Errorf("got %d in use", inUse)
+		}
+		return nil
+	})
+	eventually(t, "its locks to be free while the pool is open", func() error {
+		for _, key := range []advisorylock.Key{o.key, schemaguard.KeyFor(o.schema)} {
+			if sessions, err := advisorylock.Sessions(t.Context(), o.db, key); err != nil || len(sessions) != 0 {
+				return fmt.Errorf("got %v, %w", sessions, err)
+			}
+		}
+		return nil
+	})
+	if err := o.db.Close(); err != nil {
+		t.Error(err)
+	}
+	o.network.close()
+}
+
+// network is a way to the server that can go silent.
+type network struct {
+	dsn   string
+	proxy *toxiproxy.Proxy
+}
+
+func newNetwork(t *testing.T, dsn string) *network {
+	t.Helper()
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstream := net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port)))
+	api := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
+	n := &network{proxy: toxiproxy.NewProxy(api, t.Name(), "127.0.0.1:0", upstream)}
+	if err := n.proxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.close)
+	n.dsn = throughAddr(t, dsn, n.proxy.Listen)
+	return n
+}
+
+// fallSilent stops all that is sent either way, on the connections that are
+// there and on new ones.
+func (n *network) fallSilent(t testing.TB, kind outageKind) {
+	for _, stream := range []string{"upstream", "downstream"} {
+		toxic := "{" + string(kind) + `, "stream": "` + stream + `"}`
+		if _, err := n.proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// speak lets everything through again.
+func (n *network) speak() { n.proxy.Toxics.ResetToxics(context.Background()) }
+
+func (n *network) close() {
+	n.speak()
+	n.proxy.Stop()
+}
+
+// throughAddr is dsn by way of another address.
+func throughAddr(t testing.TB, dsn, addr string) string {
+	t.Helper()
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return withHost(dsn, host, port)
+}
