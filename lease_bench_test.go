@@ -1,0 +1,221 @@
+//go:build unix
+
+package bootlock_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/internal/pgtest"
+	"github.com/bootlock/bootlock/schemaguard"
+)
+
+// BenchmarkHandoff measures the time from the holder's release to the moment the
+// next one has the lock, for those who wait in bursts (Hold) and for those who
+// block. Both run at the same time, so that a busy machine slows them alike.
+//
+// There are four keys of each kind, with four parties each, so that a wait lasts
+// longer than a burst; the holds are of random length, so that a release falls
+// anywhere in a burst. A figure needs many handoffs: -benchtime=1000x.
+func BenchmarkHandoff(b *testing.B) {
+	for _, driver := range drivers {
+		b.Run(driver, func(b *testing.B) {
+			dsn := pgtest.Shared(b).NewDB(b)
+			bursts := handoffs{take: inHold, key: 1}
+			blocking := handoffs{take: blocking, key: 100}
+			var wg sync.WaitGroup
+			bursts.start(b, &wg, driver, dsn)
+			blocking.start(b, &wg, driver, dsn)
+			wg.Wait()
+			reportQuantiles(b, "bursts-", bursts.samples)
+			reportQuantiles(b, "blocking-", blocking.samples)
+		})
+	}
+}
+
+func inHold(ctx context.Context, db *sql.DB, key advisorylock.Key, fn func()) error {
+	return advisorylock.Hold(ctx, db, key, func(context.Context) error { fn(); return nil })
+}
+
+func blocking(ctx context.Context, db *sql.DB, key advisorylock.Key, fn func()) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // after the commit there is nothing to roll back
+	if _, err := tx.ExecContext(ctx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", key)); err != nil {
+		return err
+	}
+	fn()
+	return tx.Commit()
+}
+
+// handoffs are of one kind, on keys from key on.
+type handoffs struct {
+	take func(ctx context.Context, db *sql.DB, key advisorylock.Key, fn func()) error
+	key  advisorylock.Key
+
+	left    atomic.Int64
+	mu      sync.Mutex
+	samples []time.Duration
+}
+
+func (h *handoffs) start(b *testing.B, wg *sync.WaitGroup, driver, dsn string) {
+	const keys, parties = 4, 4
+	h.left.Store(int64(b.N))
+	began := time.Now()
+	for k := range keys {
+		var released atomic.Int64 // since began; 0 is not yet
+		for range parties {
+			db := warm(b, driver, dsn, 1)
+			wg.Go(func() {
+				for h.left.Load() > 0 {
+					err := h.take(b.Context(), db, h.key+advisorylock.Key(k), func() { h.hold(began, &released) })
+					if err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		}
+	}
+}
+
+func (h *handoffs) hold(began time.Time, released *atomic.Int64) {
+	const longest = 800 * time.Millisecond
+	now := time.Since(began)
+	if last := released.Load(); last != 0 && h.left.Add(-1) >= 0 {
+		h.mu.Lock()
+		h.samples = append(h.samples, now-time.Duration(last))
+		h.mu.Unlock()
+	}
+	time.Sleep(rand.N(longest))
+	released.Store(int64(time.Since(began)))
+}
+
+func reportQuantiles(b *testing.B, prefix string, samples []time.Duration) {
+	b.ReportMetric(0, "ns/op") // is the length of the holds
+	if len(samples) == 0 {
+		return
+	}
+	slices.Sort(samples)
+	report := func(name string, i int) { b.ReportMetric(samples[i].Seconds()*1000, prefix+name) }
+	report("p50-ms", len(samples)/2)
+	if len(samples) >= 100 {
+		report("p99-ms", len(samples)*99/100)
+	} else {
+		report("max-ms", len(samples)-1)
+	}
+}
+
+// BenchmarkTail measures the time from the end of the one migrate to the moment
+// that the last of N others is ready, who all go on at once (UpToDate) or one by
+// one (Serialize alone).
+func BenchmarkTail(b *testing.B) {
+	for _, n := range []int{8, 32, 90} {
+		for _, driver := range drivers {
+			b.Run(fmt.Sprintf("others=%d/UpToDate/%s", n, driver), func(b *testing.B) {
+				benchmarkTail(b, driver, n, func(l library) schemaguard.Guard { return schemaguard.Guard{UpToDate: l.upToDate} })
+			})
+			b.Run(fmt.Sprintf("others=%d/turns/%s", n, driver), func(b *testing.B) {
+				benchmarkTail(b, driver, n, func(library) schemaguard.Guard { return schemaguard.Guard{Serialize: true} })
+			})
+		}
+	}
+}
+
+func benchmarkTail(b *testing.B, driver string, n int, guard func(library) schemaguard.Guard) {
+	dsn := pgtest.Shared(b).NewDB(b)
+	admin := open(b, "pgx", dsn)
+	mustExec(b, admin, "CREATE TABLE attempts (schema text, process int)")
+	var pools []*sql.DB
+	for range n + 1 {
+		pools = append(pools, warm(b, driver, dsn, 2))
+	}
+	b.Setenv("PROCESS", "0")
+	var samples []time.Duration
+	for i := range b.N {
+		samples = append(samples, tail(b, admin, pools, fmt.Sprintf("tail_%d", i), guard))
+	}
+	reportQuantiles(b, "", samples)
+}
+
+func tail(b *testing.B, admin *sql.DB, pools []*sql.DB, schema string, guard func(library) schemaguard.Guard) time.Duration {
+	inside, finish := make(chan struct{}), make(chan struct{})
+	var done time.Time
+	var wg sync.WaitGroup
+	ensure := func(db *sql.DB, inTheMiddle func(first bool) error) {
+		lib := library{db: db, schema: schema, inTheMiddle: inTheMiddle}
+		err := guard(lib).Ensure(b.Context(), db, schema, func(ctx context.Context, _ *sql.DB) error {
+			err := lib.migrate(ctx)
+			if inTheMiddle != nil {
+				done = time.Now()
+			}
+			return err
+		})
+		if err != nil {
+			b.Error(err)
+		}
+	}
+	wg.Go(func() {
+		ensure(pools[0], func(bool) error {
+			close(inside)
+			<-finish
+			return nil
+		})
+	})
+	<-inside
+	for _, db := range pools[1:] {
+		wg.Go(func() { ensure(db, nil) })
+	}
+	awaitWaiters(b, admin, schemaguard.MigrateKey(schemaguard.KeyFor(schema)), len(pools)-1)
+	close(finish)
+	wg.Wait()
+	return time.Since(done)
+}
+
+// BenchmarkHeartbeat measures the statement that keeps a lease, which goes out
+// every third of the TTL, and for comparison the whole of a Hold.
+func BenchmarkHeartbeat(b *testing.B) {
+	for _, driver := range drivers {
+		db := warm(b, driver, pgtest.Shared(b).NewDB(b), 2)
+		b.Run("beat/"+driver, func(b *testing.B) {
+			tx := begin(b, db)
+			for b.Loop() {
+				if _, err := tx.ExecContext(b.Context(), "SELECT 1"); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run("Hold/"+driver, func(b *testing.B) {
+			for b.Loop() {
+				if err := advisorylock.Hold(b.Context(), db, leaseKey, func(context.Context) error { return nil }); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// warm is a pool that has opened its connections.
+func warm(b *testing.B, driver, dsn string, conns int) *sql.DB {
+	b.Helper()
+	db := open(b, driver, dsn)
+	db.SetMaxIdleConns(conns)
+	for range conns {
+		conn, err := db.Conn(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	return db
+}

@@ -1,0 +1,978 @@
+//go:build unix
+
+package bootlock_test
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	sqldriver "database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/Shopify/toxiproxy/v2/toxics"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/lib/pq"
+	"go.uber.org/goleak"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/pgtest"
+	"github.com/bootlock/bootlock/internal/recdriver"
+	"github.com/bootlock/bootlock/schemaguard"
+)
+
+const (
+	leaseKey = advisorylock.Key(4711)
+	leaseTTL = 2 * time.Second
+
+	// takeover is how long after the holder's end the next one may have the
+	// lock: TTL plus a tenth, and a second for a machine that is busy.
+	takeover = leaseTTL + leaseTTL/10 + time.Second
+
+	// longWait bounds what a test waits for. Nothing is measured by it.
+	longWait = 60 * time.Second
+)
+
+// With session locks, or with a transaction that has no idle limit, everybody
+// waits for a holder that froze or whose network went silent until TCP notices,
+// which takes up to two hours. Here the server ends the lease, and the next one
+// has the lock after TTL.
+func TestHoldTakeover(t *testing.T) {
+	leavesNoGoroutine(t)
+	for name, test := range map[string]func(t *testing.T, db testDB, driver string){
+		"killed":                holderKilled,
+		"frozen":                holderFrozen,
+		"terminated":            holderTerminated,
+		"cut off":               holderCutOff,
+		"cut off as fn returns": holderCutOffAtTheEnd,
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachDriver(t, func(t *testing.T, driver string) {
+				t.Parallel()
+				db := newTestDB(t, pgtest.Shared(t))
+				test(t, db, driver)
+				db.holdsNoLock(t)
+			})
+		})
+	}
+}
+
+func holderKilled(t *testing.T, db testDB, driver string) {
+	holder := startHolder(t, db.dsn, driver)
+	granted := holdNext(t, pool(t, otherThan(driver), db.dsn), leaseKey)
+	db.awaitWaiters(t, 1)
+
+	since := time.Now()
+	holder.signal(t, syscall.SIGKILL)
+	checkTakeover(t, since, await(t, granted))
+}
+
+func holderFrozen(t *testing.T, db testDB, driver string) {
+	holder := startHolder(t, db.dsn, driver)
+	granted := holdNext(t, pool(t, otherThan(driver), db.dsn), leaseKey)
+	db.awaitWaiters(t, 1)
+
+	since := time.Now()
+	holder.signal(t, syscall.SIGSTOP)
+	checkTakeover(t, since, await(t, granted))
+
+	holder.signal(t, syscall.SIGCONT)
+	holder.hear(t, "fn: ErrLost")   // the cause that its context ended with
+	holder.hear(t, "hold: ErrLost") // although fn returned nil
+	holder.finish(t)
+}
+
+// No lease can run ahead of pg_terminate_backend: fn learns of it by the next
+// heartbeat, here 3 s apart. The local deadline, which would come after 8.1 s,
+// asks nobody; so the driver's error in the chain tells that it was a heartbeat.
+func holderTerminated(t *testing.T, db testDB, driver string) {
+	held := make(chan struct{})
+	returned := holdInBackground(t, 9*time.Second, pool(t, driver, db.dsn), leaseKey, func(ctx context.Context) error {
+		close(held)
+		<-ctx.Done()
+		return context.Cause(ctx)
+	})
+	await(t, held)
+	db.exec(t, fmt.Sprintf("SELECT pg_terminate_backend(%d)", db.holderPID(t)))
+
+	err := await(t, returned).err
+	if !errors.Is(err, advisorylock.ErrLost) {
+		t.Errorf("got %v; want ErrLost", err)
+	}
+	var pgErr *pgconn.PgError
+	told := errors.As(err, &pgErr) && pgErr.Code == "57P01"
+	if driver == "postgres" {
+		told = errors.Is(err, sqldriver.ErrBadConn)
+	}
+	if !told {
+		t.Errorf("got %v; want what the heartbeat had from the driver", err)
+	}
+}
+
+// lib/pq ignores its context on a silent network. A holder that waits for it
+// misses its deadline, and two are inside. Hence both drivers, twenty holders
+// each, and one clock.
+func holderCutOff(t *testing.T, db testDB, driver string) {
+	const rounds = 20
+	type round struct {
+		network  *network
+		cut      time.Time
+		ended    time.Time // the context of fn, before returned comes
+		returned <-chan moment
+		next     <-chan moment
+	}
+	all := make([]*round, rounds)
+	for i := range all {
+		key := leaseKey + advisorylock.Key(i)
+		r := &round{network: newNetwork(t, db.dsn)}
+		held := make(chan struct{})
+		r.returned = holdInBackground(t, leaseTTL, pool(t, driver, r.network.dsn), key, func(ctx context.Context) error {
+			close(held)
+			<-ctx.Done()
+			r.ended = time.Now()
+			if cause := context.Cause(ctx); !errors.Is(cause, advisorylock.ErrLost) {
+				t.Errorf("round %d: the context ended with cause %v; want ErrLost", i, cause)
+			}
+			return nil
+		})
+		await(t, held)
+		r.next = holdNext(t, pool(t, drivers[i%len(drivers)], db.dsn), key)
+		all[i] = r
+	}
+	db.awaitWaiters(t, rounds)
+	for _, r := range all {
+		r.cut = time.Now()
+		r.network.vanish(t)
+	}
+
+	inOrder, least, last := 0, time.Hour, time.Duration(0)
+	for i, r := range all {
+		next, returned := await(t, r.next), await(t, r.returned)
+		checkTakeover(t, r.cut, next)
+		if !errors.Is(returned.err, advisorylock.ErrLost) {
+			t.Errorf("round %d: got %v; want ErrLost", i, returned.err)
+		}
+		// The driver is still waiting for the network. Hold waits half a second
+		// for the driver; the rest is room.
+		if took := returned.at.Sub(r.ended); took > 3*time.Second {
+			t.Errorf("round %d: Hold returned %v after fn; want half a second at most", i, took)
+		}
+		ahead := next.at.Sub(r.ended)
+		if ahead > 0 {
+			inOrder++
+		}
+		least, last = min(least, ahead), max(last, next.at.Sub(r.cut))
+		r.network.close()
+	}
+	t.Logf("fn's context ended before the next holder had the lock in %d of %d, by %v at least; the last had it %v after the cut",
+		inOrder, rounds, least, last)
+	if inOrder != rounds {
+		t.Errorf("got fn's context ended first in %d of %d; want all", inOrder, rounds)
+	}
+}
+
+// The work is done and the network goes before the lock is given back: nobody
+// knows what the server thinks of it, and COMMIT would hang for ever.
+func holderCutOffAtTheEnd(t *testing.T, db testDB, driver string) {
+	network := newNetwork(t, db.dsn)
+	held, done := make(chan struct{}), make(chan struct{})
+	var fnDone time.Time
+	returned := holdInBackground(t, leaseTTL, pool(t, driver, network.dsn), leaseKey, func(context.Context) error {
+		close(held)
+		<-done
+		fnDone = time.Now()
+		return nil
+	})
+	await(t, held)
+	granted := holdNext(t, pool(t, otherThan(driver), db.dsn), leaseKey)
+	db.awaitWaiters(t, 1)
+
+	since := time.Now()
+	network.vanish(t)
+	close(done)
+	checkTakeover(t, since, await(t, granted))
+	end := await(t, returned)
+	if !errors.Is(end.err, advisorylock.ErrLost) {
+		t.Errorf("got %v; want ErrLost", end.err)
+	}
+	if took := end.at.Sub(fnDone); took > 20*time.Second {
+		t.Errorf("got Hold back %v after fn; want about 5.5 s at most", took)
+	}
+	network.close()
+}
+
+// A session that waits in pg_advisory_xact_lock keeps a snapshot. CREATE INDEX
+// CONCURRENTLY under such a lock waits for the waiters, who wait for it, and the
+// server sees no deadlock; one indexer went 22 hours without vacuum.
+func TestWaitersDisturbNobody(t *testing.T) {
+	leavesNoGoroutine(t)
+	server, err := pgtest.Start(t.Context(), pgtest.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("while they wait", func(t *testing.T) {
+		for _, driver := range drivers {
+			t.Run("create index concurrently/"+driver, func(t *testing.T) { t.Parallel(); indexUnderHold(t, server, driver) })
+		}
+		t.Run("vacuum", func(t *testing.T) { t.Parallel(); vacuumBesideWaiters(t, server) })
+		t.Run("load", func(t *testing.T) { t.Parallel(); loadOfWaiters(t, server) })
+	})
+	t.Run("server log", func(t *testing.T) { checkServerLog(t, server) })
+}
+
+func indexUnderHold(t *testing.T, server *pgtest.Server, driver string) {
+	db := newTestDB(t, server)
+	db.exec(t, "CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 1000) g")
+	holder := pool(t, driver, db.dsn)
+	held, begin := make(chan struct{}), make(chan struct{})
+	var took time.Duration
+	returned := holdInBackground(t, 0, holder, leaseKey, func(ctx context.Context) error {
+		close(held)
+		<-begin
+		began := time.Now()
+		_, err := holder.ExecContext(ctx, "CREATE INDEX CONCURRENTLY i ON t (id)")
+		took = time.Since(began)
+		return err
+	})
+	await(t, held)
+	waiters := startWaiters(t, db)
+	close(begin)
+	if err := await(t, returned).err; err != nil {
+		t.Errorf("got %v; want the index", err)
+	}
+	t.Logf("CREATE INDEX CONCURRENTLY took %v beside %d waiters", took, waiters.count)
+	// One burst is a second. The waiters wait a minute.
+	if took > 15*time.Second {
+		t.Errorf("CREATE INDEX CONCURRENTLY took %v; want about a second", took)
+	}
+	waiters.finish(t)
+	db.holdsNoLock(t)
+}
+
+func vacuumBesideWaiters(t *testing.T, server *pgtest.Server) {
+	db := newTestDB(t, server)
+	db.exec(t, "CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 1000) g")
+	holder := db.lock(t, leaseKey)
+	waiters := startWaiters(t, db)
+	db.exec(t, "DELETE FROM t")
+	began := time.Now()
+	// Vacuum gives the pages back only when nobody can see the rows any more.
+	db.await(t, "vacuum to give the pages back", func() bool {
+		db.exec(t, "VACUUM t")
+		return db.queryInt(t, "SELECT pg_relation_size('t')") == 0
+	})
+	t.Logf("vacuum had the dead rows %v after the DELETE beside %d waiters", time.Since(began), waiters.count)
+	holder.release(t)
+	waiters.finish(t)
+	db.holdsNoLock(t)
+}
+
+// The load is counted at the driver, call by call.
+func loadOfWaiters(t *testing.T, server *pgtest.Server) {
+	db := newTestDB(t, server)
+	holder := db.lock(t, leaseKey)
+	var recorders []*recdriver.Driver
+	var waiting []<-chan moment
+	for _, d := range []sqldriver.Driver{&pq.Driver{}, stdlib.GetDefaultDriver()} {
+		rec := recdriver.WrapDriver(d, db.dsn)
+		waiter := rec.OpenDB()
+		t.Cleanup(func() { waiter.Close() })
+		recorders = append(recorders, rec)
+		waiting = append(waiting, holdNext(t, waiter, leaseKey))
+	}
+	db.awaitWaiters(t, len(recorders))
+	began := time.Now()
+	for _, rec := range recorders {
+		rec.Reset()
+	}
+	time.Sleep(5 * time.Second) // a rate needs time
+	elapsed := time.Since(began)
+	for i, rec := range recorders {
+		calls := 0
+		for _, c := range rec.Calls() {
+			if c.Kind != recdriver.Take && c.Kind != recdriver.Release && c.Start.Sub(began) < elapsed {
+				calls++
+			}
+		}
+		t.Logf("waiter %d: %.1f round trips a second", i, float64(calls)/elapsed.Seconds())
+		// BEGIN, the lock, ROLLBACK, once a second; a slow machine makes it less.
+		if most := 3 * (int(elapsed/time.Second) + 2); calls > most || calls == 0 {
+			t.Errorf("waiter %d: got %d round trips in %v; want 1 to %d", i, calls, elapsed, most)
+		}
+	}
+	holder.release(t)
+	for _, w := range waiting {
+		if m := await(t, w); m.err != nil {
+			t.Error(m.err)
+		}
+	}
+	db.holdsNoLock(t)
+}
+
+// A bare lock_timeout writes an ERROR to the server's log at each expiry, one a
+// second for every process that waits.
+func checkServerLog(t *testing.T, server *pgtest.Server) {
+	control := open(t, drivers[0], server.DSN)
+	if _, err := control.ExecContext(t.Context(), "SELECT 1/0"); err == nil {
+		t.Fatal("got no error; want division by zero")
+	}
+	var log string
+	eventually(t, "the control error in the server's log", func() (err error) {
+		if log, err = server.Log(t.Context()); err != nil {
+			t.Skipf("not checked: %v", err)
+		}
+		if !strings.Contains(log, "division by zero") {
+			return errors.New("not there")
+		}
+		return nil
+	})
+	for _, line := range strings.Split(log, "\n") {
+		for _, level := range []string{"ERROR:", "FATAL:", "PANIC:"} {
+			if strings.Contains(line, level) && !expectedInLog(line) {
+				t.Errorf("the server logged %q", line)
+			}
+		}
+	}
+}
+
+// expectedInLog: the control error, and what comes of starting a server and of
+// dropping a database.
+func expectedInLog(line string) bool {
+	for _, part := range []string{
+		"division by zero", "the database system is", "terminating connection due to administrator command",
+	} {
+		if strings.Contains(line, part) {
+			return true
+		}
+	}
+	return false
+}
+
+// Limits in the role or the DSN are meant for the user's statements. They ended
+// the wait for a lock (pgmigrate#25), and transaction_timeout, new in 17, would
+// end the lease whatever the heartbeats do.
+func TestServerSideLimits(t *testing.T) {
+	leavesNoGoroutine(t)
+	limits := map[string]string{
+		"lock_timeout":                        "200ms",
+		"statement_timeout":                   "250ms",
+		"idle_in_transaction_session_timeout": "1s",
+	}
+	server := pgtest.Shared(t)
+	admin := open(t, drivers[0], server.DSN)
+	if ask[bool](t, admin, "SELECT current_setting('transaction_timeout', true) IS NOT NULL") {
+		limits["transaction_timeout"] = "1200ms"
+	} else {
+		t.Logf("PostgreSQL %s has no transaction_timeout", server.Version)
+	}
+	for from, limit := range map[string]func(t *testing.T, db testDB) (dsn string){
+		"dsn": func(_ *testing.T, db testDB) string {
+			dsn := db.dsn
+			for name, value := range limits {
+				dsn = withParams(dsn, name, value)
+			}
+			return dsn
+		},
+		"role": func(t *testing.T, db testDB) string {
+			role := newRole(t)
+			for name, value := range limits {
+				db.exec(t, fmt.Sprintf("ALTER ROLE %s SET %s = '%s'", quoted(role), name, value))
+			}
+			return asRole(db.dsn, role)
+		},
+	} {
+		t.Run(from, func(t *testing.T) {
+			eachDriver(t, func(t *testing.T, driver string) {
+				t.Parallel()
+				db := newTestDB(t, server)
+				limited := pool(t, driver, limit(t, db))
+				limited.SetMaxOpenConns(2)
+				limited.SetMaxIdleConns(2)
+				holdBeyondLimits(t, db, limited)
+				waitBeyondLimits(t, db, limited, limits)
+				checkSettings(t, limited, limits)
+				db.holdsNoLock(t)
+			})
+		})
+	}
+}
+
+// The wait lasts longer than lock_timeout and statement_timeout, the lease longer
+// than the other two; the heartbeat comes every 2 s.
+func holdBeyondLimits(t *testing.T, db testDB, limited *sql.DB) {
+	t.Helper()
+	before := db.lock(t, leaseKey)
+	returned := holdInBackground(t, 6*time.Second, limited, leaseKey, func(ctx context.Context) error {
+		select {
+		case <-time.After(1800 * time.Millisecond):
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
+	db.awaitWaiters(t, 1)
+	time.Sleep(600 * time.Millisecond)
+	before.release(t)
+	if err := await(t, returned).err; err != nil {
+		t.Errorf("Hold: got %v; want nil", err)
+	}
+}
+
+func waitBeyondLimits(t *testing.T, db testDB, limited *sql.DB, limits map[string]string) {
+	t.Helper()
+	before := db.lock(t, leaseKey)
+	returned := background(func() error {
+		return advisorylock.WithXactLock(t.Context(), limited, leaseKey, func(ctx context.Context, tx *sql.Tx) error {
+			for name, want := range limits {
+				if got := show(ctx, tx, name); got != want {
+					t.Errorf("%s in the callback: got %s; want %s", name, got, want)
+				}
+			}
+			return nil
+		})
+	})
+	db.awaitWaiters(t, 1)
+	time.Sleep(600 * time.Millisecond)
+	before.release(t)
+	if err := await(t, returned).err; err != nil {
+		t.Errorf("WithXactLock: got %v; want nil", err)
+	}
+}
+
+// checkSettings looks at every connection that the pool has.
+func checkSettings(t *testing.T, limited *sql.DB, limits map[string]string) {
+	t.Helper()
+	for range limited.Stats().OpenConnections {
+		conn, err := limited.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		for name, want := range limits {
+			if got := show(t.Context(), conn, name); got != want {
+				t.Errorf("%s afterwards: got %s; want %s", name, got, want)
+			}
+		}
+	}
+}
+
+func show(ctx context.Context, db querier, name string) string {
+	var value string
+	if err := db.QueryRowContext(ctx, "SHOW "+name).Scan(&value); err != nil {
+		return err.Error()
+	}
+	return value
+}
+
+// On a pool of one the lease would take the only connection and fn wait for it
+// for ever.
+func TestHoldOnPoolOfOne(t *testing.T) {
+	leavesNoGoroutine(t)
+	db := newTestDB(t, pgtest.Shared(t))
+	eachDriver(t, func(t *testing.T, driver string) {
+		one := pool(t, driver, db.dsn)
+		one.SetMaxOpenConns(1)
+		err := advisorylock.Hold(t.Context(), one, leaseKey, func(context.Context) error {
+			t.Error("fn was called")
+			return nil
+		})
+		if !errors.Is(err, advisorylock.ErrPoolTooSmall) {
+			t.Errorf("got %v; want ErrPoolTooSmall", err)
+		}
+		if opened := one.Stats().OpenConnections; opened != 0 {
+			t.Errorf("got %d connections; want it refused before any", opened)
+		}
+	})
+}
+
+// Fifty tenants bootstrap at once on one pool of ten. Were all ten connections
+// to hold locks, no migrate could go on (checkstack#233 removed its helper for
+// that).
+func TestTenantsShareAPool(t *testing.T) {
+	leavesNoGoroutine(t)
+	eachDriver(t, func(t *testing.T, driver string) {
+		db := newTestDB(t, pgtest.Shared(t))
+		ten := pool(t, driver, db.dsn)
+		ten.SetMaxOpenConns(10)
+		ctx, cancel := context.WithTimeout(t.Context(), longWait)
+		defer cancel()
+		const tenants = 50
+		crowded := crowdOf(9) // all that locks may have
+		var wg sync.WaitGroup
+		for i := range tenants {
+			schema := fmt.Sprintf("tenant_%d", i)
+			wg.Go(func() {
+				guard := schemaguard.Guard{Serialize: true}
+				err := guard.Ensure(ctx, ten, schema, func(ctx context.Context, db *sql.DB) error {
+					crowded()
+					_, err := db.ExecContext(ctx, "CREATE TABLE "+schema+".t ()")
+					return err
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if got := db.queryInt(t, "SELECT count(*) FROM pg_tables WHERE schemaname LIKE 'tenant_%'"); got != tenants {
+			t.Errorf("got %d tables; want %d", got, tenants)
+		}
+		db.holdsNoLock(t)
+	})
+}
+
+// crowdOf returns a function that blocks until n have called it, and a moment
+// longer, in which one more could come that must not.
+func crowdOf(n int32) func() {
+	var inside atomic.Int32
+	full := make(chan struct{})
+	return func() {
+		if inside.Add(1) == n {
+			time.AfterFunc(200*time.Millisecond, func() { close(full) })
+		}
+		<-full
+	}
+}
+
+// Who waits wants to know for whom, while it waits and when it gives up.
+func TestWaitingTellsWhoHolds(t *testing.T) {
+	leavesNoGoroutine(t)
+	db := newTestDB(t, pgtest.Shared(t))
+	holder := startHolder(t, withParams(db.dsn, "application_name", "payments"), drivers[0])
+	pid := db.holderPID(t)
+	eachDriver(t, func(t *testing.T, driver string) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		told := make(chan locktrace.Wait, 1)
+		locker := advisorylock.Locker{Name: "app", Trace: &locktrace.Trace{Waiting: func(_ context.Context, w locktrace.Wait) {
+			told <- w
+			cancel()
+		}}}
+		err := locker.Hold(ctx, pool(t, driver, db.dsn), leaseKey, func(context.Context) error { return nil })
+		var wait *advisorylock.WaitError
+		if !errors.As(err, &wait) || !errors.Is(err, context.Canceled) {
+			t.Fatalf("got %v; want a WaitError and context.Canceled", err)
+		}
+		w := await(t, told)
+		if w.Key != int64(leaseKey) || w.Name != "app" || w.Waited <= 0 {
+			t.Errorf("got a wait for key %d, name %q, %v; want %d, app, and some time", w.Key, w.Name, w.Waited, leaseKey)
+		}
+		for where, holders := range map[string][]locktrace.Session{"Waiting": w.Holders, "WaitError": wait.Holders} {
+			if len(holders) != 1 || holders[0].PID != pid || holders[0].Application != "payments" || !holders[0].Granted {
+				t.Errorf("%s: got holders %v; want pid %d, payments", where, holders, pid)
+			}
+		}
+	})
+	holder.finish(t)
+	db.holdsNoLock(t)
+}
+
+// What the child processes do.
+
+func init() {
+	children["hold"] = holdUntilTold
+	children["wait"] = waitInHold
+	toxics.Register("silence", new(silence))
+}
+
+// holdUntilTold holds leaseKey until its input ends or the lease is lost, and
+// says what it sees.
+func holdUntilTold() error {
+	db, err := sql.Open(os.Getenv("DRIVER"), os.Getenv("DSN"))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	told := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		close(told)
+	}()
+	locker := advisorylock.Locker{TTL: leaseTTL}
+	err = locker.Hold(context.Background(), db, leaseKey, func(ctx context.Context) error {
+		fmt.Println("held")
+		select {
+		case <-told:
+		case <-ctx.Done():
+			fmt.Println("fn:", lostOr(context.Cause(ctx)))
+		}
+		return nil
+	})
+	fmt.Println("hold:", lostOr(err))
+	return nil
+}
+
+func lostOr(err error) string {
+	if errors.Is(err, advisorylock.ErrLost) {
+		return "ErrLost"
+	}
+	return fmt.Sprint(err)
+}
+
+// waitInHold waits on POOLS pools at once, of both drivers.
+func waitInHold() error {
+	pools, err := strconv.Atoi(os.Getenv("POOLS"))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), longWait)
+	defer cancel()
+	results := make(chan error, pools)
+	for i := range pools {
+		db, err := sql.Open(drivers[i%len(drivers)], os.Getenv("DSN"))
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		go func() {
+			results <- advisorylock.Hold(ctx, db, leaseKey, func(context.Context) error { return nil })
+		}()
+	}
+	for range pools {
+		err = errors.Join(err, <-results)
+	}
+	return err
+}
+
+type waiters struct {
+	count int
+	procs []*program
+	here  []<-chan moment
+}
+
+// startWaiters returns when ten wait in Hold: six pools in two processes, and
+// four in this one, half of them on each driver.
+func startWaiters(t *testing.T, db testDB) waiters {
+	t.Helper()
+	w := waiters{count: 10}
+	for range 2 {
+		w.procs = append(w.procs, start(t, "wait", "DSN="+db.dsn, "POOLS=3"))
+	}
+	for i := range 4 {
+		w.here = append(w.here, holdNext(t, pool(t, drivers[i%2], db.dsn), leaseKey))
+	}
+	db.awaitWaiters(t, w.count)
+	return w
+}
+
+// finish waits until each has had the lock.
+func (w waiters) finish(t *testing.T) {
+	t.Helper()
+	for _, next := range w.here {
+		if m := await(t, next); m.err != nil {
+			t.Error(m.err)
+		}
+	}
+	for _, p := range w.procs {
+		p.finish(t)
+	}
+}
+
+// startHolder returns when a process of its own holds leaseKey.
+func startHolder(t *testing.T, dsn, driver string) *program {
+	t.Helper()
+	p := start(t, "hold", "DSN="+dsn, "DRIVER="+driver)
+	p.hear(t, "held")
+	return p
+}
+
+// program is a child process, told by its input and heard by its output.
+type program struct {
+	cmd   *exec.Cmd
+	in    io.WriteCloser
+	lines chan string // closed at the end of the output
+}
+
+func start(t *testing.T, name string, env ...string) *program {
+	t.Helper()
+	p := &program{cmd: child(t, name, env...), lines: make(chan string, 100)}
+	var err error
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.cmd.Stderr = os.Stderr
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(p.lines)
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			p.lines <- lines.Text()
+		}
+	}()
+	t.Cleanup(func() { _ = p.end(syscall.SIGKILL) })
+	return p
+}
+
+// say writes a line to the program.
+func (p *program) say(t *testing.T, line string) {
+	t.Helper()
+	if _, err := io.WriteString(p.in, line+"\n"); err != nil {
+		t.Fatalf("say %q: %v", line, err)
+	}
+}
+
+// hear waits for a line that starts with want, and returns it.
+func (p *program) hear(t *testing.T, want string) string {
+	t.Helper()
+	line := await(t, p.lines)
+	if !strings.HasPrefix(line, want) {
+		t.Fatalf("got %q from the process; want %q", line, want)
+	}
+	return line
+}
+
+func (p *program) signal(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// finish ends the program by the end of its input; it must have no complaint.
+func (p *program) finish(t *testing.T) {
+	t.Helper()
+	if err := p.end(0); err != nil {
+		t.Errorf("the process: %v", err)
+	}
+}
+
+func (p *program) end(s syscall.Signal) error {
+	_ = p.in.Close()
+	if s != 0 {
+		_ = p.cmd.Process.Signal(s)
+	}
+	for range p.lines { // the pipe must be read to its end first
+	}
+	return p.cmd.Wait()
+}
+
+// testDB is a database of the test's own, and a pool to look at it with.
+type testDB struct {
+	dsn   string
+	admin *sql.DB
+}
+
+// newTestDB makes a database. At the end of the test nobody may be connected to
+// it any more.
+func newTestDB(t *testing.T, server *pgtest.Server) testDB {
+	t.Helper()
+	dsn := server.NewDB(t)
+	admin := open(t, "pgx", withParams(dsn, "application_name", "bootlock-test"))
+	db := testDB{dsn: dsn, admin: admin}
+	t.Cleanup(func() {
+		db.await(t, "all connections to end", func() bool {
+			return db.queryInt(t, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"+
+				" AND backend_type = 'client backend' AND application_name <> 'bootlock-test'") == 0
+		})
+	})
+	return db
+}
+
+const advisoryLocks = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database" +
+	" WHERE l.locktype = 'advisory' AND d.datname = current_database()"
+
+// awaitWaiters waits until n sessions wait for advisory locks at the same time.
+func (db testDB) awaitWaiters(t *testing.T, n int) {
+	t.Helper()
+	db.await(t, fmt.Sprintf("%d to wait for the lock", n), func() bool {
+		return db.queryInt(t, advisoryLocks+" AND NOT l.granted") == n
+	})
+}
+
+// holdsNoLock waits until no advisory lock is left, with all pools still open.
+func (db testDB) holdsNoLock(t *testing.T) {
+	t.Helper()
+	db.await(t, "all advisory locks to go", func() bool { return db.queryInt(t, advisoryLocks) == 0 })
+}
+
+// holderPID is the backend that has the one lock of the database.
+func (db testDB) holderPID(t *testing.T) int {
+	t.Helper()
+	return db.queryInt(t, strings.Replace(advisoryLocks, "count(*)", "l.pid", 1)+" AND l.granted")
+}
+
+func (db testDB) queryInt(t *testing.T, query string) int {
+	t.Helper()
+	var n int
+	// Not the test's context, which has ended when the clean-up runs.
+	if err := db.admin.QueryRowContext(context.Background(), query).Scan(&n); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return n
+}
+
+func (db testDB) exec(t *testing.T, statement string) {
+	t.Helper()
+	if _, err := db.admin.ExecContext(context.Background(), statement); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+func (db testDB) await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	eventually(t, what, func() error {
+		if !ok() {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+}
+
+// lock is a plain transaction that has advisory locks.
+type lock struct{ tx *sql.Tx }
+
+func (db testDB) lock(t *testing.T, keys ...advisorylock.Key) lock {
+	t.Helper()
+	tx, err := db.admin.BeginTx(context.Background(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tx.Rollback() })
+	for _, key := range keys {
+		if _, err := tx.ExecContext(t.Context(), fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", key)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return lock{tx}
+}
+
+func (l lock) release(t *testing.T) {
+	t.Helper()
+	if err := l.tx.Commit(); err != nil {
+		t.Error(err)
+	}
+}
+
+// pool opens a pool from which nothing may be missing at the end of the test.
+func pool(t *testing.T, driver, dsn string) *sql.DB {
+	t.Helper()
+	db := open(t, driver, dsn)
+	t.Cleanup(func() {
+		eventually(t, "all connections to be back in the pool", func() error {
+			if inUse := db.Stats().InUse; inUse != 0 {
+				return fmt.Errorf("got %d in use", inUse)
+			}
+			return nil
+		})
+	})
+	return db
+}
+
+// vanish drops all that is sent either way from now on, and the end of
+// connections as well: fallSilent would tell the client when the server ends its
+// session, which rescues a driver that hangs.
+func (n *network) vanish(t *testing.T) {
+	t.Helper()
+	for _, direction := range []string{"upstream", "downstream"} {
+		toxic := `{"type": "silence", "stream": "` + direction + `"}`
+		if _, err := n.proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// silence is the toxic of vanish.
+type silence struct{}
+
+// Pipe drops what comes.
+func (*silence) Pipe(stub *toxics.ToxicStub) {
+	in := stub.Input
+	for {
+		select {
+		case <-stub.Interrupt:
+			return
+		case chunk := <-in:
+			if chunk == nil {
+				in = nil
+			}
+		}
+	}
+}
+
+// moment is when something happened, and the error that it happened with.
+type moment struct {
+	at  time.Time
+	err error
+}
+
+// background runs fn and tells when it returned.
+func background(fn func() error) <-chan moment {
+	done := make(chan moment, 1)
+	go func() {
+		err := fn()
+		done <- moment{time.Now(), err}
+	}()
+	return done
+}
+
+func holdInBackground(t *testing.T, ttl time.Duration, db *sql.DB, key advisorylock.Key, fn func(ctx context.Context) error) <-chan moment {
+	ctx := t.Context()
+	return background(func() error { return advisorylock.Locker{TTL: ttl}.Hold(ctx, db, key, fn) })
+}
+
+// holdNext waits for key in Hold, gives it back at once, and tells when it had it.
+func holdNext(t *testing.T, db *sql.DB, key advisorylock.Key) <-chan moment {
+	ctx, cancel := context.WithTimeout(t.Context(), longWait)
+	granted := make(chan moment, 1)
+	go func() {
+		defer cancel()
+		var at time.Time
+		err := advisorylock.Hold(ctx, db, key, func(context.Context) error {
+			at = time.Now()
+			return nil
+		})
+		granted <- moment{at, err}
+	}()
+	return granted
+}
+
+func checkTakeover(t *testing.T, since time.Time, next moment) {
+	t.Helper()
+	if next.err != nil {
+		t.Errorf("the next holder got %v", next.err)
+		return
+	}
+	if took := next.at.Sub(since); took > takeover {
+		t.Errorf("the next holder had the lock after %v; want TTL (%v) plus a tenth, and at most %v on a busy machine", took, leaseTTL, takeover)
+	}
+}
+
+func otherThan(driver string) string {
+	for _, d := range drivers {
+		if d != driver {
+			return d
+		}
+	}
+	return driver
+}
+
+// leavesNoGoroutine fails the test if goroutines are left that were not there
+// before. Tests that use it do not run in parallel with others.
+func leavesNoGoroutine(t *testing.T) {
+	t.Helper()
+	pgtest.Shared(t) // it has goroutines for as long as the server lives
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { noGoroutine(t, before) })
+}

@@ -1,0 +1,238 @@
+//go:build unix
+
+package bootlock_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/internal/pgtest"
+)
+
+// A session-level lock strands behind PgBouncer in transaction mode: the unlock
+// goes to another server connection (goauthentik/authentik#23876,
+// jackc/tern#146). A transaction stays on one. The pools are smaller than the
+// number of clients, so that connections are really shared.
+func TestPgBouncer(t *testing.T) {
+	leavesNoGoroutine(t)
+	for name, test := range map[string]func(t *testing.T, db testDB){
+		"exclusion":         pooledExclusion,
+		"ensure":            pooledEnsure,
+		"who holds":         pooledSessions,
+		"lease of a frozen": pooledFrozenHolder,
+		"killed":            pooledKilledHolder,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := newTestDB(t, pgtest.Shared(t))
+			bouncer := db
+			bouncer.dsn = startPgBouncer(t, db.dsn, 4)
+			test(t, bouncer)
+			db.holdsNoLock(t)
+		})
+	}
+}
+
+func pooledExclusion(t *testing.T, db testDB) {
+	var inside, most atomic.Int32
+	visit := func(ctx context.Context, db querier) error {
+		n := inside.Add(1)
+		defer inside.Add(-1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		_, err := db.ExecContext(ctx, "SELECT pg_sleep(0.02)")
+		return err
+	}
+	for name, tt := range map[string]struct {
+		want int32 // how many are inside at once, at most
+		turn func(ctx context.Context, db *sql.DB) error
+	}{
+		"WithXactLock": {1, func(ctx context.Context, db *sql.DB) error {
+			return advisorylock.WithXactLock(ctx, db, leaseKey, func(ctx context.Context, tx *sql.Tx) error { return visit(ctx, tx) })
+		}},
+		"Hold": {1, func(ctx context.Context, db *sql.DB) error {
+			return advisorylock.Hold(ctx, db, leaseKey, func(ctx context.Context) error { return visit(ctx, db) })
+		}},
+		"control group without a lock": {5, func(ctx context.Context, db *sql.DB) error { return visit(ctx, db) }},
+	} {
+		most.Store(0)
+		began := time.Now()
+		crowd(t, 5, db.dsn, tt.turn)
+		t.Logf("%s: five turns took %v", name, time.Since(began))
+		if got := most.Load(); got > tt.want || tt.want > 1 && got == 1 {
+			t.Errorf("%s: got %d inside at once; want %d at most", name, got, tt.want)
+		}
+	}
+}
+
+// crowd lets n pools, of both drivers, take a turn at once.
+func crowd(t *testing.T, n int, dsn string, turn func(ctx context.Context, db *sql.DB) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), longWait)
+	defer cancel()
+	start := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range n {
+		db := pool(t, drivers[i%len(drivers)], dsn)
+		if err := db.PingContext(ctx); err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			<-start
+			if err := turn(ctx, db); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	close(start)
+	wg.Wait()
+}
+
+func pooledEnsure(t *testing.T, db testDB) {
+	fleet := startFleet(t, func(string) string { return db.dsn })
+	for round := range 5 {
+		for i, answer := range fleet.run(t, "create schema", fmt.Sprintf("app_%d", round)) {
+			if answer.err != "" {
+				t.Errorf("process %d: %s", i, answer.err)
+			}
+		}
+	}
+	if got := db.queryInt(t, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'app\\__'"); got != 5 {
+		t.Errorf("got %d schemas; want 5", got)
+	}
+	fleet.finish(t)
+}
+
+func pooledSessions(t *testing.T, db testDB) {
+	holder := startHolder(t, db.dsn, drivers[0])
+	pid := db.holderPID(t)
+	for _, driver := range drivers {
+		waiting := pool(t, driver, db.dsn)
+		for range 5 { // pgx prepares what it queries, on whatever connection it gets
+			sessions, err := advisorylock.Sessions(t.Context(), waiting, leaseKey)
+			if err != nil || len(sessions) != 1 || sessions[0].PID != pid || !sessions[0].Granted {
+				t.Errorf("%s: got %v, %v; want the holder, pid %d", driver, sessions, err, pid)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		err := advisorylock.WithXactLock(ctx, waiting, leaseKey, func(context.Context, *sql.Tx) error { return nil })
+		var wait *advisorylock.WaitError
+		if !errors.As(err, &wait) || len(wait.Holders) != 1 || wait.Holders[0].PID != pid {
+			t.Errorf("%s: got %v; want a WaitError with the holder, pid %d", driver, err, pid)
+		}
+	}
+	holder.finish(t)
+}
+
+func pooledFrozenHolder(t *testing.T, db testDB) {
+	for _, driver := range drivers {
+		holder := startHolder(t, db.dsn, driver)
+		granted := holdNext(t, pool(t, otherThan(driver), db.dsn), leaseKey)
+		db.awaitWaiters(t, 1)
+		since := time.Now()
+		holder.signal(t, syscall.SIGSTOP)
+		checkTakeover(t, since, await(t, granted))
+		holder.signal(t, syscall.SIGCONT)
+		holder.hear(t, "fn: ErrLost")
+		holder.hear(t, "hold: ErrLost")
+		holder.finish(t)
+	}
+}
+
+func pooledKilledHolder(t *testing.T, db testDB) {
+	for _, driver := range drivers {
+		holder := startHolder(t, db.dsn, driver)
+		granted := holdNext(t, pool(t, otherThan(driver), db.dsn), leaseKey)
+		db.awaitWaiters(t, 1)
+		since := time.Now()
+		holder.signal(t, syscall.SIGKILL)
+		checkTakeover(t, since, await(t, granted))
+	}
+}
+
+// startPgBouncer starts one in transaction mode that shares size connections to
+// the server at dsn, and returns the DSN for it.
+func startPgBouncer(t *testing.T, dsn string, size int) string {
+	t.Helper()
+	if _, err := exec.LookPath("pgbouncer"); err != nil {
+		const how = "pgbouncer is not on the PATH: apt-get install pgbouncer"
+		if os.Getenv("BOOTLOCK_REQUIRE_PGBOUNCER") == "1" {
+			t.Fatal(how)
+		}
+		t.Skip("not tested: " + how)
+	}
+	u, err := url.Parse(dsn)
+	if err != nil || u.Host == "" {
+		t.Fatal("the test needs a DSN that is a URL with a host")
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := free.Addr().(*net.TCPAddr).Port
+	if err := free.Close(); err != nil {
+		t.Fatal(err)
+	}
+	password, _ := u.User.Password()
+	config := fmt.Sprintf(`[databases]
+* = host=%s port=%s user=%s password=%s
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = %d
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = %d
+ignore_startup_parameters = extra_float_digits
+`, u.Hostname(), u.Port(), u.User.Username(), password, port, size)
+	if os.Geteuid() == 0 {
+		config += "user = nobody\n" // it refuses to run as root
+	}
+	dir := t.TempDir()
+	ini := filepath.Join(dir, "pgbouncer.ini")
+	if err := os.WriteFile(ini, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	runPgBouncer(t, ini)
+	u.Host = fmt.Sprintf("127.0.0.1:%d", port)
+	eventually(t, "pgbouncer to answer", func() error {
+		conn, err := net.Dial("tcp", u.Host)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+	return u.String()
+}
+
+// runPgBouncer runs it until the test ends, or its process does: then the shell's
+// input ends.
+func runPgBouncer(t *testing.T, ini string) {
+	t.Helper()
+	cmd := exec.Command("/bin/sh", "-c", `pgbouncer -q "$0" & cat >/dev/null; kill "$!"; wait`, ini)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	})
+}
