@@ -1,0 +1,341 @@
+// Package doctor finds out, by trying, whether the locks of package advisorylock
+// exclude on a given database, through whatever stands in between: a server that
+// only looks like PostgreSQL, a pooler, a standby, a role without rights.
+//
+// [Run] works on two pools, which stand for two processes, and returns a
+// [Report]. It leaves nothing behind; one of its proofs lets the server end an
+// idle transaction, which writes a line to the server's log.
+package doctor
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/internal/bounded"
+)
+
+// Level is how good a finding is.
+type Level string
+
+// The levels. A Warn limits what works here; a Fail means that the locks do not
+// protect.
+const (
+	OK   Level = "ok"
+	Warn Level = "warn"
+	Fail Level = "fail"
+)
+
+// Finding is one thing that was found out.
+type Finding struct {
+	Name   string `json:"name"` // such as "exclusive lock"; the same in every release
+	Level  Level  `json:"level"`
+	Text   string `json:"text"`
+	Advice string `json:"advice,omitempty"` // what to do about it, if it is not OK
+}
+
+// Report is what Run found out.
+type Report struct {
+	// Protects is false if any finding is a Fail: two processes could be inside
+	// the lock at once, or never get in.
+	Protects bool      `json:"protects"`
+	Findings []Finding `json:"findings"`
+}
+
+// stepTime bounds every single proof, for a pooler that makes them wait for ever.
+const stepTime = 10 * time.Second
+
+// Run examines the database that both pools lead to. They must be two, opened
+// with the same DSN as two processes would: within one, advisorylock itself would
+// keep the callers apart, and nothing would be proved.
+//
+// The error is that of a connection that cannot be had, or that of ctx; all else
+// is a finding.
+func Run(ctx context.Context, a, b *sql.DB) (*Report, error) {
+	if a == b {
+		return nil, errors.New("doctor: needs two pools: within one, the process itself keeps the callers apart")
+	}
+	for _, db := range []*sql.DB{a, b} {
+		conn, err := bounded.Open(ctx, db)
+		if err != nil {
+			return nil, fmt.Errorf("doctor: connect: %w", err)
+		}
+		_ = conn.Release(ctx)
+	}
+	d := &doctor{a: a, b: b}
+	d.examine(ctx)
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("doctor: %w", context.Cause(ctx))
+	}
+	report := &Report{Protects: true, Findings: d.findings}
+	for _, f := range d.findings {
+		report.Protects = report.Protects && f.Level != Fail
+	}
+	return report, nil
+}
+
+type doctor struct {
+	a, b     *sql.DB
+	findings []Finding
+}
+
+func (d *doctor) add(level Level, name, text, advice string) {
+	if level == OK {
+		advice = ""
+	}
+	d.findings = append(d.findings, Finding{Name: name, Level: level, Text: text, Advice: advice})
+}
+
+func (d *doctor) examine(ctx context.Context) {
+	if err := d.transactions(ctx); err != nil {
+		d.add(Fail, "transactions", err.Error(),
+			"in PgBouncer, set pool_mode=transaction or pool_mode=session for this database")
+		return
+	}
+	d.server(ctx)
+	standby := d.standby(ctx)
+	d.pooler(ctx)
+	if !standby {
+		d.locks(ctx)
+	}
+	d.role(ctx)
+	d.settings(ctx)
+	d.pool(ctx)
+}
+
+// transactions begins one for reading, which works on a standby too.
+func (d *doctor) transactions(ctx context.Context) error {
+	_, err := ask(ctx, d.a, "SELECT '1'")
+	if errors.Is(err, errNoTransaction) {
+		return err
+	}
+	return nil // it began; whatever else is wrong will be found
+}
+
+// lockProof is one thing that must hold for the locks to protect.
+type lockProof struct {
+	name, good string
+	try        func(ctx context.Context, key advisorylock.Key) error
+}
+
+func (d *doctor) locks(ctx context.Context) {
+	const advice = "do not rely on advisory locks here: let one process create the schema and migrate, such as a deploy job"
+	protects := true
+	for _, p := range []lockProof{
+		{"exclusive lock", "a second session was kept out", d.excludes(false, false)},
+		{"shared lock", "sharers get in together, and keep an exclusive one out, and the other way round", d.sharing},
+		{"wait", "a second session waited, and was let in when the first had committed", d.wait},
+		{"release", "commit and rollback free the lock", d.release},
+		{"settings of a transaction", "SET LOCAL is accepted in front of the lock, and ends with the transaction", d.setLocal},
+	} {
+		if err := attempt(ctx, p.try); err != nil {
+			protects = false
+			d.add(Fail, p.name, err.Error(), advice)
+		} else {
+			d.add(OK, p.name, p.good, "")
+		}
+	}
+	if !protects {
+		return // what is not locked cannot be seen to become free
+	}
+	if err := attempt(ctx, d.idleLimit); err != nil {
+		d.add(Warn, "dead holder", err.Error(),
+			"a process that is frozen or cut off keeps its locks until TCP gives its connection up: set tcp_keepalives_idle on the server")
+	} else {
+		d.add(OK, "dead holder", "the server ended a silent holder's transaction and gave its lock to the next", "")
+	}
+}
+
+// attempt tries a proof with a key that nobody else uses.
+func attempt(ctx context.Context, try func(context.Context, advisorylock.Key) error) error {
+	ctx, cancel := context.WithTimeout(ctx, stepTime)
+	defer cancel()
+	return try(ctx, advisorylock.Key(rand.Uint64())) //nolint:gosec // not a secret
+}
+
+type txFunc = func(ctx context.Context, tx *sql.Tx) error
+
+func nothing(context.Context, *sql.Tx) error { return nil }
+
+// excludes proves that while a has the lock, b does not get it.
+func (d *doctor) excludes(aShared, bShared bool) func(context.Context, advisorylock.Key) error {
+	return func(ctx context.Context, key advisorylock.Key) error {
+		holder, other := advisorylock.Locker{Shared: aShared}, advisorylock.Locker{Shared: bShared}
+		return holder.WithXactLock(ctx, d.a, key, func(ctx context.Context, _ *sql.Tx) error {
+			err := other.TryWithXactLock(ctx, d.b, key, nothing)
+			switch {
+			case err == nil:
+				return errors.New("two sessions had the lock at the same time: this server, or what stands in front of it, answers the lock functions without locking, or the two connections reached different servers")
+			case errors.Is(err, advisorylock.ErrNotAcquired):
+				return nil
+			}
+			return fmt.Errorf("the second session could not ask for the lock: %w", err)
+		})
+	}
+}
+
+func (d *doctor) sharing(ctx context.Context, key advisorylock.Key) error {
+	if err := d.excludes(true, false)(ctx, key); err != nil {
+		return err
+	}
+	if err := d.excludes(false, true)(ctx, key); err != nil {
+		return err
+	}
+	shared := advisorylock.Locker{Shared: true}
+	return shared.WithXactLock(ctx, d.a, key, func(ctx context.Context, _ *sql.Tx) error {
+		if err := shared.TryWithXactLock(ctx, d.b, key, nothing); err != nil {
+			return fmt.Errorf("two sharers kept each other out: %w", err)
+		}
+		return nil
+	})
+}
+
+// wait proves that b, which blocks, gets in after a has left and not before.
+func (d *doctor) wait(ctx context.Context, key advisorylock.Key) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	inside, ended := make(chan struct{}), make(chan struct{})
+	var secondErr error // of the second session, when it has ended
+	started := false
+	err := advisorylock.WithXactLock(ctx, d.a, key, func(_ context.Context, tx *sql.Tx) error {
+		started = true
+		go func() {
+			defer close(ended)
+			secondErr = advisorylock.WithXactLock(ctx, d.b, key, func(context.Context, *sql.Tx) error {
+				close(inside)
+				return nil
+			})
+		}()
+		return seeWaiter(ctx, tx, key, inside, ended)
+	})
+	if err != nil {
+		cancel()
+	}
+	if started {
+		<-ended
+	}
+	switch {
+	case err != nil && secondErr != nil && !errors.Is(secondErr, context.Canceled):
+		return fmt.Errorf("%w: %w", err, secondErr)
+	case err == nil && secondErr != nil:
+		return fmt.Errorf("the lock did not become free for the second session when the first had committed: %w", secondErr)
+	}
+	return err
+}
+
+// seeWaiter waits until the server shows somebody waiting for key. It asks by
+// Exec, which shows how many rows there were, in a's own transaction: a pool of
+// one has no other connection, and a query would need a prepared statement.
+func seeWaiter(ctx context.Context, tx *sql.Tx, key advisorylock.Key, inside, ended <-chan struct{}) error {
+	waits := fmt.Sprintf("SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND NOT granted AND objsubid = 1 AND classid = %d AND objid = %d",
+		uint32(uint64(key)>>32), uint32(uint64(key))) //nolint:gosec // the two halves of the bits
+	limit := time.NewTimer(3 * time.Second)
+	defer limit.Stop()
+	for {
+		res, err := tx.ExecContext(ctx, waits)
+		if err != nil {
+			return fmt.Errorf("pg_locks cannot be read: %w", err)
+		}
+		if n, err := res.RowsAffected(); err == nil && n > 0 {
+			return nil
+		}
+		select {
+		case <-inside:
+			return errors.New("the second session was let in while the first had the lock")
+		case <-ended:
+			return errors.New("the second session did not wait")
+		case <-limit.C:
+			return errors.New("pg_locks does not show the second session waiting")
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func (d *doctor) release(ctx context.Context, key advisorylock.Key) error {
+	errRollback := errors.New("roll back")
+	for how, fn := range map[string]txFunc{
+		"COMMIT":   nothing,
+		"ROLLBACK": func(context.Context, *sql.Tx) error { return errRollback },
+	} {
+		if err := advisorylock.WithXactLock(ctx, d.a, key, fn); err != nil && !errors.Is(err, errRollback) {
+			return err
+		}
+		if err := advisorylock.TryWithXactLock(ctx, d.b, key, nothing); err != nil {
+			return fmt.Errorf("after %s the lock was not free: %w", how, err)
+		}
+	}
+	return nil
+}
+
+// setLocal proves that a setting in front of the lock counts in the transaction
+// and not after it.
+func (d *doctor) setLocal(ctx context.Context, key advisorylock.Key) error {
+	const isSet = "SELECT 1 WHERE pg_catalog.current_setting('idle_in_transaction_session_timeout') = '98765ms'"
+	conn, err := bounded.Open(ctx, d.a)
+	if err != nil {
+		return err
+	}
+	defer conn.Release(ctx) //nolint:errcheck // nothing was changed
+	if err := conn.Begin(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted}); err != nil {
+		return err
+	}
+	defer conn.Rollback(ctx) //nolint:errcheck // nothing was changed
+	set, err := conn.Exec(ctx, fmt.Sprintf(
+		"SET LOCAL idle_in_transaction_session_timeout = '98765ms'; SELECT pg_catalog.pg_advisory_xact_lock((%d)::pg_catalog.int8); %s", key, isSet))
+	if err != nil {
+		return fmt.Errorf("several statements at once, with SET LOCAL, were refused: %w", err)
+	}
+	if err := conn.Commit(ctx); err != nil {
+		return err
+	}
+	left, err := conn.Exec(ctx, isSet)
+	switch {
+	case err != nil:
+		return err
+	case set != 1:
+		return errors.New("SET LOCAL idle_in_transaction_session_timeout had no effect")
+	case left != 0:
+		return errors.New("SET LOCAL outlived its transaction")
+	}
+	return nil
+}
+
+// idleLimit proves that the server ends a holder that has gone silent.
+func (d *doctor) idleLimit(ctx context.Context, key advisorylock.Key) error {
+	conn, err := bounded.Open(ctx, d.a)
+	if err != nil {
+		return err
+	}
+	defer conn.Release(ctx) //nolint:errcheck // it is broken on purpose
+	conn.Distrust()
+	if err := conn.Begin(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted}); err != nil {
+		return err
+	}
+	defer conn.Rollback(ctx) //nolint:errcheck // it is broken on purpose
+	const limit = 500 * time.Millisecond
+	sent := time.Now()
+	_, err = conn.Exec(ctx, fmt.Sprintf(
+		"SET LOCAL idle_in_transaction_session_timeout = '%dms'; SELECT pg_catalog.pg_advisory_xact_lock((%d)::pg_catalog.int8)", limit.Milliseconds(), key))
+	if err != nil {
+		return err
+	}
+	err = advisorylock.TryWithXactLock(ctx, d.b, key, nothing)
+	switch {
+	case err == nil && time.Since(sent) < limit:
+		return errors.New("a lock taken after SET LOCAL did not keep a second session out")
+	case err == nil || !errors.Is(err, advisorylock.ErrNotAcquired):
+		return err
+	}
+	patient, cancel := context.WithTimeout(ctx, stepTime/2)
+	defer cancel()
+	if err := advisorylock.WithXactLock(patient, d.b, key, nothing); err != nil {
+		return fmt.Errorf("idle_in_transaction_session_timeout did not end a silent holder: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,179 @@
+package doctor_test
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
+	_ "github.com/lib/pq"
+
+	"github.com/bootlock/bootlock/internal/doctor"
+	"github.com/bootlock/bootlock/internal/pgtest"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	pgtest.Shutdown()
+	os.Exit(code)
+}
+
+func open(t *testing.T, driver, dsn string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open(driver, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+func examine(t *testing.T, driver, dsn string) *doctor.Report {
+	t.Helper()
+	report, err := doctor.Run(t.Context(), open(t, driver, dsn), open(t, driver, dsn))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range report.Findings {
+		t.Logf("%-4s %s: %s (%s)", f.Level, f.Name, f.Text, f.Advice)
+	}
+	return report
+}
+
+// find returns the finding of that name.
+func find(t *testing.T, r *doctor.Report, name string) doctor.Finding {
+	t.Helper()
+	for _, f := range r.Findings {
+		if f.Name == name {
+			return f
+		}
+	}
+	t.Fatalf("got no finding %q in %v", name, r.Findings)
+	return doctor.Finding{}
+}
+
+var drivers = []string{"pgx", "postgres"}
+
+func TestRealServer(t *testing.T) {
+	for _, driver := range drivers {
+		t.Run(driver, func(t *testing.T) {
+			t.Parallel()
+			report := examine(t, driver, pgtest.Shared(t).NewDB(t))
+			if !report.Protects {
+				t.Error("got Protects false on a real server")
+			}
+			for _, f := range report.Findings {
+				if f.Level != doctor.OK || f.Text == "" {
+					t.Errorf("got %s %s %q; want ok as a superuser on a new database", f.Level, f.Name, f.Text)
+				}
+			}
+			if pooler := find(t, report, "pooler"); !strings.HasPrefix(pooler.Text, "none") {
+				t.Errorf("got pooler %q; want none", pooler.Text)
+			}
+		})
+	}
+}
+
+// A role with nothing but CONNECT: locks work, and the report says what does not.
+func TestRoleWithoutRights(t *testing.T) {
+	for _, driver := range drivers {
+		t.Run(driver, func(t *testing.T) {
+			dsn := pgtest.Shared(t).NewDB(t)
+			role := "doctor_nobody_" + driver
+			admin := open(t, driver, dsn)
+			exec(t, admin, "CREATE ROLE "+role+" LOGIN PASSWORD 'secret'")
+			t.Cleanup(func() { exec(t, admin, "DROP ROLE "+role) })
+			report := examine(t, driver, asUser(t, dsn, role, "secret"))
+			if !report.Protects {
+				t.Error("got Protects false; want true, locks need no rights")
+			}
+			for _, name := range []string{"create schemas", "see other sessions", "end other sessions"} {
+				if f := find(t, report, name); f.Level != doctor.Warn || f.Advice == "" {
+					t.Errorf("got %s %q, advice %q; want a warning with advice", f.Level, name, f.Advice)
+				}
+			}
+		})
+	}
+}
+
+func exec(t *testing.T, db *sql.DB, statement string) {
+	t.Helper()
+	if _, err := db.ExecContext(context.Background(), statement); err != nil {
+		t.Errorf("%s: %v", statement, err)
+	}
+}
+
+func asUser(t *testing.T, dsn, user, password string) string {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(user, password)
+	return u.String()
+}
+
+func TestPoolOfOne(t *testing.T) {
+	dsn := pgtest.Shared(t).NewDB(t)
+	a, b := open(t, "pgx", dsn), open(t, "pgx", dsn)
+	a.SetMaxOpenConns(1)
+	b.SetMaxOpenConns(1)
+	report, err := doctor.Run(t.Context(), a, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := find(t, report, "pool size"); f.Level != doctor.Warn || !report.Protects {
+		t.Errorf("got pool size %s, Protects %v; want a warning, true", f.Level, report.Protects)
+	}
+	if n := a.Stats().InUse + b.Stats().InUse; n != 0 {
+		t.Errorf("got %d connections in use after Run; want 0", n)
+	}
+}
+
+func TestLeavesNoSetting(t *testing.T) {
+	dsn := pgtest.Shared(t).NewDB(t)
+	a, b := open(t, "pgx", dsn), open(t, "pgx", dsn)
+	a.SetMaxOpenConns(1)
+	if _, err := doctor.Run(t.Context(), a, b); err != nil {
+		t.Fatal(err)
+	}
+	var left sql.NullString
+	if err := a.QueryRowContext(t.Context(), "SELECT current_setting('bootlock.doctor', true)").Scan(&left); err != nil || left.String != "" {
+		t.Errorf("got %q, %v left in the session; want nothing", left.String, err)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	t.Run("one pool", func(t *testing.T) {
+		db := open(t, "pgx", "")
+		if _, err := doctor.Run(t.Context(), db, db); err == nil {
+			t.Error("got nil; want an error, nothing can be proved within one pool")
+		}
+	})
+	t.Run("nobody there", func(t *testing.T) {
+		const dsn = "postgres://nobody@127.0.0.1:1/nothing?sslmode=disable&connect_timeout=5"
+		if _, err := doctor.Run(t.Context(), open(t, "pgx", dsn), open(t, "pgx", dsn)); err == nil || !strings.Contains(err.Error(), "connect") {
+			t.Errorf("got %v; want an error of the connection", err)
+		}
+	})
+	t.Run("cancelled", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		dsn := pgtest.Shared(t).NewDB(t)
+		if _, err := doctor.Run(ctx, open(t, "pgx", dsn), open(t, "pgx", dsn)); err == nil {
+			t.Error("got nil; want the context's error")
+		}
+	})
+}
+
+func TestJSON(t *testing.T) {
+	got, err := json.Marshal(doctor.Report{Findings: []doctor.Finding{{Name: "n", Level: doctor.Fail, Text: "t"}}})
+	const want = `{"protects":false,"findings":[{"name":"n","level":"fail","text":"t"}]}`
+	if err != nil || string(got) != want {
+		t.Errorf("got %s, %v; want %s", got, err, want)
+	}
+}

@@ -1,0 +1,265 @@
+package doctor
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+
+	"github.com/bootlock/bootlock/internal/bounded"
+)
+
+var errNoTransaction = errors.New("a transaction cannot be begun")
+
+// ask returns the one text that question selects.
+func ask(ctx context.Context, db *sql.DB, question string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, stepTime)
+	defer cancel()
+	conn, err := bounded.Open(ctx, db)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", errNoTransaction, err)
+	}
+	defer conn.Release(ctx) //nolint:errcheck // nothing was changed
+	if err := begin(ctx, conn); err != nil {
+		return "", fmt.Errorf("%w: %w", errNoTransaction, err)
+	}
+	defer conn.Rollback(ctx) //nolint:errcheck // nothing was changed
+	return askOn(ctx, conn, question)
+}
+
+// begin is for reading: on a standby lib/pq cannot begin anything else.
+func begin(ctx context.Context, conn *bounded.Conn) error {
+	return conn.Begin(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted, ReadOnly: true})
+}
+
+// askOn asks in conn's transaction. The text is never the same twice, since pgx
+// prepares queries under a name made from it, which behind a pooler may be taken.
+func askOn(ctx context.Context, conn *bounded.Conn, question string) (string, error) {
+	var answer sql.NullString
+	err := conn.Query(ctx, fmt.Sprintf("/* %016x */ %s", rand.Uint64(), question), func(rows *sql.Rows) error { //nolint:gosec // not a secret
+		return rows.Scan(&answer)
+	})
+	return answer.String, err
+}
+
+// fact asks question; an answer that cannot be had is a finding of its own.
+func (d *doctor) fact(ctx context.Context, name, question string) (answer string, ok bool) {
+	answer, err := ask(ctx, d.a, question)
+	if err != nil {
+		d.add(Warn, name, "could not be found out: "+err.Error(), "is this PostgreSQL?")
+		return "", false
+	}
+	return answer, true
+}
+
+func (d *doctor) server(ctx context.Context) {
+	version, ok := d.fact(ctx, "server", "SELECT pg_catalog.version()")
+	if !ok {
+		return
+	}
+	if !strings.HasPrefix(version, "PostgreSQL ") || strings.Contains(version, "-YB-") {
+		d.add(Warn, "server", version, "this is not PostgreSQL itself: what was proved below counts, its documentation does not")
+		return
+	}
+	number, _ := ask(ctx, d.a, "SELECT pg_catalog.current_setting('server_version_num')")
+	level := OK
+	if n, err := strconv.Atoi(number); err != nil || n < 130000 {
+		level = Warn
+	}
+	d.add(level, "server", version, "tested are PostgreSQL 13 and later")
+}
+
+// standby reports whether the pools lead to a standby, and adds whether both
+// lead to the same server: a DSN with several hosts may not.
+func (d *doctor) standby(ctx context.Context) bool {
+	const started = "SELECT pg_catalog.pg_postmaster_start_time()::pg_catalog.text || ' ' || COALESCE(pg_catalog.inet_server_port()::pg_catalog.text, '')"
+	first, ok := d.fact(ctx, "one server", started)
+	if second, err := ask(ctx, d.b, started); ok && err == nil {
+		level, text := OK, "two connections reached the same server"
+		if first != second {
+			level, text = Fail, "two connections reached two different servers, on which locks do not exclude each other"
+		}
+		d.add(level, "one server", text, "lead all processes to the primary, such as by target_session_attrs=read-write")
+	}
+	standby, ok := d.fact(ctx, "primary or standby", "SELECT pg_catalog.pg_is_in_recovery()::pg_catalog.text")
+	if !ok {
+		return false
+	}
+	if standby == "true" {
+		d.add(Fail, "primary or standby", "this is a standby: a lock taken here does not exclude anybody on the primary, and nothing can be created",
+			"connect to the primary, such as by target_session_attrs=read-write; schemaguard.Ensure works here if the schema exists")
+		return true
+	}
+	d.add(OK, "primary or standby", "this is a primary", "")
+	return false
+}
+
+// pooler finds out whether one connection of the client stays on one session of
+// the server. While b has a transaction open on the session that a had before, a
+// pooler in transaction mode must give a another one.
+func (d *doctor) pooler(ctx context.Context) {
+	pooled, kept, err := d.switches(ctx)
+	switch {
+	case err != nil:
+		d.add(Warn, "pooler", "could not be found out: "+err.Error(), "if a pooler has one server connection only, give it more: the holder of a lock and who waits for it need one each")
+	case pooled && !kept:
+		d.add(OK, "pooler", "there is a pooler in transaction mode: the session changes between transactions, and what was SET is gone. The locks of bootlock live in one transaction each, and need no session", "")
+	case pooled:
+		d.add(OK, "pooler", "there is a pooler that changes the session between transactions, and carries settings over", "")
+	case !kept:
+		d.add(OK, "pooler", "the session stays the same between transactions, but what was SET is gone", "")
+	default:
+		d.add(OK, "pooler", "none, or one in session mode: the session stays the same between transactions, and so do its settings", "")
+	}
+}
+
+const rounds = 5
+
+func (d *doctor) switches(ctx context.Context) (pooled, kept bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, stepTime)
+	defer cancel()
+	a, err := bounded.Open(ctx, d.a)
+	if err != nil {
+		return false, false, err
+	}
+	defer a.Release(ctx) //nolint:errcheck // nothing was changed
+	b, err := bounded.Open(ctx, d.b)
+	if err != nil {
+		return false, false, err
+	}
+	defer b.Release(ctx) //nolint:errcheck // nothing was changed
+
+	const pid = "SELECT pg_catalog.pg_backend_pid()::pg_catalog.text"
+	const setting = "SELECT pg_catalog.current_setting('bootlock.doctor', true)"
+	token := strconv.FormatUint(rand.Uint64(), 36) //nolint:gosec // not a secret
+	kept = true
+	for range rounds {
+		var first, other, second, found string
+		if err := inTx(ctx, a, func() (err error) {
+			if first, err = askOn(ctx, a, pid); err == nil {
+				_, err = a.Exec(ctx, "SELECT pg_catalog.set_config('bootlock.doctor', '"+token+"', false)")
+			}
+			return err
+		}); err != nil {
+			return false, false, err
+		}
+		if err := inTx(ctx, b, func() (err error) {
+			if other, err = askOn(ctx, b, pid); err != nil {
+				return err
+			}
+			if err := inTx(ctx, a, func() (err error) {
+				if second, err = askOn(ctx, a, pid); err == nil {
+					found, err = askOn(ctx, a, setting)
+				}
+				return err
+			}); err != nil {
+				return err
+			}
+			// Leave no setting behind on whichever session has it now.
+			const forget = "SELECT pg_catalog.set_config('bootlock.doctor', '', false)"
+			if other == first {
+				_, err = b.Exec(ctx, forget)
+				return err
+			}
+			return inTx(ctx, a, func() error { _, err := a.Exec(ctx, forget); return err })
+		}); err != nil {
+			return false, false, err
+		}
+		pooled = pooled || first == other || first != second
+		kept = kept && found == token
+	}
+	return pooled, kept, nil
+}
+
+// inTx runs fn in a transaction of conn.
+func inTx(ctx context.Context, conn *bounded.Conn, fn func() error) error {
+	if err := begin(ctx, conn); err != nil {
+		return err
+	}
+	if err := fn(); err != nil {
+		_ = conn.Rollback(ctx)
+		return err
+	}
+	return conn.Commit(ctx)
+}
+
+func (d *doctor) role(ctx context.Context) {
+	role, _ := ask(ctx, d.a, "SELECT current_user::pg_catalog.text")
+	d.right(ctx, "create schemas",
+		"pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')",
+		"role "+role+" may create schemas here",
+		"role "+role+" may not create schemas here; those that exist are enough for it",
+		"GRANT CREATE ON DATABASE to it, or create the schemas once as another role")
+	d.right(ctx, "see other sessions",
+		"pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')",
+		"errors name who is in the way, whatever role that is",
+		"errors show no more than the process id of a holder with another role",
+		"GRANT pg_read_all_stats TO it")
+	d.right(ctx, "end other sessions",
+		"pg_catalog.pg_has_role('pg_signal_backend', 'USAGE')",
+		"it may end a holder with another role, superusers aside",
+		"it may end a holder with its own role only",
+		"GRANT pg_signal_backend TO it, or leave it to an administrator")
+}
+
+func (d *doctor) right(ctx context.Context, name, has, yes, no, advice string) {
+	answer, ok := d.fact(ctx, name, "SELECT "+has+"::pg_catalog.text")
+	switch {
+	case !ok:
+	case answer == "true":
+		d.add(OK, name, yes, "")
+	default:
+		d.add(Warn, name, no, advice)
+	}
+}
+
+func (d *doctor) settings(ctx context.Context) {
+	if level, ok := d.fact(ctx, "isolation", "SELECT pg_catalog.current_setting('default_transaction_isolation')"); ok {
+		d.add(OK, "isolation", "the default is "+level+"; the transactions of bootlock are READ COMMITTED whatever it is", "")
+	}
+	if readOnly, ok := d.fact(ctx, "read only", "SELECT pg_catalog.current_setting('default_transaction_read_only')"); ok {
+		if readOnly == "on" {
+			d.add(Warn, "read only", "default_transaction_read_only is on: transactions may lock, but nothing can be created with pgx (lib/pq asks for READ WRITE)",
+				"lift it for the role that creates the schema")
+		} else {
+			d.add(OK, "read only", "transactions may write", "")
+		}
+	}
+	limits, ok := d.fact(ctx, "time limits", `SELECT pg_catalog.string_agg(name || ' ' || pg_catalog.current_setting(name), ', ' ORDER BY name)
+FROM pg_catalog.pg_settings
+WHERE name IN ('lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout') AND setting <> '0'`)
+	switch {
+	case !ok:
+	case limits == "":
+		d.add(OK, "time limits", "none", "")
+	default:
+		d.add(OK, "time limits", limits+"; they hold for your statements, and do not cut short the wait for a lock", "")
+	}
+}
+
+// pool looks at what the client's pool and the server allow.
+func (d *doctor) pool(ctx context.Context) {
+	switch n := d.a.Stats().MaxOpenConnections; n {
+	case 0:
+		d.add(OK, "pool size", "the client's pool has no limit", "")
+	case 1:
+		d.add(Warn, "pool size", "the client's pool has one connection: WithXactLock and Ensure work, Hold and Serialize need two", "raise SetMaxOpenConns")
+	default:
+		d.add(OK, "pool size", fmt.Sprintf("the client's pool has %d connections", n), "")
+	}
+	free, ok := d.fact(ctx, "server connections", `SELECT (pg_catalog.current_setting('max_connections')::pg_catalog.int4
+- pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int4
+- (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend'))::pg_catalog.text`)
+	if !ok {
+		return
+	}
+	n, err := strconv.Atoi(free)
+	level := OK
+	if err != nil || n < 10 {
+		level = Warn
+	}
+	d.add(level, "server connections", fmt.Sprintf("%d are free on the server", n), "many processes that start at once need one each: raise max_connections, or use a pooler")
+}
