@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bootlock/bootlock/internal/doctor"
+)
+
+func (a *app) doctorCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Does locking really work on this database? Proved by trying",
+		Long: `doctor tries, on two connections, what the locks of bootlock rely on: that they
+exclude, that the end of a transaction or session frees them, that the server
+ends a holder that has gone silent. It tells what the server, the pooler and the
+role allow, and what to do about the rest. It leaves nothing behind.
+
+The exit code is 0 if the guard protects here, and 1 if it would not.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context(), asJSON) },
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	return cmd
+}
+
+func (a *app) doctor(parent context.Context, asJSON bool) error {
+	ctx, _, stop := catchSignals(parent)
+	defer stop()
+	first, err := a.connect(ctx, "doctor")
+	if err != nil {
+		return err
+	}
+	defer first.Close()
+	second, err := a.connect(ctx, "doctor")
+	if err != nil {
+		return err
+	}
+	defer second.Close()
+
+	report, err := doctor.Run(ctx, first, second)
+	if err != nil {
+		return a.failure(ctx, err)
+	}
+	if err := showReport(a.out, report, asJSON); err != nil {
+		return &exitError{exitOwn, err}
+	}
+	if !report.Protects {
+		return &exitError{code: exitFailed}
+	}
+	return nil
+}
+
+func showReport(out io.Writer, report *doctor.Report, asJSON bool) error {
+	if asJSON {
+		encoder := json.NewEncoder(out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(report)
+	}
+	for _, f := range report.Findings {
+		fmt.Fprintf(out, "%-5s %s: %s\n", f.Level, f.Name, f.Text)
+		if f.Advice != "" {
+			fmt.Fprintf(out, "      %s\n", f.Advice)
+		}
+	}
+	verdict := "The guard protects here."
+	if !report.Protects {
+		verdict = "The guard does NOT protect here."
+	}
+	_, err := fmt.Fprintln(out, verdict)
+	return err
+}

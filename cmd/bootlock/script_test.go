@@ -1,0 +1,335 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"flag"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/internal/pgtest"
+)
+
+var update = flag.Bool("update", false, "rewrite the files that scripts compare with")
+
+// withServer stops the server of the tests when they are over.
+type withServer struct{ *testing.M }
+
+func (m withServer) Run() int {
+	defer pgtest.Shutdown()
+	return m.M.Run()
+}
+
+func TestMain(m *testing.M) {
+	testscript.Main(withServer{m}, map[string]func(){"bootlock": main})
+}
+
+// TestScripts runs testdata/*.txtar. Each has a database of its own, which
+// DATABASE_URL names, and these commands besides testscript's own:
+//
+//	exits CODE COMMAND…      run a command to its end, and check its exit code
+//	start NAME COMMAND…      start a command
+//	signal NAME SIGNAL       send it a signal
+//	ends NAME CODE           wait for its end, and check its exit code
+//	says NAME TEXT           wait until it has written text to stdout or stderr
+//	held LOCK | wanted LOCK | free LOCK
+//	                         wait until the server says so
+//	terminate LOCK           end the session that holds it
+//	proxy                    put a proxy in front of the server: PROXY_URL
+//	proxy open|freeze|close  let it through, or pass nothing on, or cut all
+//	appears FILE             wait for a file
+//	fake                     start a server that locks nothing: FAKE_URL
+func TestScripts(t *testing.T) {
+	if _, err := exec.LookPath("psql"); err != nil {
+		t.Fatalf("the scripts need psql: %v", err)
+	}
+	server := pgtest.Shared(t)
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		UpdateScripts:       *update,
+		Setup:               func(env *testscript.Env) error { return setUp(env, server) },
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits":     exits,
+			"start":     startProcess,
+			"signal":    signalProcess,
+			"ends":      endProcess,
+			"says":      says,
+			"held":      lockState(func(holders, _ int) bool { return holders > 0 }),
+			"wanted":    lockState(func(_, waiters int) bool { return waiters > 0 }),
+			"free":      lockState(func(holders, waiters int) bool { return holders+waiters == 0 }),
+			"terminate": terminate,
+			"proxy":     proxyCommand,
+			"appears":   appears,
+			"fake":      fake,
+		},
+	})
+}
+
+// patience is how long a script waits for what must happen.
+const patience = 60 * time.Second
+
+type stateKey struct{}
+
+// scriptState is what the commands of one script share.
+type scriptState struct {
+	db        *sql.DB
+	dsn       string
+	processes map[string]*background
+	proxy     *proxy
+}
+
+func stateOf(ts *testscript.TestScript) *scriptState {
+	return ts.Value(stateKey{}).(*scriptState)
+}
+
+func setUp(env *testscript.Env, server *pgtest.Server) error {
+	dsn, drop, err := server.CreateDatabase(context.Background(), "script")
+	if err != nil {
+		return err
+	}
+	env.Defer(drop)
+	db, err := sql.Open("pgx", dsn)
+	if err != nil {
+		return err
+	}
+	env.Defer(func() { db.Close() })
+	state := &scriptState{db: db, dsn: dsn, processes: map[string]*background{}}
+	env.Defer(func() {
+		for _, p := range state.processes {
+			_ = p.cmd.Process.Kill()
+		}
+		if state.proxy != nil {
+			state.proxy.end()
+		}
+	})
+	env.Values[stateKey{}] = state
+
+	u, err := url.Parse(dsn)
+	if err != nil {
+		return fmt.Errorf("the scripts need a DSN that is a URL: %w", err)
+	}
+	password, _ := u.User.Password()
+	env.Vars = append(env.Vars,
+		"DATABASE_URL="+dsn,
+		"DBHOST="+u.Hostname(), "DBPORT="+u.Port(), "DBUSER="+u.User.Username(), "DBPASSWORD="+password,
+		"DBNAME="+strings.TrimPrefix(u.Path, "/"),
+	)
+	return nil
+}
+
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND…")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if want := args[0]; strconv.Itoa(code) != want {
+		ts.Fatalf("got exit code %d; want %s", code, want)
+	}
+}
+
+type background struct {
+	cmd    *exec.Cmd
+	stdout string // the names of files
+	stderr string
+	ended  chan struct{}
+}
+
+func startProcess(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: start NAME COMMAND…")
+	}
+	name := args[0]
+	path := args[1]
+	if !strings.Contains(path, "/") {
+		found, err := exec.LookPath(path)
+		ts.Check(err)
+		path = found
+	}
+	p := &background{
+		cmd:    exec.Command(path, args[2:]...),
+		stdout: ts.MkAbs(name + ".stdout"), stderr: ts.MkAbs(name + ".stderr"),
+		ended: make(chan struct{}),
+	}
+	p.cmd.Args[0] = args[1]
+	p.cmd.Dir = ts.MkAbs(".")
+	p.cmd.Env = environment(ts)
+	out, err := os.Create(p.stdout)
+	ts.Check(err)
+	errOut, err := os.Create(p.stderr)
+	ts.Check(err)
+	p.cmd.Stdout, p.cmd.Stderr = out, errOut
+	ts.Check(p.cmd.Start())
+	go func() {
+		_ = p.cmd.Wait()
+		_ = out.Close()
+		_ = errOut.Close()
+		close(p.ended)
+	}()
+	stateOf(ts).processes[name] = p
+}
+
+// environment is the script's. testscript shows it only name by name.
+func environment(ts *testscript.TestScript) []string {
+	var env []string
+	for _, name := range []string{
+		"PATH", "HOME", "WORK", "TMPDIR", "DATABASE_URL", "PROXY_URL", "PGPASSFILE", "PGSERVICEFILE", "PGSERVICE",
+		"PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGPASSWORD", "DBHOST", "DBPORT", "DBUSER", "DBPASSWORD", "DBNAME", "GOCOVERDIR",
+	} {
+		if value := ts.Getenv(name); value != "" {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
+}
+
+func processOf(ts *testscript.TestScript, name string) *background {
+	p := stateOf(ts).processes[name]
+	if p == nil {
+		ts.Fatalf("no process %q was started", name)
+	}
+	return p
+}
+
+func signalProcess(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: signal NAME SIGNAL")
+	}
+	number := unix.SignalNum("SIG" + args[1])
+	if number == 0 {
+		ts.Fatalf("no signal %s", args[1])
+	}
+	ts.Check(processOf(ts, args[0]).cmd.Process.Signal(number))
+}
+
+func endProcess(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: ends NAME CODE")
+	}
+	p := processOf(ts, args[0])
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		ts.Fatalf("%s does not end; it said:\n%s", args[0], p.said())
+	}
+	ts.Logf("%s said:\n%s", args[0], p.said())
+	if got, want := strconv.Itoa(p.cmd.ProcessState.ExitCode()), args[1]; got != want {
+		ts.Fatalf("got exit code %s (%v) of %s; want %s", got, p.cmd.ProcessState, args[0], want)
+	}
+}
+
+func (p *background) said() string {
+	out, _ := os.ReadFile(p.stdout)
+	errOut, _ := os.ReadFile(p.stderr)
+	return string(out) + string(errOut)
+}
+
+func says(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: says NAME TEXT")
+	}
+	p := processOf(ts, args[0])
+	until(ts, func() bool { return strings.Contains(p.said(), args[1]) },
+		func() string { return fmt.Sprintf("got %q of %s; want %q in it", p.said(), args[0], args[1]) })
+}
+
+func appears(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: appears FILE")
+	}
+	until(ts, func() bool { _, err := os.Stat(ts.MkAbs(args[0])); return err == nil },
+		func() string { return "no file " + args[0] })
+}
+
+func until(ts *testscript.TestScript, ok func() bool, why func() string) {
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s", why())
+		}
+	}
+}
+
+func lockState(ok func(holders, waiters int) bool) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg || len(args) != 1 {
+			ts.Fatalf("usage: held|wanted|free LOCK")
+		}
+		var sessions []advisorylock.Session
+		until(ts, func() bool {
+			var err error
+			sessions, err = advisorylock.Sessions(context.Background(), stateOf(ts).db, advisorylock.KeyOf(args[0]))
+			ts.Check(err)
+			holders := 0
+			for _, s := range sessions {
+				if s.Granted {
+					holders++
+				}
+			}
+			return ok(holders, len(sessions)-holders)
+		}, func() string { return fmt.Sprintf("got %v for lock %s", sessions, args[0]) })
+	}
+}
+
+func terminate(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: terminate LOCK")
+	}
+	db := stateOf(ts).db
+	sessions, err := advisorylock.Sessions(context.Background(), db, advisorylock.KeyOf(args[0]))
+	ts.Check(err)
+	ended := false
+	for _, s := range sessions {
+		if s.Granted {
+			_, err := db.ExecContext(context.Background(), s.TerminateSQL())
+			ts.Check(err)
+			ended = true
+		}
+	}
+	if !ended {
+		ts.Fatalf("nobody holds %s", args[0])
+	}
+}
+
+// TestScriptsAreComplete fails for a subcommand that no script runs.
+func TestScriptsAreComplete(t *testing.T) {
+	scripts, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("got %d scripts and error %v; want some", len(scripts), err)
+	}
+	var all bytes.Buffer
+	for _, script := range scripts {
+		text, err := os.ReadFile(script)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(text)
+	}
+	for _, command := range (&app{log: &logger{}}).rootCommand().Commands() {
+		if !command.Hidden && !strings.Contains(all.String(), "bootlock "+command.Name()) {
+			t.Errorf("no script runs bootlock %s", command.Name())
+		}
+	}
+}
