@@ -1,0 +1,239 @@
+// Package conformance states what packages advisorylock and schemaguard promise,
+// as one suite that is run once per driver, driver mode, server and pooler. It
+// imports no driver.
+//
+//   - [Run] runs the suite.
+//   - [Target] is one way to a database.
+package conformance
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/recdriver"
+)
+
+// Target is one way to a database that belongs to the suite alone.
+type Target struct {
+	Driver string // as registered with database/sql
+	DSN    string // as a superuser, through the pooler if there is one
+	Admin  string // as a superuser, without a pooler; empty means DSN
+	Weak   string // as the role that [WeakRole] made; empty leaves out what needs it
+}
+
+// A promise is one statement about the library, tried on a target.
+type promise struct {
+	name string
+	try  func(t *testing.T, tg Target)
+}
+
+// Run tries every promise, and then that nothing was left behind.
+func Run(t *testing.T, tg Target) {
+	t.Helper()
+	if tg.Admin == "" {
+		tg.Admin = tg.DSN
+	}
+	// The group ends when all its parallel tests have.
+	t.Run("promise", func(t *testing.T) {
+		for _, ps := range [][]promise{lockPromises, holdPromises, schemaPromises} {
+			for _, p := range ps {
+				t.Run(p.name, func(t *testing.T) {
+					t.Parallel()
+					p.try(t, tg)
+				})
+			}
+		}
+	})
+	t.Run("nothing is left behind", func(t *testing.T) {
+		admin := tg.admin(t)
+		for what, count := range map[string]string{
+			"advisory locks": "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+			"transactions":   "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'",
+		} {
+			eventually(t, "no "+what, func() bool { return number(t, admin, count) == 0 })
+		}
+	})
+}
+
+// limit is what nothing here takes, on the slowest machine.
+const limit = 60 * time.Second
+
+func (tg Target) ctx(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// open opens a pool that stands for one process. No connection may be in use
+// when the test ends.
+func (tg Target) open(t *testing.T) *sql.DB {
+	t.Helper()
+	db, err := sql.Open(tg.Driver, tg.DSN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		eventually(t, "all connections are back in the pool", func() bool { return db.Stats().InUse == 0 })
+		db.Close()
+	})
+	return db
+}
+
+func (tg Target) admin(t *testing.T) *sql.DB {
+	t.Helper()
+	db, err := sql.Open(tg.Driver, tg.Admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+// record opens a pool whose driver calls are recorded.
+func (tg Target) record(t *testing.T) (*recdriver.Driver, *sql.DB) {
+	t.Helper()
+	rec := recdriver.WrapDriver(tg.driver(t), tg.DSN)
+	db := rec.OpenDB()
+	t.Cleanup(func() { db.Close() })
+	return rec, db
+}
+
+func (tg Target) driver(t *testing.T) driver.Driver {
+	t.Helper()
+	db, err := sql.Open(tg.Driver, tg.DSN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	return db.Driver()
+}
+
+func keyOf(t *testing.T) advisorylock.Key { return advisorylock.KeyOf(t.Name()) }
+
+// eventually waits until the server or the process is in a state.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit / 2); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("got no end of waiting for: %s", what)
+		}
+	}
+}
+
+// number asks on a pool without a pooler in between. The tests may be over
+// already, so that it has no context of theirs.
+func number(t *testing.T, admin *sql.DB, query string) (n int) {
+	t.Helper()
+	if err := admin.QueryRowContext(context.Background(), query).Scan(&n); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return n
+}
+
+func exec(ctx context.Context, t *testing.T, db *sql.DB, statement string) {
+	t.Helper()
+	if _, err := db.ExecContext(ctx, statement); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+// sessions returns who has key and who waits for it, as the server sees it.
+func sessions(ctx context.Context, t *testing.T, admin *sql.DB, key advisorylock.Key) (holders, waiters []advisorylock.Session) {
+	t.Helper()
+	all, err := advisorylock.Sessions(ctx, admin, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range all {
+		if s.Granted {
+			holders = append(holders, s)
+		} else {
+			waiters = append(waiters, s)
+		}
+	}
+	return holders, waiters
+}
+
+// awaitWaiters waits until n sessions wait for key on the server.
+func awaitWaiters(ctx context.Context, t *testing.T, admin *sql.DB, key advisorylock.Key, n int) {
+	t.Helper()
+	eventually(t, "waiters on the server", func() bool {
+		_, waiters := sessions(ctx, t, admin, key)
+		return len(waiters) >= n
+	})
+}
+
+// terminate ends the session that has key.
+func terminate(ctx context.Context, t *testing.T, admin *sql.DB, key advisorylock.Key) {
+	t.Helper()
+	holders, _ := sessions(ctx, t, admin, key)
+	if len(holders) != 1 {
+		t.Fatalf("got %d holders; want 1", len(holders))
+	}
+	exec(ctx, t, admin, holders[0].TerminateSQL())
+	eventually(t, "the holder's session is gone", func() bool {
+		left, _ := sessions(ctx, t, admin, key)
+		return len(left) == 0
+	})
+}
+
+// crowd counts who is inside at the same time.
+type crowd struct{ now, most, total atomic.Int32 }
+
+func (c *crowd) enter() {
+	c.total.Add(1)
+	n := c.now.Add(1)
+	for most := c.most.Load(); n > most && !c.most.CompareAndSwap(most, n); most = c.most.Load() {
+	}
+}
+
+func (c *crowd) leave() { c.now.Add(-1) }
+
+// together runs fn n times at once, from one barrier, and returns the errors.
+func together(n int, fn func(i int) error) []error {
+	barrier, done := make(chan struct{}), make(chan error, n)
+	for i := range n {
+		go func() {
+			<-barrier
+			done <- fn(i)
+		}()
+	}
+	close(barrier)
+	errs := make([]error, n)
+	for i := range errs {
+		errs[i] = <-done
+	}
+	return errs
+}
+
+func noErrors(t *testing.T, errs []error) {
+	t.Helper()
+	for _, err := range errs {
+		if err != nil {
+			t.Errorf("got %v; want no error", err)
+		}
+	}
+}
+
+func wantOrder(t *testing.T, r *locktrace.Recorder, want string) {
+	t.Helper()
+	if got := r.String(); got != want {
+		t.Errorf("got steps %q; want %q", got, want)
+	}
+}
+
+func wantIs(t *testing.T, err error, targets ...error) {
+	t.Helper()
+	for _, target := range targets {
+		if !errors.Is(err, target) {
+			t.Errorf("got %v; want errors.Is %v", err, target)
+		}
+	}
+}

@@ -1,0 +1,256 @@
+package conformance
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+)
+
+var holdPromises = []promise{
+	{"Hold is four round trips, nothing prepared", holdRoundTrips},
+	{"Hold outlives its TTL", holdOutlivesTTL},
+	{"a lost lease ends the callback's context", holdLost},
+	{"Hold lasts until the callback has returned", holdUntilReturned},
+	{"Hold returns the callback's own error", holdOwnError},
+	{"CREATE INDEX CONCURRENTLY under Hold, with waiters", indexConcurrently},
+	{"a holder keeps no snapshot", noSnapshot},
+	{"a callback always finds a connection", poolProgress},
+	{"Hold needs two connections", poolOfOne},
+	{"Sessions shows who holds and who waits", sessionsShown},
+}
+
+func holdRoundTrips(t *testing.T, tg Target) {
+	rec, db := tg.record(t)
+	var r locktrace.Recorder
+	locker := advisorylock.Locker{Trace: r.Trace()}
+	if err := locker.Hold(tg.ctx(t), db, keyOf(t), func(context.Context) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := rec.String(), "connect > begin > exec > commit > release"; got != want {
+		t.Errorf("got driver calls %q; want %q", got, want)
+	}
+	wantOrder(t, &r, "connect > begin > lock > commit > release")
+}
+
+func holdOutlivesTTL(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	a, b := tg.open(t), tg.open(t)
+	const ttl = 2 * time.Second // room for a slow machine between two heartbeats
+	err := advisorylock.Locker{TTL: ttl}.Hold(ctx, a, key, func(ctx context.Context) error {
+		for end := time.Now().Add(ttl + ttl/2); time.Now().Before(end); time.Sleep(ttl / 10) {
+			wantIs(t, advisorylock.TryWithXactLock(ctx, b, key, nothing), advisorylock.ErrNotAcquired)
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		t.Errorf("got %v; want the lease kept by its heartbeats", err)
+	}
+	if err := advisorylock.TryWithXactLock(ctx, b, key, nothing); err != nil {
+		t.Errorf("got %v after Hold; want the lock free", err)
+	}
+}
+
+func holdLost(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	a, admin := tg.open(t), tg.admin(t)
+	for name, returned := range map[string]error{"nil": nil, "an error": errOwn} {
+		err := advisorylock.Locker{TTL: time.Second}.Hold(ctx, a, key, func(ctx context.Context) error {
+			terminate(tg.ctx(t), t, admin, key)
+			<-ctx.Done()
+			wantIs(t, context.Cause(ctx), advisorylock.ErrLost)
+			return returned
+		})
+		if !errors.Is(err, advisorylock.ErrLost) {
+			t.Errorf("callback returned %s: got %v; want ErrLost", name, err)
+		}
+		if returned != nil {
+			wantIs(t, err, returned)
+		}
+	}
+}
+
+func holdUntilReturned(t *testing.T, tg Target) {
+	key := keyOf(t)
+	a, b := tg.open(t), tg.open(t)
+	ctx, cancel := context.WithCancel(tg.ctx(t))
+	err := advisorylock.Hold(ctx, a, key, func(fnCtx context.Context) error {
+		cancel()
+		<-fnCtx.Done()
+		wantIs(t, advisorylock.TryWithXactLock(tg.ctx(t), b, key, nothing), advisorylock.ErrNotAcquired)
+		return fnCtx.Err()
+	})
+	wantIs(t, err, context.Canceled)
+	if err := advisorylock.TryWithXactLock(tg.ctx(t), b, key, nothing); err != nil {
+		t.Errorf("got %v after Hold; want the lock free", err)
+	}
+}
+
+func holdOwnError(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	db := tg.open(t)
+	if err := advisorylock.Hold(ctx, db, key, func(context.Context) error { return errOwn }); err != errOwn { //nolint:errorlint // untouched
+		t.Errorf("got %v; want the callback's own error, untouched", err)
+	}
+	if err := advisorylock.TryHold(ctx, db, key, func(context.Context) error { return nil }); err != nil {
+		t.Errorf("got %v; want the lock free", err)
+	}
+}
+
+// indexConcurrently: a session that blocks in pg_advisory_lock keeps a snapshot,
+// for which CREATE INDEX CONCURRENTLY waits; the one that builds the index has
+// the lock: a deadlock that PostgreSQL cannot see, since two connections of one
+// process are in it. golang-migrate and tern hang in it, or fail with 40P01.
+func indexConcurrently(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	a, admin := tg.open(t), tg.admin(t)
+	exec(ctx, t, admin, "CREATE TABLE public.indexed (n int)")
+	const each = 2
+	var waiting []chan error
+	err := advisorylock.Hold(ctx, a, key, func(ctx context.Context) error {
+		for range each {
+			for _, wait := range waits(tg.open(t), key) {
+				done := make(chan error, 1)
+				waiting = append(waiting, done)
+				go func() { done <- wait(tg.ctx(t)) }()
+			}
+		}
+		awaitWaiters(ctx, t, admin, key, each)
+		// As admin, since lock_timeout, where it is set, ends this as well.
+		_, err := admin.ExecContext(ctx, "CREATE INDEX CONCURRENTLY ON public.indexed (n)")
+		return err
+	})
+	if err != nil {
+		t.Errorf("got %v; want the index built while others wait", err)
+	}
+	for _, done := range waiting {
+		if err := <-done; err != nil {
+			t.Errorf("got %v for a waiter; want the lock", err)
+		}
+	}
+
+	// Control: with one session that simply blocks, the same index is not built.
+	err = advisorylock.Hold(ctx, a, key, func(ctx context.Context) error {
+		blocked := make(chan struct{})
+		blockCtx, unblock := context.WithCancel(ctx)
+		defer func() { unblock(); <-blocked }()
+		go func() {
+			defer close(blocked)
+			_, _ = admin.ExecContext(blockCtx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", key))
+		}()
+		awaitWaiters(ctx, t, admin, key, 1)
+		short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		_, err := admin.ExecContext(short, "CREATE INDEX CONCURRENTLY ON public.indexed (n)")
+		return err
+	})
+	if err == nil {
+		t.Error("control: got the index built while a session blocks; want it to hang")
+	}
+}
+
+// noSnapshot: with the key as $1, or by a query, pgx and lib/pq leave a snapshot
+// behind, which holds up vacuum and CREATE INDEX CONCURRENTLY in the database.
+func noSnapshot(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	a, b, admin := tg.open(t), tg.open(t), tg.admin(t)
+	look := func(ctx context.Context) {
+		holders, _ := sessions(ctx, t, admin, key)
+		if len(holders) != 1 {
+			t.Fatalf("got %d holders; want 1", len(holders))
+		}
+		n := number(t, admin, fmt.Sprintf(
+			"SELECT count(*) FROM pg_stat_activity WHERE pid = %d AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)", holders[0].PID))
+		if n != 0 {
+			t.Error("got a snapshot while the holder idles; want none")
+		}
+	}
+	err := errors.Join(
+		advisorylock.WithXactLock(ctx, a, key, func(ctx context.Context, _ *sql.Tx) error { look(ctx); return nil }),
+		advisorylock.Hold(ctx, a, key, func(ctx context.Context) error { look(ctx); return nil }),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = advisorylock.WithXactLock(ctx, b, key, func(ctx context.Context, tx *sql.Tx) error {
+		// Control: what keeps a snapshot is seen.
+		if _, err := tx.ExecContext(ctx, "DECLARE control CURSOR FOR SELECT 1"); err != nil {
+			return err
+		}
+		holders, _ := sessions(ctx, t, admin, key)
+		if n := number(t, admin, fmt.Sprintf("SELECT count(*) FROM pg_stat_activity WHERE pid = %d AND backend_xmin IS NOT NULL", holders[0].PID)); n != 1 {
+			t.Error("control: got no snapshot with a cursor open; want one")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// poolProgress: N goroutines that wait for a lock on a pool of N have every
+// connection, and the holder's callback, which needs one, waits for ever.
+func poolProgress(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	db := tg.open(t)
+	db.SetMaxOpenConns(3)
+	use := func(ctx context.Context) error {
+		_, err := db.ExecContext(ctx, "SELECT 1")
+		return err
+	}
+	noErrors(t, together(9, func(i int) error {
+		own := key + advisorylock.Key(i%3)
+		if i%2 == 0 {
+			return advisorylock.Hold(ctx, db, own, use)
+		}
+		return advisorylock.WithXactLock(ctx, db, own, func(ctx context.Context, _ *sql.Tx) error { return use(ctx) })
+	}))
+}
+
+func poolOfOne(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	db := tg.open(t)
+	db.SetMaxOpenConns(1)
+	wantIs(t, advisorylock.Hold(ctx, db, key, func(context.Context) error { return nil }), advisorylock.ErrPoolTooSmall)
+	if err := advisorylock.WithXactLock(ctx, db, key, nothing); err != nil {
+		t.Errorf("got %v from WithXactLock on a pool of one; want nil", err)
+	}
+}
+
+func sessionsShown(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	a, b, c, admin := tg.open(t), tg.open(t), tg.open(t), tg.admin(t)
+	waited := make(chan error, 1)
+	err := advisorylock.Locker{Name: "war story"}.Hold(ctx, a, key, func(ctx context.Context) error {
+		go func() { waited <- advisorylock.WithXactLock(tg.ctx(t), b, key, nothing) }()
+		awaitWaiters(ctx, t, admin, key, 1)
+		// Through the pooler, with every driver mode: a query, not an Exec.
+		for range 5 {
+			if _, err := advisorylock.Sessions(ctx, c, key); err != nil {
+				t.Errorf("got %v; want the sessions", err)
+			}
+		}
+		holders, _ := sessions(ctx, t, admin, key)
+		if len(holders) != 1 {
+			t.Fatalf("got %d holders; want 1", len(holders))
+		}
+		h := holders[0]
+		if h.PID <= 0 || h.User == "" || h.State != "idle in transaction" || h.Shared ||
+			time.Since(h.Since) > limit || !strings.Contains(h.Query, "war story") {
+			t.Errorf("got holder %+v; want an idle transaction that says what it holds", h)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-waited; err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,498 @@
+package conformance
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/recdriver"
+	"github.com/bootlock/bootlock/internal/sqlstate"
+)
+
+var lockPromises = []promise{
+	{"four round trips, nothing prepared", roundTrips},
+	{"one inside at a time", exclusion},
+	{"sharers together", sharers},
+	{"try does not wait", tries},
+	{"a failed callback rolls back", rollsBack},
+	{"a panic or Goexit rolls back", abrupt},
+	{"a wait ends with its context", waitEnds},
+	{"the end of the context reaches the callback and prevents the commit", cancelledInside},
+	{"a lost session is ErrLost", lostSession},
+	{"a silent holder is ended", silentHolder},
+	{"a long wait is one step, and is reported", longWait},
+	{"a long wait of Hold is one step, and is reported", longWaitOfHold},
+	{"any int64 is a key", anyKey},
+	{"keys are computable in SQL", keysInSQL},
+	{"a nested call fails at once", nested},
+	{"the callback has the session's settings", callbackSettings},
+}
+
+type txFunc = func(ctx context.Context, tx *sql.Tx) error
+
+func nothing(context.Context, *sql.Tx) error { return nil }
+
+// roundTrips: pgx and lib/pq send one message for a literal Exec, and no other
+// kind of call may creep in: a prepared statement breaks behind a pooler, and
+// with the key as $1 every CREATE INDEX CONCURRENTLY waits for the lock.
+func roundTrips(t *testing.T, tg Target) {
+	rec, db := tg.record(t)
+	ctx := tg.ctx(t)
+	for range 2 {
+		if err := advisorylock.WithXactLock(ctx, db, keyOf(t), nothing); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const want = "connect > begin > exec > commit > release > take > begin > exec > commit > release"
+	if got := rec.String(); got != want {
+		t.Errorf("got driver calls %q; want %q", got, want)
+	}
+	for _, c := range rec.Calls() {
+		if c.Kind == recdriver.Begin && c.Isolation != sql.LevelReadCommitted {
+			t.Errorf("got isolation %v; want READ COMMITTED", c.Isolation)
+		}
+	}
+}
+
+// exclusion counts who is inside, over several pools, which stand for processes,
+// and all the ways to take a key. Without the lock the same crowd is seen to
+// overlap.
+func exclusion(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	const pools, perPool, turns = 4, 2, 3
+	var dbs [pools]*sql.DB
+	for i := range dbs {
+		dbs[i] = tg.open(t)
+	}
+	var inside crowd
+	work := func(ctx context.Context) error {
+		inside.enter()
+		defer inside.leave()
+		_, err := dbs[0].ExecContext(ctx, "SELECT pg_sleep(0.001)")
+		return err
+	}
+	rush := func(how func(i int) error) *crowd {
+		inside = crowd{}
+		noErrors(t, together(pools*perPool, func(i int) error {
+			for range turns {
+				if err := how(i); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		return &inside
+	}
+	locked := rush(func(i int) error {
+		if i%2 == 0 {
+			return advisorylock.Hold(ctx, dbs[i/perPool], key, work)
+		}
+		return advisorylock.WithXactLock(ctx, dbs[i/perPool], key, func(ctx context.Context, _ *sql.Tx) error { return work(ctx) })
+	})
+	if most, total := locked.most.Load(), locked.total.Load(); most != 1 || total != pools*perPool*turns {
+		t.Errorf("got %d inside at once, %d in all; want 1, %d", most, total, pools*perPool*turns)
+	}
+
+	// Control: nobody leaves before a second one is inside, which takes but two.
+	overlapped := rush(func(int) error {
+		inside.enter()
+		defer inside.leave()
+		for end := time.Now().Add(limit / 2); inside.most.Load() < 2 && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+		return nil
+	})
+	if most := overlapped.most.Load(); most < 2 {
+		t.Errorf("control: got %d inside at once without the lock; want more than one", most)
+	}
+}
+
+func sharers(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	a, b := tg.open(t), tg.open(t)
+	shared := advisorylock.Locker{Shared: true}
+	err := shared.WithXactLock(ctx, a, key, func(ctx context.Context, _ *sql.Tx) error {
+		if err := shared.TryWithXactLock(ctx, b, key, nothing); err != nil {
+			t.Errorf("got %v for a second sharer; want it inside", err)
+		}
+		if err := shared.TryHold(ctx, b, key, func(context.Context) error { return nil }); err != nil {
+			t.Errorf("got %v for a second sharer's lease; want it inside", err)
+		}
+		wantIs(t, advisorylock.TryWithXactLock(ctx, b, key, nothing), advisorylock.ErrNotAcquired)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = advisorylock.WithXactLock(ctx, a, key, func(ctx context.Context, _ *sql.Tx) error {
+		wantIs(t, shared.TryWithXactLock(ctx, b, key, nothing), advisorylock.ErrNotAcquired)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func tries(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	a, b := tg.open(t), tg.open(t)
+	noFn := func(context.Context) error { t.Error("got the function called; want it left out"); return nil }
+	err := advisorylock.WithXactLock(ctx, a, key, func(context.Context, *sql.Tx) error {
+		for name, db := range map[string]*sql.DB{"another process": b, "another goroutine": a} {
+			err := advisorylock.TryWithXactLock(ctx, db, key, func(ctx context.Context, _ *sql.Tx) error { return noFn(ctx) })
+			if !errors.Is(err, advisorylock.ErrNotAcquired) {
+				t.Errorf("%s: got %v; want ErrNotAcquired", name, err)
+			}
+			if err := advisorylock.TryHold(ctx, db, key, noFn); !errors.Is(err, advisorylock.ErrNotAcquired) {
+				t.Errorf("%s: got %v from TryHold; want ErrNotAcquired", name, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := advisorylock.TryWithXactLock(ctx, b, key, nothing); err != nil {
+		t.Errorf("got %v after the commit; want the lock", err)
+	}
+}
+
+var errOwn = errors.New("the callback's own error")
+
+func rollsBack(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	db, admin := tg.open(t), tg.admin(t)
+	exec(ctx, t, admin, "CREATE TABLE public.rolls_back (n int)")
+	var r locktrace.Recorder
+	locker := advisorylock.Locker{Trace: r.Trace()}
+	err := locker.WithXactLock(ctx, db, key, func(ctx context.Context, tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, "INSERT INTO public.rolls_back VALUES (1)"); err != nil {
+			return err
+		}
+		return errOwn
+	})
+	if err != errOwn { //nolint:errorlint // untouched
+		t.Errorf("got %v; want the callback's own error, untouched", err)
+	}
+	wantOrder(t, &r, "connect > begin > lock > rollback > release")
+	if n := number(t, admin, "SELECT count(*) FROM public.rolls_back"); n != 0 {
+		t.Errorf("got %d rows; want the insert rolled back", n)
+	}
+	err = advisorylock.WithXactLock(ctx, db, key, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "INSERT INTO public.rolls_back VALUES (2)")
+		return err
+	})
+	if n := number(t, admin, "SELECT count(*) FROM public.rolls_back"); err != nil || n != 1 {
+		t.Errorf("got %d rows, %v; want 1 row committed", n, err)
+	}
+}
+
+func abrupt(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	db, other := tg.open(t), tg.open(t)
+	for name, end := range map[string]func(){
+		"panic":  func() { panic(errOwn) },
+		"Goexit": runtime.Goexit,
+	} {
+		for how, call := range map[string]func(){
+			"WithXactLock": func() {
+				_ = advisorylock.WithXactLock(ctx, db, key, func(context.Context, *sql.Tx) error { end(); return nil })
+			},
+			"Hold": func() {
+				_ = advisorylock.Hold(ctx, db, key, func(context.Context) error { end(); return nil })
+			},
+		} {
+			ended := make(chan any, 1)
+			go func() {
+				defer func() { ended <- recover() }()
+				call()
+			}()
+			if v := <-ended; name == "panic" && v != any(errOwn) {
+				t.Errorf("%s in %s: got %v recovered; want the panic's value", name, how, v)
+			}
+			if err := advisorylock.TryWithXactLock(ctx, other, key, nothing); err != nil {
+				t.Errorf("%s in %s: got %v; want the lock free", name, how, err)
+			}
+		}
+	}
+}
+
+// waitEnds: on the end of a context pgx returns its error and lib/pq SQLSTATE
+// 57014, and neither the cause; callers must see no difference.
+func waitEnds(t *testing.T, tg Target) {
+	key := keyOf(t)
+	a, b, admin := tg.open(t), tg.open(t), tg.admin(t)
+	for name, wait := range waits(b, key) {
+		err := advisorylock.WithXactLock(tg.ctx(t), a, key, func(ctx context.Context, _ *sql.Tx) error {
+			cancelled, cancel := context.WithCancelCause(ctx)
+			watched := make(chan struct{})
+			go func() {
+				defer close(watched)
+				defer cancel(errOwn)
+				awaitWaiters(ctx, t, admin, key, 1)
+			}()
+			err := wait(cancelled)
+			<-watched
+			wantIs(t, err, context.Canceled, errOwn)
+			var waitErr *advisorylock.WaitError
+			if !errors.As(err, &waitErr) || waitErr.Key != key {
+				t.Errorf("%s: got %v; want a WaitError with the key", name, err)
+			} else if len(waitErr.Holders) != 1 || !strings.Contains(err.Error(), waitErr.Holders[0].TerminateSQL()) {
+				t.Errorf("%s: got %v; want the holder, and the SQL that ends it", name, err)
+			}
+			var step *locktrace.StepError
+			if !errors.As(err, &step) || step.Step != locktrace.Lock {
+				t.Errorf("%s: got %v; want a StepError of lock", name, err)
+			}
+
+			short, cancelShort := context.WithTimeout(ctx, 50*time.Millisecond)
+			defer cancelShort()
+			wantIs(t, wait(short), context.DeadlineExceeded)
+			eventually(t, "no waiter is left on the server", func() bool {
+				_, waiters := sessions(ctx, t, admin, key)
+				return len(waiters) == 0
+			})
+			return nil
+		})
+		if err != nil {
+			t.Errorf("%s: got %v for the holder; want nil", name, err)
+		}
+		if err := wait(tg.ctx(t)); err != nil {
+			t.Errorf("%s: got %v on the free lock after a cancelled wait; want nil", name, err)
+		}
+	}
+}
+
+// waits are the calls that wait for a key.
+func waits(db *sql.DB, key advisorylock.Key) map[string]func(ctx context.Context) error {
+	return map[string]func(ctx context.Context) error{
+		"WithXactLock": func(ctx context.Context) error { return advisorylock.WithXactLock(ctx, db, key, nothing) },
+		"Hold": func(ctx context.Context) error {
+			return advisorylock.Hold(ctx, db, key, func(context.Context) error { return nil })
+		},
+	}
+}
+
+// cancelledInside: a transaction begun with the caller's context is rolled back
+// behind the callback's back, and somebody else gets the lock while it still
+// runs. Here the lock stays until the callback has returned.
+func cancelledInside(t *testing.T, tg Target) {
+	key := keyOf(t)
+	a, b, admin := tg.open(t), tg.open(t), tg.admin(t)
+	exec(tg.ctx(t), t, admin, "CREATE TABLE public.cancelled_inside (n int)")
+	ctx, cancel := context.WithCancel(tg.ctx(t))
+	err := advisorylock.WithXactLock(ctx, a, key, func(fnCtx context.Context, tx *sql.Tx) error {
+		if _, err := tx.ExecContext(fnCtx, "INSERT INTO public.cancelled_inside VALUES (1)"); err != nil {
+			return err
+		}
+		cancel()
+		<-fnCtx.Done()
+		for range 3 {
+			wantIs(t, advisorylock.TryWithXactLock(tg.ctx(t), b, key, nothing), advisorylock.ErrNotAcquired)
+		}
+		return nil
+	})
+	wantIs(t, err, context.Canceled)
+	if n := number(t, admin, "SELECT count(*) FROM public.cancelled_inside"); n != 0 {
+		t.Errorf("got %d rows; want nothing committed", n)
+	}
+	if err := advisorylock.TryWithXactLock(tg.ctx(t), b, key, nothing); err != nil {
+		t.Errorf("got %v; want the lock free", err)
+	}
+}
+
+// lostSession: after pg_terminate_backend pgx says 57P01 and lib/pq no more than
+// "bad connection".
+func lostSession(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	db, admin := tg.open(t), tg.admin(t)
+	for name, then := range map[string]txFunc{
+		"found out by the commit": nothing,
+		"found out by a statement": func(ctx context.Context, tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, "SELECT 1")
+			return err
+		},
+		"ignored by the callback": func(ctx context.Context, tx *sql.Tx) error {
+			_, _ = tx.ExecContext(ctx, "SELECT 1")
+			return nil
+		},
+	} {
+		err := advisorylock.WithXactLock(ctx, db, key, func(ctx context.Context, tx *sql.Tx) error {
+			terminate(ctx, t, admin, key)
+			return then(ctx, tx)
+		})
+		if !errors.Is(err, advisorylock.ErrLost) {
+			t.Errorf("%s: got %v; want ErrLost", name, err)
+		}
+		if err := advisorylock.WithXactLock(ctx, db, key, nothing); err != nil {
+			t.Errorf("%s: got %v from the next call; want a sound connection", name, err)
+		}
+	}
+}
+
+// silentHolder: without the limit a frozen holder keeps the lock until TCP gives
+// up, by default two hours.
+func silentHolder(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	a, b := tg.open(t), tg.open(t)
+	err := advisorylock.Locker{TTL: time.Second}.WithXactLock(ctx, a, key, func(ctx context.Context, _ *sql.Tx) error {
+		return advisorylock.WithXactLock(ctx, b, key, nothing) // gets in when the server has ended the first
+	})
+	wantIs(t, err, advisorylock.ErrLost)
+}
+
+func longWait(t *testing.T, tg Target) {
+	longWaitFor(t, tg, func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error {
+		return l.WithXactLock(ctx, db, key, nothing)
+	})
+}
+
+func longWaitOfHold(t *testing.T, tg Target) {
+	longWaitFor(t, tg, func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error {
+		return l.Hold(ctx, db, key, func(context.Context) error { return nil })
+	})
+}
+
+func longWaitFor(t *testing.T, tg Target, wait func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	a, b := tg.open(t), tg.open(t)
+	var r locktrace.Recorder
+	locker, reported := reporting(&r)
+	locker.Name = "long wait"
+	waited := make(chan error, 1)
+	err := advisorylock.WithXactLock(ctx, a, key, func(ctx context.Context, _ *sql.Tx) error {
+		go func() { waited <- wait(tg.ctx(t), locker, b, key) }()
+		return awaitReport(ctx, reported, waited)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-waited; err != nil {
+		t.Fatal(err)
+	}
+	wantOrder(t, &r, "connect > begin > lock > commit > release")
+	w := r.Waits()[0]
+	if w.Key != int64(key) || w.Name != "long wait" || len(w.Holders) != 1 || w.Waited <= 0 {
+		t.Errorf("got report %+v; want key, name, time and one holder", w)
+	}
+}
+
+// reporting is a locker that says when its wait begins to last.
+func reporting(r *locktrace.Recorder) (advisorylock.Locker, <-chan struct{}) {
+	reported := make(chan struct{}, 1)
+	trace := r.Trace()
+	record := trace.Waiting
+	trace.Waiting = func(ctx context.Context, w locktrace.Wait) {
+		record(ctx, w)
+		select {
+		case reported <- struct{}{}:
+		default:
+		}
+	}
+	return advisorylock.Locker{Trace: trace}, reported
+}
+
+// awaitReport waits until the wait lasts, which must not end before.
+func awaitReport(ctx context.Context, reported <-chan struct{}, waited <-chan error) error {
+	select {
+	case <-reported:
+		return nil
+	case err := <-waited:
+		return fmt.Errorf("the wait ended while the lock was held: %w", err)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func anyKey(t *testing.T, tg Target) {
+	ctx := tg.ctx(t)
+	a, b, admin := tg.open(t), tg.open(t), tg.admin(t)
+	for _, key := range []advisorylock.Key{math.MinInt64, math.MinInt64 + 1, -1 << 32, -1, 0, 1, 1 << 32, math.MaxInt64} {
+		try := func(ctx context.Context) {
+			if err := advisorylock.TryWithXactLock(ctx, b, key, nothing); !errors.Is(err, advisorylock.ErrNotAcquired) {
+				t.Errorf("key %d: got %v; want ErrNotAcquired", key, err)
+			}
+			if holders, _ := sessions(ctx, t, admin, key); len(holders) != 1 {
+				t.Errorf("key %d: got %d holders; want 1", key, len(holders))
+			}
+		}
+		err := advisorylock.WithXactLock(ctx, a, key, func(ctx context.Context, _ *sql.Tx) error { try(ctx); return nil })
+		if err := errors.Join(err, advisorylock.Hold(ctx, a, key, func(ctx context.Context) error { try(ctx); return nil })); err != nil {
+			t.Errorf("key %d: got %v; want nil", key, err)
+		}
+	}
+}
+
+func keysInSQL(t *testing.T, tg Target) {
+	admin := tg.admin(t)
+	for _, name := range []string{"", "app", "schemaguard:app", "Grüße, it's"} {
+		var got int64
+		err := admin.QueryRowContext(tg.ctx(t), fmt.Sprintf(
+			"SELECT ('x' || left(encode(sha256(convert_to('%s', 'UTF8')), 'hex'), 16))::bit(64)::bigint", strings.ReplaceAll(name, "'", "''"))).Scan(&got)
+		if err != nil || advisorylock.Key(got) != advisorylock.KeyOf(name) {
+			t.Errorf("%q: got %d, %v in SQL; want %d", name, got, err, advisorylock.KeyOf(name))
+		}
+	}
+}
+
+func nested(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	db := tg.open(t)
+	err := advisorylock.Hold(ctx, db, key, func(ctx context.Context) error {
+		wantIs(t, advisorylock.WithXactLock(ctx, db, key, nothing), advisorylock.ErrNested)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// callbackSettings: SET LOCAL x TO DEFAULT would lose what the session had set,
+// so the library must restore the values themselves, after a wait in bursts too.
+func callbackSettings(t *testing.T, tg Target) {
+	ctx, key := tg.ctx(t), keyOf(t)
+	a, b, admin := tg.open(t), tg.open(t), tg.admin(t)
+	const asBefore = `SELECT 1 WHERE pg_catalog.current_setting('transaction_isolation') = 'read committed'
+		AND NOT EXISTS (SELECT FROM pg_catalog.pg_settings WHERE setting IS DISTINCT FROM reset_val
+			AND name IN ('lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'search_path'))`
+	check := func(ctx context.Context, tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, asBefore)
+		if err != nil {
+			return err
+		}
+		if n, _ := res.RowsAffected(); n != 1 {
+			t.Error("got other settings inside; want READ COMMITTED and those of the session")
+		}
+		return nil
+	}
+	if err := advisorylock.WithXactLock(ctx, a, key, check); err != nil {
+		t.Error(err)
+	}
+
+	// The same after a wait that took several bursts.
+	var r locktrace.Recorder
+	locker, reported := reporting(&r)
+	waited := make(chan error, 1)
+	err := advisorylock.WithXactLock(ctx, a, key, func(ctx context.Context, _ *sql.Tx) error {
+		go func() { waited <- locker.WithXactLock(ctx, b, key, check) }()
+		if err := awaitReport(ctx, reported, waited); err != nil {
+			return err // else it has blocked once, and the next burst begins
+		}
+		awaitWaiters(ctx, t, admin, key, 1)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-waited; err != nil {
+		t.Errorf("got %v (SQLSTATE %q); want nil", err, sqlstate.Of(err))
+	}
+}

@@ -1,0 +1,143 @@
+package bootlock_test
+
+import (
+	"database/sql"
+	"fmt"
+	"maps"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/bootlock/bootlock/internal/conformance"
+	"github.com/bootlock/bootlock/internal/pgtest"
+)
+
+// Every promise, where the database or the role is set up in a way that a library
+// which was only tried on defaults does not expect.
+func TestConformanceOddSettings(t *testing.T) {
+	for name, setup := range map[string]func(t *testing.T, driver string) conformance.Target{
+		"role":      oddRole,
+		"DSN":       oddDSN,
+		"LATIN1":    func(t *testing.T, driver string) conformance.Target { return encoded(t, driver, "LATIN1") },
+		"SQL_ASCII": func(t *testing.T, driver string) conformance.Target { return encoded(t, driver, "SQL_ASCII") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			eachDriver(t, func(t *testing.T, driver string) {
+				t.Parallel()
+				conformance.Run(t, setup(t, driver))
+			})
+		})
+	}
+}
+
+// oddTimeouts would end the wait of a library that lets them: the long waits of the
+// suite take a second.
+var oddTimeouts = map[string]string{
+	"lock_timeout":                        "700ms",
+	"idle_in_transaction_session_timeout": "45s",
+}
+
+// oddRole is a superuser in whose sessions the names of the lock functions mean
+// something else, and much else is not as usual.
+func oddRole(t *testing.T, driver string) conformance.Target {
+	dsn := pgtest.Shared(t).NewDB(t)
+	admin := open(t, driver, dsn)
+	role := "odd_" + driver
+	statements := []string{
+		"CREATE ROLE " + role + " LOGIN SUPERUSER PASSWORD 'odd'",
+		"CREATE SCHEMA look_alike",
+	}
+	for _, f := range []string{
+		"pg_advisory_xact_lock(bigint) RETURNS void AS 'SELECT'",
+		"pg_advisory_xact_lock(int) RETURNS void AS 'SELECT'",
+		"pg_advisory_xact_lock_shared(bigint) RETURNS void AS 'SELECT'",
+		"pg_try_advisory_xact_lock(bigint) RETURNS bool AS 'SELECT true'",
+		"pg_try_advisory_xact_lock(int) RETURNS bool AS 'SELECT true'",
+		"pg_try_advisory_xact_lock_shared(bigint) RETURNS bool AS 'SELECT true'",
+		"set_config(text, text, bool) RETURNS text AS 'SELECT $1'",
+		"current_setting(text) RETURNS text AS 'SELECT $1'",
+		"current_setting(text, bool) RETURNS text AS 'SELECT $1'",
+	} {
+		statements = append(statements, "CREATE FUNCTION look_alike."+f+" LANGUAGE sql")
+	}
+	for setting, value := range map[string]string{
+		"search_path":                    "look_alike, pg_catalog",
+		"default_transaction_isolation":  "serializable",
+		"default_transaction_deferrable": "on",
+		"standard_conforming_strings":    "off",
+		"backslash_quote":                "off",
+		"DateStyle":                      "SQL, DMY",
+		"IntervalStyle":                  "sql_standard",
+		"TimeZone":                       "Asia/Kathmandu",
+		"bytea_output":                   "escape",
+		"plan_cache_mode":                "force_generic_plan",
+	} {
+		quoted := "'" + value + "'"
+		if setting == "search_path" {
+			quoted = value
+		}
+		statements = append(statements, "ALTER ROLE "+role+" SET "+setting+" = "+quoted)
+	}
+	for _, statement := range statements {
+		oddExec(t, admin, statement)
+	}
+	server := open(t, driver, pgtest.Shared(t).DSN)
+	t.Cleanup(func() {
+		oddExec(t, admin, "REASSIGN OWNED BY "+role+" TO CURRENT_USER")
+		oddExec(t, server, "DROP ROLE "+role)
+	})
+	return conformance.Target{Driver: driver, DSN: oddUser(t, dsn, role, "odd"), Admin: dsn}
+}
+
+// oddDSN has the timeouts in the DSN, as a service has that wants no statement of
+// its own to hang.
+func oddDSN(t *testing.T, driver string) conformance.Target {
+	dsn := pgtest.Shared(t).NewDB(t)
+	params := map[string]string{"statement_timeout": "10s", "default_transaction_isolation": "repeatable read"}
+	maps.Copy(params, oddTimeouts)
+	return conformance.Target{Driver: driver, DSN: oddParams(t, dsn, params), Admin: dsn}
+}
+
+func oddParams(t *testing.T, dsn string, params map[string]string) string {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	for setting, value := range params {
+		q.Set(setting, value)
+	}
+	u.RawQuery = strings.ReplaceAll(q.Encode(), "+", "%20")
+	return u.String()
+}
+
+// encoded is a database whose encoding is not UTF8. pgx, other than lib/pq, does
+// not ask for UTF8, and without it a name that is not ASCII is taken to be in the
+// database's encoding.
+func encoded(t *testing.T, driver, encoding string) conformance.Target {
+	server := pgtest.Shared(t)
+	admin := open(t, driver, server.DSN)
+	name := strings.ToLower("odd_" + encoding + "_" + driver)
+	oddExec(t, admin, fmt.Sprintf("CREATE DATABASE %s TEMPLATE template0 ENCODING '%s' LC_COLLATE 'C' LC_CTYPE 'C'", name, encoding))
+	t.Cleanup(func() { oddExec(t, admin, "DROP DATABASE "+name+" WITH (FORCE)") })
+	return conformance.Target{Driver: driver, DSN: oddParams(t, server.DSNFor(name), map[string]string{"client_encoding": "UTF8"})}
+}
+
+func oddExec(t *testing.T, db *sql.DB, statement string) {
+	t.Helper()
+	if _, err := db.Exec(statement); err != nil { //nolint:noctx // the test may be over
+		t.Errorf("%s: %v", statement, err)
+	}
+}
+
+func oddUser(t *testing.T, dsn, user, password string) string {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(user, password)
+	return u.String()
+}
