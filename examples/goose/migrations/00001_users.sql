@@ -1,0 +1,2 @@
+-- +goose Up
+CREATE TABLE users (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL);

@@ -1,0 +1,40 @@
+// Command after is the program before with the guard: two imports and one line.
+// A loop of db.Exec has no lock, so it needs Serialize.
+package main
+
+import (
+	"context"
+	"database/sql"
+	"log"
+	"os"
+
+	"github.com/bootlock/bootlock/schemaguard"
+	_ "github.com/lib/pq"
+)
+
+var migrations = []string{
+	"CREATE SCHEMA IF NOT EXISTS app",
+	"CREATE TABLE IF NOT EXISTS app.users (id bigserial PRIMARY KEY, name text NOT NULL)",
+	"ALTER TABLE app.users ADD COLUMN IF NOT EXISTS email text",
+	"CREATE INDEX IF NOT EXISTS users_email ON app.users (email)",
+}
+
+func migrate(db *sql.DB) error {
+	for _, m := range migrations {
+		if _, err := db.Exec(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func main() {
+	db, err := sql.Open("postgres", os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := (schemaguard.Guard{Serialize: true}).Ensure(context.Background(), db, "app", func(context.Context, *sql.DB) error { return migrate(db) }); err != nil {
+		log.Fatal(err)
+	}
+	log.Print("ready")
+}

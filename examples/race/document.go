@@ -1,0 +1,146 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+)
+
+func rewrite(results, docs string) error {
+	r, err := load(results)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(docs, []byte(r.document()), 0o644)
+}
+
+// document is docs/libraries.md.
+func (r *report) document() string {
+	sizes := r.sizes()
+	most := slices.Max(sizes)
+	var b strings.Builder
+	fmt.Fprintf(&b, `# Migration libraries, raced
+
+Written by `+"`go run ./race` in [examples](../examples), from [its results](../examples/race/results.json)"+`; not by hand.
+
+%s separate processes start at the same moment, again and again, each time on a fresh database: PostgreSQL %s, %s, %d CPUs, loopback. Three ordinary migrations each (River: its own). [examples](../examples) has each library as its README shows it, and the line that puts it under the guard.
+
+## What each library needs
+
+%s
+
+## Who loses the race
+
+Rounds with a failure / rounds, for N = %s processes. A round counts as failed if any process returned an error, hung, returned nil while a table was missing, or left a dirty version or an invalid index behind.
+
+%s
+
+- **%s**: without any guard, in the schema public.
+- **%s**: the same in a schema of its own, after CREATE SCHEMA IF NOT EXISTS.
+- **%s**, **%s**, **%s**: `+"`schemaguard.Ensure`, `Guard{Serialize: true}`, `Guard{UpToDate: …}`"+`.
+- **%s**: the obvious guard of one's own, everything under one session lock that the others block on, for comparison.
+
+Second rows of a library are its other driver, with few rounds. gorm and tern speak to pgx themselves.
+
+## Time until all %d processes are ready
+
+Median over the rounds in which nobody failed. × is the ratio to pg_advisory_lock around the same migrate, in the same rounds.
+
+%s
+
+## Migrations that are hard on locks
+
+%s
+
+pg_advisory_lock around a CREATE INDEX CONCURRENTLY hangs for ever; here it was given up after 10 s. golang-migrate itself gives up on its lock after 15 s.
+
+## What they die of
+
+The most frequent errors without a guard.
+
+%s`,
+		joined(sizes), r.Server, r.Go, r.CPUs,
+		markdown(r.needs()), joined(sizes), markdown(r.failures(false)),
+		readme, schemaFirst, schemaOnly, serialize, once, blocking,
+		most, markdown(r.times(most)), markdown(r.failures(true)), r.texts())
+	return b.String()
+}
+
+func markdown(w table.Writer) string { return w.RenderMarkdown() }
+
+func (r *report) sizes() []int {
+	var sizes []int
+	for _, t := range r.Tallies {
+		if !slices.Contains(sizes, t.N) {
+			sizes = append(sizes, t.N)
+		}
+	}
+	slices.Sort(sizes)
+	return sizes
+}
+
+func joined(sizes []int) string {
+	parts := make([]string, len(sizes))
+	for i, n := range sizes {
+		parts[i] = fmt.Sprint(n)
+	}
+	return strings.Join(parts, " · ")
+}
+
+func (r *report) needs() table.Writer {
+	w := table.NewWriter()
+	w.AppendHeader(table.Row{"library", "version", "example", "needs", "UpToDate asks"})
+	for _, l := range libraries {
+		if l.second || l.special != "" {
+			continue
+		}
+		needs := "Serialize or UpToDate: no lock of its own"
+		switch {
+		case l.ownLock:
+			needs = "Ensure; with CREATE INDEX CONCURRENTLY or slow migrations Serialize or UpToDate"
+		case l.guard.UpToDate == nil:
+			needs = "Serialize: no lock of its own, and no version to ask for"
+		}
+		w.AppendRow(table.Row{l.name, r.Versions[l.name], fmt.Sprintf("[%s](../examples/%s/%s.go)", l.folder, l.folder, l.folder), needs, l.asks})
+	}
+	return w
+}
+
+// texts lists the most frequent error of each library without a guard.
+func (r *report) texts() string {
+	var b strings.Builder
+	for _, l := range append(r.rows(false), r.rows(true)...) {
+		counts, silent := map[string]int{}, 0
+		for _, t := range l.all {
+			if t.Mode.guarded() {
+				continue
+			}
+			silent += t.Silent
+			for text, n := range t.Texts {
+				counts[text] += n
+			}
+		}
+		texts := make([]string, 0, len(counts))
+		for text := range counts {
+			texts = append(texts, text)
+		}
+		slices.SortFunc(texts, func(a, b string) int { return 2*(counts[b]-counts[a]) + strings.Compare(a, b) })
+		for _, text := range texts[:min(2, len(texts))] {
+			fmt.Fprintf(&b, "- %s, %d ×: `%s`\n", l.title(), counts[text], strings.ReplaceAll(text, "`", "'"))
+		}
+		if silent > 0 {
+			fmt.Fprintf(&b, "- %s, %d ×: no error at all, while a table or index was missing\n", l.title(), silent)
+		}
+	}
+	return b.String()
+}
+
+func (l row) title() string {
+	if l.Special != "" {
+		return fmt.Sprintf("%s, %s, N = %s", l.Library, l.Special, joined((&report{Tallies: l.all}).sizes()))
+	}
+	return l.Library
+}

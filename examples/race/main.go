@@ -1,0 +1,111 @@
+// Command race starts many processes at once on a fresh database, for each of
+// the examples, without a guard and with one, and counts who fails.
+//
+//	go run ./race          the full run; writes race/results.json and ../docs/libraries.md
+//	go run ./race -short   what CI runs: few rounds, writes nothing
+//	go run ./race -docs-only   writes ../docs/libraries.md from race/results.json
+//
+// It fails if a guarded process failed, or if a control group did not.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/bootlock/bootlock/internal/pgtest"
+)
+
+func main() {
+	var err error
+	if isWorker() {
+		err = work(os.Stdin, os.Stdout)
+	} else {
+		err = race(os.Args[1:])
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "race:", err)
+		os.Exit(1)
+	}
+}
+
+func race(args []string) error {
+	flags := flag.NewFlagSet("race", flag.ContinueOnError)
+	short := flags.Bool("short", false, "few rounds; write nothing")
+	docsOnly := flags.Bool("docs-only", false, "write the document from the stored results")
+	rounds := flags.Int("rounds", 20, "rounds per library, mode and number of processes")
+	budget := flags.Duration("budget", 15*time.Minute, "do no more rounds when a library's share of this is over")
+	sizes := flags.String("n", "2,8,32", "numbers of processes")
+	only := flags.String("only", "", "regular expression: only libraries whose folder/driver matches")
+	modes := flags.String("modes", "", "regular expression: only modes that match")
+	results := flags.String("results", "race/results.json", "where to store the results; empty for nowhere")
+	docs := flags.String("docs", "../docs/libraries.md", "the document to write; empty for none")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *docsOnly {
+		return rewrite(*results, *docs)
+	}
+	p := plan{rounds: *rounds, budget: *budget, seconds: 20}
+	if *short {
+		p.short, p.rounds, p.seconds = true, 3, 3
+		*sizes, *results, *docs = "2,8", "", ""
+	}
+	for _, text := range strings.Split(*sizes, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return err
+		}
+		p.sizes = append(p.sizes, n)
+	}
+	var err error
+	if p.only, err = regexp.Compile(*only); err != nil {
+		return err
+	}
+	if p.modes, err = regexp.Compile(*modes); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	return p.run(ctx, *results, *docs)
+}
+
+func (p plan) run(ctx context.Context, results, docs string) error {
+	server, err := pgtest.Start(ctx, pgtest.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = server.Stop() }()
+	f, err := newFleet(slices.Max(p.sizes))
+	if err != nil {
+		return err
+	}
+	r, err := p.measure(ctx, server, f)
+	if err = errors.Join(err, f.close()); err != nil {
+		return err
+	}
+	fmt.Println(r.failures(false).Render())
+	fmt.Println(r.failures(true).Render())
+	if !p.short {
+		fmt.Println(r.times(slices.Max(p.sizes)).Render())
+	}
+	if results != "" {
+		if err := r.store(results); err != nil {
+			return err
+		}
+	}
+	if docs != "" {
+		if err := os.WriteFile(docs, []byte(r.document()), 0o644); err != nil {
+			return err
+		}
+	}
+	return r.verdict()
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"regexp"
+	"slices"
+	"time"
+)
+
+// plan says what to measure.
+type plan struct {
+	sizes   []int // numbers of processes
+	rounds  int
+	budget  time.Duration // for all rounds together; zero is no limit
+	short   bool
+	seconds int // how long the slow migration takes
+	only    *regexp.Regexp
+	modes   *regexp.Regexp
+}
+
+// fewRounds is what the second drivers and the special cases get, and the least
+// that the budget leaves.
+const fewRounds = 3
+
+func (p plan) roundsOf(l library) int {
+	switch {
+	case l.folder == "slow" || l.special != "" && p.short:
+		return 1
+	case l.second || l.special != "":
+		return min(p.rounds, fewRounds)
+	}
+	return p.rounds
+}
+
+func (p plan) sizesOf(l library) []int {
+	switch l.folder {
+	case "slow":
+		return []int{slices.Max(p.sizes[:min(2, len(p.sizes))])}
+	case "concurrently":
+		return p.sizes[:min(2, len(p.sizes))]
+	}
+	return p.sizes
+}
+
+// modesOf leaves out what l cannot do, what takes long and shows little, and, in
+// the short form, what is only for comparison.
+func (p plan) modesOf(l library, n int) []mode {
+	all := []mode{readme, schemaFirst, schemaOnly, serialize, once, blocking}
+	return slices.DeleteFunc(all, func(m mode) bool {
+		switch {
+		case m == once && l.guard.UpToDate == nil, m == schemaOnly && !l.ownLock, !p.modes.MatchString(string(m)):
+			return true
+		case l.second:
+			return !m.guarded()
+		case l.folder == "slow":
+			return m != readme && m != serialize && m != once // Ensure leaves it to golang-migrate's own lock
+		}
+		compared := l.special != "" || n == slices.Max(p.sizes)
+		return m == blocking && (p.short || !compared)
+	})
+}
+
+// limit is the share of the budget that n processes of l have.
+func (p plan) limit(l library, n int) time.Duration {
+	if l.second || l.special != "" {
+		return 0
+	}
+	var all float64
+	for _, other := range libraries {
+		if other.second || other.special != "" || !p.only.MatchString(other.id()) {
+			continue
+		}
+		for _, size := range p.sizes {
+			all += weight(size)
+		}
+	}
+	return time.Duration(float64(p.budget) * weight(n) / all)
+}
+
+// weight is how much longer a round of n processes takes.
+func weight(n int) float64 { return 4 + float64(n) }

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+
+	"github.com/bootlock/bootlock/internal/pgtest"
+)
+
+// report is a whole run, as it is stored.
+type report struct {
+	Server   string            `json:"postgresql"`
+	Go       string            `json:"go"`
+	CPUs     int               `json:"cpus"`
+	Versions map[string]string `json:"versions"` // by library
+	Tallies  []*tally          `json:"tallies"`
+}
+
+func newReport(server *pgtest.Server) *report {
+	r := &report{Server: server.Version, Go: runtime.Version(), CPUs: runtime.NumCPU(), Versions: map[string]string{}}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return r
+	}
+	for _, l := range libraries {
+		for _, dep := range info.Deps {
+			if dep.Path == l.module {
+				r.Versions[l.name] = strings.TrimPrefix(dep.Version, "v")
+			}
+		}
+	}
+	return r
+}
+
+// verdict is an error if a guarded process failed, or if nothing unguarded did
+// with a library that has no lock: then the race was none.
+func (r *report) verdict() error {
+	var errs []error
+	control := map[string]int{} // failures without a guard
+	for _, t := range r.Tallies {
+		id := t.Folder + "/" + t.Driver
+		if t.Mode.guarded() && t.Failed > 0 {
+			errs = append(errs, fmt.Errorf("%s, %d processes, %s: %d of %d rounds failed: %v", id, t.N, t.Mode, t.Failed, t.Rounds, t.Texts))
+		}
+		if (t.Mode == readme || t.Mode == schemaFirst) && !t.OwnLock {
+			control[id] += t.Failed // also if that is 0: it has to be in the map
+		}
+	}
+	for id, failures := range control {
+		if failures == 0 {
+			errs = append(errs, fmt.Errorf("%s: the control group without a guard never failed", id))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// median is in microseconds, of the rounds in which nobody failed; 0 if there
+// was none.
+func (t *tally) median() int64 {
+	if len(t.Ready) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(t.Ready))
+	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
+}
+
+func milliseconds(us int64) string {
+	if us == 0 {
+		return "–"
+	}
+	return fmt.Sprintf("%d ms", (us+500)/1000)
+}
+
+func (r *report) store(file string) error {
+	text, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(text, '\n'), 0o644)
+}
+
+func load(file string) (*report, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	r := &report{}
+	return r, json.Unmarshal(text, r)
+}
+
+// row is one library over one driver, with its tallies.
+type row struct {
+	*tally // any of them
+	all    []*tally
+}
+
+func (r *report) rows(special bool) []row {
+	var rows []row
+	for _, t := range r.Tallies {
+		if (t.Special != "") != special {
+			continue
+		}
+		if last := len(rows) - 1; last < 0 || rows[last].Folder != t.Folder || rows[last].Driver != t.Driver {
+			rows = append(rows, row{tally: t})
+		}
+		rows[len(rows)-1].all = append(rows[len(rows)-1].all, t)
+	}
+	return rows
+}
+
+// find returns nil if l was not run like that.
+func (l row) find(m mode, n int) *tally {
+	for _, t := range l.all {
+		if t.Mode == m && (n == 0 || t.N == n) {
+			return t
+		}
+	}
+	return nil
+}
+
+// failures has the rounds in which at least one process failed.
+func (r *report) failures(special bool) table.Writer {
+	w := table.NewWriter()
+	rows := r.rows(special)
+	var modes []mode
+	for _, m := range []mode{readme, schemaFirst, schemaOnly, serialize, once, blocking} {
+		if slices.ContainsFunc(rows, func(l row) bool { return l.failed(m) != "" }) {
+			modes = append(modes, m)
+		}
+	}
+	header := table.Row{"library", "driver"}
+	for _, m := range modes {
+		header = append(header, m)
+	}
+	w.AppendHeader(header)
+	for _, l := range rows {
+		cells := table.Row{l.title(), l.driverName()}
+		for _, m := range modes {
+			cells = append(cells, l.failed(m))
+		}
+		w.AppendRow(cells)
+	}
+	return w
+}
+
+func (t *tally) driverName() string {
+	return map[string]string{pq: "lib/pq", pgx: "pgx", pgx + "pool": "pgxpool"}[t.Driver]
+}
+
+// failed is such as "0/20 · 12/20 · 11/20", in the order of the sizes.
+func (l row) failed(m mode) string {
+	var parts []string
+	for _, t := range l.all {
+		if t.Mode == m {
+			parts = append(parts, fmt.Sprintf("%d/%d", t.Failed, t.Rounds))
+		}
+	}
+	if parts == nil {
+		return ""
+	}
+	return strings.Join(parts, " · ")
+}
+
+// times has the time until all of n processes are ready.
+func (r *report) times(n int) table.Writer {
+	w := table.NewWriter()
+	w.AppendHeader(table.Row{"library", "driver", readme, blocking, schemaOnly, serialize, "×", once, "×"})
+	for _, l := range r.rows(false) {
+		base := l.find(blocking, n)
+		if base == nil {
+			continue
+		}
+		cells := table.Row{l.Library, l.driverName()}
+		for _, m := range []mode{readme, blocking, schemaOnly, serialize, once} {
+			t := l.find(m, n)
+			if t == nil {
+				t = &tally{}
+			}
+			cells = append(cells, milliseconds(t.median()))
+			if m == serialize || m == once {
+				cells = append(cells, ratio(t.median(), base.median()))
+			}
+		}
+		w.AppendRow(cells)
+	}
+	return w
+}
+
+func ratio(a, b int64) string {
+	if a == 0 || b == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.2f", float64(a)/float64(b))
+}
