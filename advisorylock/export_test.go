@@ -14,9 +14,6 @@ const (
 // Comment makes a name fit for an SQL comment.
 var Comment = comment
 
-// Literal is the key as it stands in the statements.
-func (k Key) Literal() string { return k.literal() }
-
 // Registered reports whether the process still knows anything of db.
 func Registered(db *sql.DB) bool {
 	pools.Lock()

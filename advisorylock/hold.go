@@ -142,5 +142,5 @@ func (c *call) lostLease(why, err error) error {
 	if err != nil {
 		why = fmt.Errorf("%w; the function returned: %w", why, err)
 	}
-	return fmt.Errorf("advisorylock.%s %s: %w", c.op, c.name(), lost(why))
+	return fmt.Errorf("advisorylock.%s %s: %w: %w", c.op, c.name(), ErrLost, why)
 }

@@ -26,12 +26,3 @@ func KeyOf(name string) Key {
 
 // String is the key in decimal, as the pg_advisory functions take it.
 func (k Key) String() string { return strconv.FormatInt(int64(k), 10) }
-
-// literal is the key as an SQL expression. -9223372036854775808 alone is a
-// numeric: the sign is no part of the number, which by itself is out of range.
-func (k Key) literal() string {
-	if k == -1<<63 {
-		return "(" + k.String() + ")::pg_catalog.int8"
-	}
-	return k.String()
-}

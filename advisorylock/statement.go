@@ -23,7 +23,7 @@ func (c *call) function(try bool) string {
 	if c.Shared {
 		name += "_shared"
 	}
-	return fmt.Sprintf("pg_catalog.%s(%s)", name, c.key.literal())
+	return fmt.Sprintf("pg_catalog.%s(%v)", name, c.key)
 }
 
 // blockSQL waits on the server for as long as it takes.

@@ -1,7 +1,6 @@
 package advisorylock_test
 
 import (
-	"strconv"
 	"strings"
 	"testing"
 	"unicode"
@@ -44,28 +43,6 @@ func FuzzComment(f *testing.F) {
 		}
 		if len([]rune(got)) != len([]rune(name)) {
 			t.Errorf("%q: got %q; want one character for each", name, got)
-		}
-	})
-}
-
-// Whatever the key, its literal is a bigint to the server: a number in range
-// after an optional sign, and no more than that.
-func FuzzKeyLiteral(f *testing.F) {
-	for _, k := range []int64{0, 1, -1, 1<<63 - 1, -1 << 63, -1<<63 + 1} {
-		f.Add(k)
-	}
-	f.Fuzz(func(t *testing.T, k int64) {
-		got := advisorylock.Key(k).Literal()
-		digits, cast := strings.CutSuffix(got, ")::pg_catalog.int8")
-		if cast {
-			digits = strings.TrimPrefix(digits, "(")
-		}
-		if back, err := strconv.ParseInt(digits, 10, 64); err != nil || back != k {
-			t.Errorf("%d: got %s", k, got)
-		}
-		unsigned := strings.TrimPrefix(digits, "-")
-		if _, err := strconv.ParseInt(unsigned, 10, 64); err != nil && !cast {
-			t.Errorf("%d: got %s; the number without its sign is no bigint", k, got)
 		}
 	})
 }

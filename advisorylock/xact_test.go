@@ -55,7 +55,7 @@ func TestXactLockText(t *testing.T) {
 		key    advisorylock.Key
 		want   string
 	}{
-		{"smallest key", advisorylock.Locker{}, math.MinInt64, "SELECT pg_catalog.pg_advisory_xact_lock((-9223372036854775808)::pg_catalog.int8)"},
+		{"smallest key", advisorylock.Locker{}, math.MinInt64, "SELECT pg_catalog.pg_advisory_xact_lock(-9223372036854775808)"},
 		{"shared", advisorylock.Locker{Shared: true}, 42, "SELECT pg_catalog.pg_advisory_xact_lock_shared(42)"},
 		{"named", advisorylock.Locker{Name: "app"}, 42, lockSQL},
 		{"TTL", advisorylock.Locker{TTL: 90 * time.Second}, 42, "SET LOCAL idle_in_transaction_session_timeout = '90000ms'; " + lockSQL},

@@ -325,14 +325,21 @@ func (c *Conn) Release(ctx context.Context) error {
 
 func (c *Conn) close() error {
 	if c.junk {
-		// The documented way to keep a connection out of the pool. Its error is
-		// the one that was passed in.
-		_ = c.conn.Raw(func(any) error { return driver.ErrBadConn })
+		discard(c.conn)
 	}
 	if err := c.conn.Close(); err != nil && !errors.Is(err, sql.ErrConnDone) {
 		return err
 	}
 	return nil
+}
+
+// discard keeps conn out of the pool, in the documented way. database/sql may be
+// closing it at this very moment, after a rollback of its own that failed, and
+// then Raw dereferences nil: it looks whether the connection is there before it
+// takes the mutex that guards it.
+func discard(conn *sql.Conn) {
+	defer func() { _ = recover() }()
+	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
 }
 
 func (c *Conn) finishOff(stuck <-chan error) {
