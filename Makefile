@@ -10,7 +10,7 @@ LINT_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bootlock/golangci-lint-$(LINT
 LINT := $(LINT_DIR)/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-race vet lint demo bench deps server
+.PHONY: help test test-race test-matrix race race-short vet lint demo bench deps server
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -24,8 +24,20 @@ test: server ## run all tests
 test-race: server ## run all tests with the race detector
 	$(GO) test -race -timeout 15m $(TESTFLAGS) ./...
 
-vet: ## run go vet
+test-matrix: ## the promises on PostgreSQL 13 to 18, every driver and mode, direct and through PgBouncer
+	scripts/test-matrix.sh
+
+race: ## race real migration libraries with and without the guard, and write docs/libraries.md
+	cd examples && $(GO) run ./race
+
+race-short: server ## the same in three minutes, writing nothing
+	cd examples && $(GO) run ./race -short
+
+vet: ## run go vet, for every system the command is for
 	$(GO) vet ./...
+	GOOS=darwin $(GO) vet ./cmd/... && GOOS=windows $(GO) vet ./cmd/...
+	cd examples && $(GO) vet ./...
+	cd test/legacy && $(GO) vet ./...
 
 $(LINT):
 	GOBIN=$(LINT_DIR) GOFLAGS= $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)

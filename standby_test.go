@@ -315,9 +315,9 @@ func serverCommand(t *testing.T, name string, args ...string) {
 	}
 }
 
-// The shell ends the server when this process is gone, and its standard input
-// with it.
-const replicaScript = `"$@" >"$LOG" 2>&1 </dev/null & cat >/dev/null; kill -QUIT $! 2>/dev/null; wait`
+// The shell ends the server and removes its files when this process is gone, and its
+// standard input with it.
+const replicaScript = `"$@" >"$DIR.log" 2>&1 </dev/null & cat >/dev/null; kill -QUIT $! 2>/dev/null; wait; rm -rf "$DIR" "$DIR.log"`
 
 func (r *replica) start(t *testing.T, settings ...string) {
 	t.Helper()
@@ -333,7 +333,7 @@ func (r *replica) start(t *testing.T, settings ...string) {
 	}
 	cmd := exec.Command("/bin/sh", args...) // it ends with its pipe
 	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), "LOG="+r.dir+".log", "LC_ALL=C")
+	cmd.Env = append(os.Environ(), "DIR="+r.dir, "LC_ALL=C")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: serverUser(t), Setsid: true}
 	if r.pipe, err = cmd.StdinPipe(); err != nil {
 		t.Fatal(err)

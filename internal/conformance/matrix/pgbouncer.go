@@ -27,9 +27,9 @@ type PgBouncer struct {
 // ErrNoPgBouncer says that the program is not installed.
 var ErrNoPgBouncer = errors.New("pgbouncer is not installed")
 
-// The shell ends PgBouncer when this process ends, however it does: then its
-// standard input is closed.
-const bouncerScript = `pgbouncer -q "$1" >"$2" 2>&1 & cat >/dev/null; kill -INT $!; wait`
+// The shell ends PgBouncer and removes its files when this process ends, however it
+// does: then its standard input is closed.
+const bouncerScript = `pgbouncer -q "$1/pgbouncer.ini" >"$1/log" 2>&1 & cat >/dev/null; kill -INT $!; wait; rm -rf "$1"`
 
 // StartPgBouncer starts PgBouncer in a pool mode in front of the server at dsn.
 // The superuser of dsn and the role without rights may pass.
@@ -74,13 +74,12 @@ default_pool_size = 60
 max_client_conn = 2000
 ignore_startup_parameters = extra_float_digits
 `, server.Hostname(), server.Port(), port, b.dir, mode)
-	ini := filepath.Join(b.dir, "pgbouncer.ini")
-	for path, text := range map[string]string{ini: config, filepath.Join(b.dir, "users"): users} {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+	for name, text := range map[string]string{"pgbouncer.ini": config, "users": users} {
+		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o600); err != nil {
 			return err
 		}
 	}
-	b.cmd = exec.Command("/bin/sh", "-c", bouncerScript, "bootlock-pgbouncer", ini, filepath.Join(b.dir, "log"))
+	b.cmd = exec.Command("/bin/sh", "-c", bouncerScript, "bootlock-pgbouncer", b.dir)
 	if err := asUnprivileged(b.cmd, b.dir); err != nil {
 		return err
 	}
