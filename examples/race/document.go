@@ -26,7 +26,7 @@ func (r *report) document() string {
 
 Written by `+"`go run ./race` in [examples](../examples), from [its results](../examples/race/results.json)"+`; not by hand.
 
-%s separate processes start at the same moment, again and again, each time on a fresh database: PostgreSQL %s, %s, %d CPUs, loopback. Three ordinary migrations each (River: its own). [examples](../examples) has each library as its README shows it, and the line that puts it under the guard.
+%s separate processes start at the same moment, again and again, each time on a fresh database: PostgreSQL %s, %s, %d CPUs, loopback%s. Three ordinary migrations each (River: its own). [examples](../examples) has each library as its README shows it, and the line that puts it under the guard.
 
 ## What each library needs
 
@@ -47,7 +47,7 @@ Second rows of a library are its other driver, with few rounds. gorm and tern sp
 
 ## Time until all %d processes are ready
 
-Median over the rounds in which nobody failed. × is the ratio to pg_advisory_lock around the same migrate, in the same rounds.
+Median over the rounds in which nobody failed. × is the ratio to pg_advisory_lock around the same migrate, in the same rounds, and in brackets how far chance moves it (95 %% of the ratios when the rounds are drawn anew).
 
 %s
 
@@ -62,7 +62,7 @@ pg_advisory_lock around a CREATE INDEX CONCURRENTLY hangs for ever; here it was 
 The most frequent errors without a guard.
 
 %s`,
-		joined(sizes), r.Server, r.Go, r.CPUs,
+		joined(sizes), r.Server, r.Go, r.CPUs, r.sittings(),
 		markdown(r.needs()), joined(sizes), markdown(r.failures(false)),
 		readme, schemaFirst, schemaOnly, serialize, once, blocking,
 		most, markdown(r.times(most)), markdown(r.failures(true)), r.texts())
@@ -80,6 +80,19 @@ func (r *report) sizes() []int {
 	}
 	slices.Sort(sizes)
 	return sizes
+}
+
+// sittings says so if not everything was measured in one run. The modes of one
+// row and number of processes always were.
+func (r *report) sittings() string {
+	runs := map[string]bool{}
+	for _, t := range r.Tallies {
+		runs[t.Run] = true
+	}
+	if len(runs) < 2 {
+		return ""
+	}
+	return fmt.Sprintf(", measured in %d runs", len(runs))
 }
 
 func joined(sizes []int) string {

@@ -3,6 +3,7 @@
 //
 //	go run ./race          the full run; writes race/results.json and ../docs/libraries.md
 //	go run ./race -short   what CI runs: few rounds, writes nothing
+//	go run ./race -only tern   the same for some, and keeps the other results
 //	go run ./race -docs-only   writes ../docs/libraries.md from race/results.json
 //
 // It fails if a guarded process failed, or if a control group did not.
@@ -98,6 +99,9 @@ func (p plan) run(ctx context.Context, results, docs string) error {
 		fmt.Println(r.times(slices.Max(p.sizes)).Render())
 	}
 	if results != "" {
+		if old, err := load(results); err == nil {
+			r.update(old)
+		}
 		if err := r.store(results); err != nil {
 			return err
 		}

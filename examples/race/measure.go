@@ -23,6 +23,7 @@ type tally struct {
 	OwnLock bool    `json:"own_lock,omitempty"`
 	Mode    mode    `json:"mode"`
 	N       int     `json:"processes"`
+	Run     string  `json:"run"` // when its run began
 	Rounds  int     `json:"rounds"`
 	Failed  int     `json:"rounds_with_a_failure"`
 	Errors  int     `json:"processes_failed"`
@@ -47,7 +48,7 @@ func (p plan) measure(ctx context.Context, server *pgtest.Server, f *fleet) (*re
 			for _, m := range p.modesOf(l, n) {
 				tallies = append(tallies, &tally{
 					Library: l.name, Folder: l.folder, Driver: l.driver, Special: l.special, OwnLock: l.ownLock,
-					Mode: m, N: n, Texts: map[string]int{},
+					Mode: m, N: n, Run: r.Began, Texts: map[string]int{},
 				})
 			}
 			limit := p.limit(l, n)

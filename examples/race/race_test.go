@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"testing"
 	"time"
 
@@ -169,6 +170,45 @@ func relations(t *testing.T, db *sql.DB) (n int) {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// The interval is what keeps a chance median from being read as a result.
+func TestRatio(t *testing.T) {
+	t.Parallel()
+	steady := &tally{Ready: []int64{200, 200, 200}}
+	for _, test := range []struct {
+		t, base *tally
+		want    string
+	}{
+		{steady, &tally{Ready: []int64{100, 100, 100}}, "2.00 (2.00–2.00)"},
+		{steady, &tally{Ready: []int64{100, 200, 400}}, "1.00 (0.50–2.00)"},
+		{steady, &tally{Ready: []int64{100, 100}}, ""},
+		{&tally{}, &tally{}, ""},
+	} {
+		if got := ratio(test.t, test.base); got != test.want {
+			t.Errorf("got %q; want %q", got, test.want)
+		}
+	}
+}
+
+// A part measured anew replaces that part alone.
+func TestUpdateKeepsTheRest(t *testing.T) {
+	t.Parallel()
+	old := &report{Tallies: []*tally{
+		{Folder: "tern", Driver: pgx, Mode: once, N: 2, Rounds: 1},
+		{Folder: "tern", Driver: pgx, Mode: once, N: 32, Rounds: 1},
+		{Folder: "goose", Driver: pgx, Mode: once, N: 2, Rounds: 1},
+	}}
+	r := &report{Tallies: []*tally{{Folder: "tern", Driver: pgx, Mode: serialize, N: 2, Rounds: 20}}}
+	r.update(old)
+	var got []string
+	for _, t := range r.Tallies {
+		got = append(got, fmt.Sprint(t.Folder, t.N, " ", t.Mode, t.Rounds))
+	}
+	want := []string{"tern2 Serialize20", "tern32 UpToDate1", "goose2 UpToDate1"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q; want %q", got, want)
+	}
 }
 
 // A worker says so if its job does not come back, and is replaced.

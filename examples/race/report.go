@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
@@ -17,6 +19,7 @@ import (
 
 // report is a whole run, as it is stored.
 type report struct {
+	Began    string            `json:"began"`
 	Server   string            `json:"postgresql"`
 	Go       string            `json:"go"`
 	CPUs     int               `json:"cpus"`
@@ -25,7 +28,7 @@ type report struct {
 }
 
 func newReport(server *pgtest.Server) *report {
-	r := &report{Server: server.Version, Go: runtime.Version(), CPUs: runtime.NumCPU(), Versions: map[string]string{}}
+	r := &report{Began: time.Now().UTC().Format(time.RFC3339), Server: server.Version, Go: runtime.Version(), CPUs: runtime.NumCPU(), Versions: map[string]string{}}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return r
@@ -77,6 +80,33 @@ func milliseconds(us int64) string {
 		return "–"
 	}
 	return fmt.Sprintf("%d ms", (us+500)/1000)
+}
+
+// update keeps what old has and r has not measured anew: other libraries, and
+// other numbers of processes.
+func (r *report) update(old *report) {
+	var all []*tally
+	for _, l := range libraries {
+		tallies := r.of(l)
+		for _, t := range old.of(l) {
+			if !slices.ContainsFunc(r.of(l), func(fresh *tally) bool { return fresh.N == t.N }) {
+				tallies = append(tallies, t)
+			}
+		}
+		slices.SortStableFunc(tallies, func(a, b *tally) int { return a.N - b.N })
+		all = append(all, tallies...)
+	}
+	r.Tallies = all
+}
+
+func (r *report) of(l library) []*tally {
+	var tallies []*tally
+	for _, t := range r.Tallies {
+		if t.Folder == l.folder && t.Driver == l.driver {
+			tallies = append(tallies, t)
+		}
+	}
+	return tallies
 }
 
 func (r *report) store(file string) error {
@@ -186,7 +216,7 @@ func (r *report) times(n int) table.Writer {
 			}
 			cells = append(cells, milliseconds(t.median()))
 			if m == serialize || m == once {
-				cells = append(cells, ratio(t.median(), base.median()))
+				cells = append(cells, ratio(t, base))
 			}
 		}
 		w.AppendRow(cells)
@@ -194,9 +224,24 @@ func (r *report) times(n int) table.Writer {
 	return w
 }
 
-func ratio(a, b int64) string {
-	if a == 0 || b == 0 {
+// ratio is such as "1.07 (0.97–1.21)": that of the medians, and 95 % of what it
+// is when the rounds are drawn anew. A ratio without that says little on a
+// machine that does other things as well.
+func ratio(t, base *tally) string {
+	if len(t.Ready) == 0 || len(t.Ready) != len(base.Ready) { // not the same rounds
 		return ""
 	}
-	return fmt.Sprintf("%.2f", float64(a)/float64(b))
+	const draws = 2000
+	random := rand.New(rand.NewPCG(1, 1)) // the same document each time
+	drawn := make([]float64, draws)
+	for i := range drawn {
+		var a, b tally
+		for range t.Ready {
+			round := random.IntN(len(t.Ready))
+			a.Ready, b.Ready = append(a.Ready, t.Ready[round]), append(b.Ready, base.Ready[round])
+		}
+		drawn[i] = float64(a.median()) / float64(b.median())
+	}
+	slices.Sort(drawn)
+	return fmt.Sprintf("%.2f (%.2f–%.2f)", float64(t.median())/float64(base.median()), drawn[draws/40], drawn[draws-draws/40])
 }
