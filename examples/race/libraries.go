@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/bootlock/bootlock/examples/atlas"
 	"github.com/bootlock/bootlock/examples/bun"
 	"github.com/bootlock/bootlock/examples/concurrently"
 	"github.com/bootlock/bootlock/examples/ent"
@@ -65,7 +66,7 @@ const dirty = "SELECT count(*) FROM schema_migrations WHERE dirty"
 
 var (
 	tables      = []string{"users", "posts", "posts_user_id"}
-	riverTables = []string{"river_job", "river_leader", "river_queue", "river_client", "river_client_queue", "river_migration"}
+	riverTables = []string{"river_job", "river_leader", "river_queue", "river_notification", "river_migration"}
 )
 
 // libraries are raced in this order.
@@ -103,6 +104,11 @@ var libraries = func() []library {
 		{
 			name: "ent", folder: "ent", module: "entgo.io/ent", driver: pgx,
 			guard: ent.Guard, migrate: ent.Migrate, want: tables,
+		},
+		{
+			name: "atlas", folder: "atlas", module: "ariga.io/atlas", driver: pgx,
+			asks:  "the difference, which only reads; that there is no schema yet it says by an error of its own",
+			guard: atlas.Guard, migrate: atlas.Migrate, want: tables,
 		},
 		{
 			name: "bun", folder: "bun", module: "github.com/uptrace/bun", driver: pgx,

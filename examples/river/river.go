@@ -29,7 +29,7 @@ func upToDate(ctx context.Context, db *sql.DB) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	result, err := migrator.Validate(ctx)
+	result, err := migrator.Validate(ctx, nil)
 	if err != nil {
 		return false, err
 	}

@@ -42,7 +42,7 @@ func Guard(pool *pgxpool.Pool) schemaguard.Guard {
 		if err != nil {
 			return false, err
 		}
-		result, err := migrator.Validate(ctx) // which only reads
+		result, err := migrator.Validate(ctx, nil) // which only reads
 		if err != nil {
 			return false, err
 		}
