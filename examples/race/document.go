@@ -14,6 +14,18 @@ func rewrite(results, docs string) error {
 	if err != nil {
 		return err
 	}
+	return r.write(docs)
+}
+
+// write writes the document, and its picture beside it.
+func (r *report) write(docs string) error {
+	picture, err := r.picture()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(strings.TrimSuffix(docs, ".md")+".svg", picture, 0o644); err != nil {
+		return err
+	}
 	return os.WriteFile(docs, []byte(r.document()), 0o644)
 }
 
@@ -27,6 +39,8 @@ func (r *report) document() string {
 Written by `+"`go run ./race` in [examples](../examples), from [its results](../examples/race/results.json)"+`; not by hand.
 
 %s separate processes start at the same moment, again and again, each time on a fresh database: PostgreSQL %s, %s, %d CPUs, loopback%s. Three ordinary migrations each (River: its own). [examples](../examples) has each library as its README shows it, and the line that puts it under the guard.
+
+![Without the guard nearly every start fails; with it none does, and it takes no longer than an advisory lock of one's own.](libraries.svg)
 
 ## What each library needs
 

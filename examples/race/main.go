@@ -107,7 +107,7 @@ func (p plan) run(ctx context.Context, results, docs string) error {
 		}
 	}
 	if docs != "" {
-		if err := os.WriteFile(docs, []byte(r.document()), 0o644); err != nil {
+		if err := r.write(docs); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"database/sql"
 	"fmt"
 	"os"
@@ -273,9 +274,51 @@ func TestDocumentIsOfTheResults(t *testing.T) {
 	if string(got) != r.document() {
 		t.Error("docs/libraries.md is not what race/results.json makes; run: go run ./race -docs-only")
 	}
+	drawn, err := os.ReadFile("../../docs/libraries.svg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	picture, err := r.picture()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(drawn, picture) {
+		t.Error("docs/libraries.svg is not what race/results.json makes; run: go run ./race -docs-only")
+	}
 	for _, text := range []string{"NaN", "%!", "<nil>"} {
 		if regexp.MustCompile(regexp.QuoteMeta(text)).MatchString(r.document()) {
 			t.Errorf("the document has %q", text)
+		}
+		if bytes.Contains(picture, []byte(text)) {
+			t.Errorf("the picture has %q", text)
+		}
+	}
+}
+
+// What was not run, or never without a failure, has no bar.
+func TestPictureOfAPart(t *testing.T) {
+	t.Parallel()
+	of := func(m mode, ready ...int64) *tally {
+		return &tally{Library: "tern", Folder: "tern", Driver: pgx, Mode: m, N: 2, Rounds: 1, Ready: ready}
+	}
+	labels := func(tallies ...*tally) int {
+		picture, err := (&report{Tallies: tallies}).picture()
+		if err != nil {
+			t.Error(err)
+		}
+		return bytes.Count(picture, []byte(" %<"))
+	}
+	none := labels(of(readme, 1), of(serialize, 1))
+	for name, tt := range map[string]struct {
+		tallies []*tally
+		bars    int
+	}{
+		"comparison failed": {[]*tally{of(readme, 1), of(serialize, 1), of(blocking)}, 0},
+		"guard failed":      {[]*tally{of(readme, 1), of(serialize), of(blocking, 3)}, 0},
+		"all there":         {[]*tally{of(readme, 1), of(serialize, 1), of(blocking, 3)}, 1},
+	} {
+		if got := labels(tt.tallies...) - none; got != tt.bars {
+			t.Errorf("%s: got %d bars; want %d", name, got, tt.bars)
 		}
 	}
 }
