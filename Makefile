@@ -10,7 +10,7 @@ LINT_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bootlock/golangci-lint-$(LINT
 LINT := $(LINT_DIR)/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-race test-matrix race race-short vet lint demo bench deps server
+.PHONY: help test test-race test-matrix test-examples race race-short vet lint demo bench deps server
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,13 +21,19 @@ server: ## see to it that there is a PostgreSQL to test on
 test: server ## run all tests
 	$(GO) test -timeout 10m $(TESTFLAGS) ./...
 
-test-race: server ## run all tests with the race detector
+test-test-examples: server ## run the tests of the examples and of their race harness
+	cd examples && $(GO) test -timeout 10m $(TESTFLAGS) ./...
+
+race: server ## run all tests with the race detector
 	$(GO) test -race -timeout 15m $(TESTFLAGS) ./...
 
 test-matrix: ## the promises on PostgreSQL 13 to 18, every driver and mode, direct and through PgBouncer
 	scripts/test-matrix.sh
 
-race: ## race real migration libraries with and without the guard, and write docs/libraries.md
+test-examples: server ## run the tests of the examples and of their race harness
+	cd examples && $(GO) test -timeout 10m $(TESTFLAGS) ./...
+
+race: server ## race real migration libraries with and without the guard, 25 minutes, and write docs/libraries.md
 	cd examples && $(GO) run ./race
 
 race-short: server ## the same in three minutes, writing nothing

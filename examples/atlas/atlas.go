@@ -39,13 +39,14 @@ func upToDate(ctx context.Context, db *sql.DB) (bool, error) {
 	return err == nil && len(changes) == 0, err
 }
 
-// Migrate is the migration code as it was without the guard.
+// Migrate is the migration code as it was without the guard. It names no schema
+// in its statements, so that the search_path decides.
 func Migrate(ctx context.Context, db *sql.DB) error {
 	driver, changes, err := diff(ctx, db)
 	if err != nil {
 		return err
 	}
-	return driver.ApplyChanges(ctx, changes)
+	return driver.ApplyChanges(ctx, changes, func(o *migrate.PlanOptions) { o.SchemaQualifier = new(string) })
 }
 
 // diff compares the schema on the search_path with the one wanted.

@@ -79,6 +79,17 @@ func TestControl(t *testing.T) {
 	}
 }
 
+// A control group has to fail of the race. One that fails alone, too, shows
+// nothing.
+func TestAlone(t *testing.T) {
+	r := raceOnce(t, "", "^(as in its README|CREATE SCHEMA first)$", 1, 1)
+	for _, tally := range r.Tallies {
+		if tally.Failed > 0 {
+			t.Errorf("%s/%s, %s: one process alone failed: %v", tally.Folder, tally.Driver, tally.Mode, tally.Texts)
+		}
+	}
+}
+
 // The verdict is what CI goes by.
 func TestVerdict(t *testing.T) {
 	t.Parallel()
