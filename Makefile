@@ -10,10 +10,11 @@ LINT_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bootlock/golangci-lint-$(LINT
 LINT := $(LINT_DIR)/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-race test-matrix test-examples race race-short vet lint demo bench deps server
+# Those that have a rule: one that were only listed here would pass as done.
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 server: ## see to it that there is a PostgreSQL to test on
 	@scripts/ensure-server.sh
@@ -21,10 +22,7 @@ server: ## see to it that there is a PostgreSQL to test on
 test: server ## run all tests
 	$(GO) test -timeout 10m $(TESTFLAGS) ./...
 
-test-test-examples: server ## run the tests of the examples and of their race harness
-	cd examples && $(GO) test -timeout 10m $(TESTFLAGS) ./...
-
-race: server ## run all tests with the race detector
+test-race: server ## run all tests with the race detector
 	$(GO) test -race -timeout 15m $(TESTFLAGS) ./...
 
 test-matrix: ## the promises on PostgreSQL 13 to 18, every driver and mode, direct and through PgBouncer
