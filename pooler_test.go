@@ -7,11 +7,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -39,7 +34,7 @@ func TestPgBouncer(t *testing.T) {
 			t.Parallel()
 			db := newTestDB(t, pgtest.Shared(t))
 			bouncer := db
-			bouncer.dsn = startPgBouncer(t, db.dsn, 4)
+			bouncer.dsn = pgBouncer(t, "transaction", 4).DSN(db.dsn)
 			test(t, bouncer)
 			db.holdsNoLock(t)
 		})
@@ -162,77 +157,4 @@ func pooledKilledHolder(t *testing.T, db testDB) {
 		holder.signal(t, syscall.SIGKILL)
 		checkTakeover(t, since, await(t, granted))
 	}
-}
-
-// startPgBouncer starts one in transaction mode that shares size connections to
-// the server at dsn, and returns the DSN for it.
-func startPgBouncer(t *testing.T, dsn string, size int) string {
-	t.Helper()
-	if _, err := exec.LookPath("pgbouncer"); err != nil {
-		const how = "pgbouncer is not on the PATH: apt-get install pgbouncer"
-		if os.Getenv("BOOTLOCK_REQUIRE_PGBOUNCER") == "1" {
-			t.Fatal(how)
-		}
-		t.Skip("not tested: " + how)
-	}
-	u, err := url.Parse(dsn)
-	if err != nil || u.Host == "" {
-		t.Fatal("the test needs a DSN that is a URL with a host")
-	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := free.Addr().(*net.TCPAddr).Port
-	if err := free.Close(); err != nil {
-		t.Fatal(err)
-	}
-	password, _ := u.User.Password()
-	config := fmt.Sprintf(`[databases]
-* = host=%s port=%s user=%s password=%s
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = %d
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = %d
-ignore_startup_parameters = extra_float_digits
-`, u.Hostname(), u.Port(), u.User.Username(), password, port, size)
-	if os.Geteuid() == 0 {
-		config += "user = nobody\n" // it refuses to run as root
-	}
-	dir := t.TempDir()
-	ini := filepath.Join(dir, "pgbouncer.ini")
-	if err := os.WriteFile(ini, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	runPgBouncer(t, ini)
-	u.Host = fmt.Sprintf("127.0.0.1:%d", port)
-	eventually(t, "pgbouncer to answer", func() error {
-		conn, err := net.Dial("tcp", u.Host)
-		if err != nil {
-			return err
-		}
-		return conn.Close()
-	})
-	return u.String()
-}
-
-// runPgBouncer runs it until the test ends, or its process does: then the shell's
-// input ends.
-func runPgBouncer(t *testing.T, ini string) {
-	t.Helper()
-	cmd := exec.Command("/bin/sh", "-c", `pgbouncer -q "$0" & cat >/dev/null; kill "$!"; wait`, ini)
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = in.Close()
-		_ = cmd.Wait()
-	})
 }

@@ -122,7 +122,7 @@ func onServer(t *testing.T, server *pgtest.Server, drivers []Driver) {
 	}
 	direct := way{name: "direct", through: func(dsn string) string { return dsn }}
 	pooled := way{name: "PgBouncer"}
-	bouncer, err := StartPgBouncer(t.Context(), server.DSN, "transaction")
+	bouncer, err := StartPgBouncer(t.Context(), server.DSN, "transaction", PoolSize)
 	switch {
 	case err == nil:
 		t.Cleanup(bouncer.Stop)

@@ -31,9 +31,13 @@ var ErrNoPgBouncer = errors.New("pgbouncer is not installed")
 // does: then its standard input is closed.
 const bouncerScript = `pgbouncer -q "$1/pgbouncer.ini" >"$1/log" 2>&1 & cat >/dev/null; kill -INT $!; wait; rm -rf "$1"`
 
-// StartPgBouncer starts PgBouncer in a pool mode in front of the server at dsn.
-// The superuser of dsn and the role without rights may pass.
-func StartPgBouncer(ctx context.Context, dsn, mode string) (*PgBouncer, error) {
+// PoolSize is more server connections than any test needs.
+const PoolSize = 60
+
+// StartPgBouncer starts PgBouncer in a pool mode in front of the server at dsn,
+// with size server connections for each database and user. The superuser of dsn
+// and the role without rights may pass.
+func StartPgBouncer(ctx context.Context, dsn, mode string, size int) (*PgBouncer, error) {
 	if _, err := exec.LookPath("pgbouncer"); err != nil {
 		return nil, ErrNoPgBouncer
 	}
@@ -46,14 +50,14 @@ func StartPgBouncer(ctx context.Context, dsn, mode string) (*PgBouncer, error) {
 		return nil, err
 	}
 	b := &PgBouncer{dir: dir}
-	if err := b.start(ctx, server, mode); err != nil {
+	if err := b.start(ctx, server, mode, size); err != nil {
 		b.Stop()
 		return nil, fmt.Errorf("pgbouncer: %w", err)
 	}
 	return b, nil
 }
 
-func (b *PgBouncer) start(ctx context.Context, server *url.URL, mode string) error {
+func (b *PgBouncer) start(ctx context.Context, server *url.URL, mode string, size int) error {
 	port, err := freePort()
 	if err != nil {
 		return err
@@ -70,10 +74,10 @@ unix_socket_dir =
 auth_type = md5
 auth_file = %s/users
 pool_mode = %s
-default_pool_size = 60
+default_pool_size = %d
 max_client_conn = 2000
 ignore_startup_parameters = extra_float_digits
-`, server.Hostname(), server.Port(), port, b.dir, mode)
+`, server.Hostname(), server.Port(), port, b.dir, mode, size)
 	for name, text := range map[string]string{"pgbouncer.ini": config, "users": users} {
 		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o600); err != nil {
 			return err
