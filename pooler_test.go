@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -135,26 +134,12 @@ func pooledSessions(t *testing.T, db testDB) {
 
 func pooledFrozenHolder(t *testing.T, db testDB) {
 	for _, driver := range drivers {
-		holder := startHolder(t, db.dsn, driver)
-		granted := holdNext(t, pool(t, otherThan(driver), db.dsn), leaseKey)
-		db.awaitWaiters(t, 1)
-		since := time.Now()
-		holder.signal(t, syscall.SIGSTOP)
-		checkTakeover(t, since, await(t, granted))
-		holder.signal(t, syscall.SIGCONT)
-		holder.hear(t, "fn: ErrLost")
-		holder.hear(t, "hold: ErrLost")
-		holder.finish(t)
+		holderFrozen(t, db, driver)
 	}
 }
 
 func pooledKilledHolder(t *testing.T, db testDB) {
 	for _, driver := range drivers {
-		holder := startHolder(t, db.dsn, driver)
-		granted := holdNext(t, pool(t, otherThan(driver), db.dsn), leaseKey)
-		db.awaitWaiters(t, 1)
-		since := time.Now()
-		holder.signal(t, syscall.SIGKILL)
-		checkTakeover(t, since, await(t, granted))
+		holderKilled(t, db, driver)
 	}
 }
