@@ -4,7 +4,7 @@
 //	go run ./race          the full run, 25 minutes; writes race/results.json, ../docs/libraries.md and its picture
 //	go run ./race -short   what CI runs: few rounds, writes nothing
 //	go run ./race -only tern   the same for some, and keeps the other results
-//	go run ./race -docs-only   writes ../docs/libraries.md from race/results.json
+//	go run ./race -docs-only   writes the document and its picture from race/results.json
 //
 // It fails if a guarded process failed, or if a control group did not.
 package main
@@ -42,7 +42,6 @@ func race(args []string) error {
 	short := flags.Bool("short", false, "few rounds; write nothing")
 	docsOnly := flags.Bool("docs-only", false, "write the document from the stored results")
 	rounds := flags.Int("rounds", 20, "rounds per library, mode and number of processes")
-	budget := flags.Duration("budget", 0, "do no more rounds when a library's share of this is over; 0 is no limit")
 	sizes := flags.String("n", "2,8,32", "numbers of processes")
 	only := flags.String("only", "", "regular expression: only libraries whose folder/driver matches")
 	modes := flags.String("modes", "", "regular expression: only modes that match")
@@ -54,7 +53,7 @@ func race(args []string) error {
 	if *docsOnly {
 		return rewrite(*results, *docs)
 	}
-	p := plan{rounds: *rounds, budget: *budget, seconds: 20}
+	p := plan{rounds: *rounds, seconds: 20}
 	if *short {
 		p.short, p.rounds, p.seconds = true, 3, 3
 		*sizes, *results, *docs = "2,8", "", ""

@@ -51,11 +51,7 @@ func (p plan) measure(ctx context.Context, server *pgtest.Server, f *fleet) (*re
 					Mode: m, N: n, Run: r.Began, Texts: map[string]int{},
 				})
 			}
-			limit := p.limit(l, n)
 			for round := range p.roundsOf(l) {
-				if round >= fewRounds && limit > 0 && time.Since(begun) > limit {
-					break
-				}
 				for _, at := range rand.Perm(len(tallies)) {
 					if round > 0 && l.special != "" && tallies[at].Mode == blocking {
 						continue // it hangs until its time is up; once will do

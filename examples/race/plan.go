@@ -3,22 +3,19 @@ package main
 import (
 	"regexp"
 	"slices"
-	"time"
 )
 
 // plan says what to measure.
 type plan struct {
 	sizes   []int // numbers of processes
 	rounds  int
-	budget  time.Duration // for all rounds together; zero is no limit
 	short   bool
 	seconds int // how long the slow migration takes
 	only    *regexp.Regexp
 	modes   *regexp.Regexp
 }
 
-// fewRounds is what the second drivers and the special cases get, and the least
-// that the budget leaves.
+// fewRounds is what the second drivers and the special cases get.
 const fewRounds = 3
 
 func (p plan) roundsOf(l library) int {
@@ -58,23 +55,3 @@ func (p plan) modesOf(l library, n int) []mode {
 		return m == blocking && (p.short || !compared)
 	})
 }
-
-// limit is the share of the budget that n processes of l have.
-func (p plan) limit(l library, n int) time.Duration {
-	if l.second || l.special != "" {
-		return 0
-	}
-	var all float64
-	for _, other := range libraries {
-		if other.second || other.special != "" || !p.only.MatchString(other.id()) {
-			continue
-		}
-		for _, size := range p.sizes {
-			all += weight(size)
-		}
-	}
-	return time.Duration(float64(p.budget) * weight(n) / all)
-}
-
-// weight is how much longer a round of n processes takes.
-func weight(n int) float64 { return 4 + float64(n) }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -282,7 +283,8 @@ func TestDocumentIsOfTheResults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(got) != r.document() {
+	document := r.document()
+	if string(got) != document {
 		t.Error("docs/libraries.md is not what race/results.json makes; run: go run ./race -docs-only")
 	}
 	drawn, err := os.ReadFile("../../docs/libraries.svg")
@@ -297,7 +299,7 @@ func TestDocumentIsOfTheResults(t *testing.T) {
 		t.Error("docs/libraries.svg is not what race/results.json makes; run: go run ./race -docs-only")
 	}
 	for _, text := range []string{"NaN", "%!", "<nil>"} {
-		if regexp.MustCompile(regexp.QuoteMeta(text)).MatchString(r.document()) {
+		if strings.Contains(document, text) {
 			t.Errorf("the document has %q", text)
 		}
 		if bytes.Contains(picture, []byte(text)) {
