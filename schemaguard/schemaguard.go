@@ -3,24 +3,30 @@
 //
 // CREATE SCHEMA IF NOT EXISTS is not safe against itself: two sessions can both
 // find the schema missing, and one of them then fails with duplicate key value
-// violates unique constraint "pg_namespace_nspname_index". [Ensure] creates the
-// schema under an advisory lock that is scoped to the transaction, commits,
-// gives the connection back, and only then lets the migration code run:
+// violates unique constraint "pg_namespace_nspname_index". The same happens to
+// CREATE TABLE IF NOT EXISTS and to most other statements of a migration.
+//
+//   - [Migrate] creates the schema under an advisory lock and then lets one
+//     process at a time run the migration code. Most programs need this one.
+//   - [Ensure] creates the schema under the lock and lets all processes run
+//     the migration code at once, for libraries that lock by themselves.
+//   - [Guard] adds options: migrate once for the whole fleet, more DDL under
+//     the schema's lock, an owner, a trace.
+//   - [KeyFor] and [MigrateKey] return the keys of the locks.
+//
+// The order of the calls is always the same:
 //
 //	connect  begin  lock  create schema  [bootstrap]  commit  release  migrate
 //
-// On failure, rollback and release take the place of the steps still due. The
-// happy path sends BEGIN, the lock, CREATE SCHEMA and COMMIT, and nothing else:
-// four round trips, no prepared statement.
+// On failure, rollback and release take the place of the steps still due. Up to
+// migrate the server is sent BEGIN, the lock, CREATE SCHEMA and COMMIT, and
+// nothing else: four round trips and no prepared statement. The lock belongs to
+// the transaction, so that nothing can leave it behind.
 //
-//   - [Ensure] does that.
-//   - [Guard] has the options: more DDL under the same lock, an owner, one
-//     migrate at a time in the whole fleet.
-//   - [KeyFor] and [MigrateKey] are the advisory locks it takes.
-//
-// Everything is safe for concurrent use. A nil context or db panics; a nil
-// migrate is fine. The package follows semantic versioning with its module; it
-// compiles nothing but the standard library into the program.
+// All functions and methods are safe for concurrent use. They panic if the
+// context or the db is nil; migrate may be nil. The package follows semantic
+// versioning with its module, and compiles nothing but the standard library
+// into the program.
 package schemaguard
 
 import (
@@ -38,89 +44,123 @@ import (
 	"github.com/bootlock/bootlock/internal/step"
 )
 
-// Guard has the options of Ensure. Its zero value is ready; it can be copied
-// and shared, and Ensure does not change it.
+// Guard holds the options of Ensure. The zero value is ready to use. A Guard may
+// be copied and shared; its methods do not change it.
 type Guard struct {
-	// Owner is the role that owns the schema if it is created now, by CREATE
-	// SCHEMA … AUTHORIZATION. Empty means the current role.
+	// Owner is the role that will own the schema if Ensure creates it, by
+	// CREATE SCHEMA … AUTHORIZATION. Empty means the current role.
 	Owner string
 
-	// Bootstrap does more under the same lock, in the same transaction, after
-	// CREATE SCHEMA: the migrations table, GRANTs, extensions. It may run in
-	// every start of every process, and again after a clash, so its statements
-	// should be idempotent. It must not commit or roll back.
+	// Bootstrap, if not nil, runs further DDL in the transaction that created
+	// the schema and under the same lock: the migrations table, GRANTs,
+	// extensions. It runs at every start of every process, and again after a
+	// clash with an unguarded process, so its statements should be idempotent.
+	// It does not run where SkipIfExists finds the schema, where UpToDate
+	// answers true at the start, or on a read-only server. It must not commit
+	// or roll back.
 	Bootstrap func(ctx context.Context, tx *sql.Tx) error
 
-	// SkipIfExists looks first whether the schema is there, outside any
-	// transaction. If it is, that one round trip is all: no lock, and no
-	// Bootstrap either.
+	// SkipIfExists makes Ensure look for the schema first, outside any
+	// transaction. If it is there, Ensure goes on to migrate after that one
+	// round trip, without the schema's lock and without Bootstrap.
 	SkipIfExists bool
 
-	// Serialize runs migrate under [advisorylock.Hold], after the schema's own
-	// connection was released, so that one process of the fleet migrates at a
-	// time. Libraries without a lock of their own need it. The pool must allow
-	// two connections. The key is [MigrateKey] of the schema's key.
+	// Serialize runs migrate under [advisorylock.Hold], so that one process of
+	// the fleet migrates at a time. Migration libraries without a lock of their
+	// own need it. The lock takes a connection besides those that migrate uses,
+	// so the pool must allow two. Its key is [MigrateKey] of the schema's key.
 	Serialize bool
 
-	// UpToDate is asked whether there is anything left to migrate: at the very
-	// start, where true ends Ensure at once without any lock, and again after
-	// waiting. It implies Serialize and makes it a sync.Once for the fleet: one
+	// UpToDate, if not nil, reports whether there is nothing left to migrate.
+	// It implies Serialize, and makes Ensure a sync.Once for the fleet: one
 	// process migrates, and all others go on together when it is done, without
-	// one turn each. An error that says that a table or the schema is not there
-	// (42P01, 3F000) counts as false; any other ends Ensure.
+	// one turn each. Ensure asks at the very start, where true ends it without
+	// any lock, and again after each wait.
+	//
+	// An error that says that a table or the schema does not exist (SQLSTATE
+	// 42P01, 3F000) counts as false. Any other error ends Ensure, without
+	// migrate, which is the way to refuse a schema that is newer than this
+	// build. The answer of SELECT max(version) on an empty table is NULL: use
+	// COALESCE, or the error will end every start.
 	UpToDate func(ctx context.Context, db *sql.DB) (bool, error)
 
-	// Key is the advisory lock's key. Zero means KeyFor(schema).
+	// Key is the key of the schema's advisory lock. Zero means KeyFor(schema).
 	Key advisorylock.Key
 
-	// TTL is how long a process that has gone silent keeps others waiting; see
-	// [advisorylock.Locker].
+	// TTL is how long a process that has gone silent, because it is frozen or
+	// cut off, keeps others waiting. Zero means 30 seconds for migrate's lock,
+	// and the server's own limit for the schema's; see [advisorylock.Locker].
 	TTL time.Duration
 
-	// Trace watches the steps. Nil watches nothing.
+	// Trace, if not nil, observes each step.
 	Trace *locktrace.Trace
 }
 
-// Ensure creates schema if it does not exist, and then calls migrate, which is
-// not serialised: by then the lock is free and the connection back in the pool.
-// It is the zero [Guard]'s; see [Guard.Ensure].
+// Migrate creates schema if it does not exist and then calls migrate, in one
+// process at a time: while it runs in one, the others wait for their turn. It
+// is for migration code that takes no lock of its own, which is most of it.
+//
+// Every process runs migrate in its turn, so migrate should find by itself that
+// there is nothing left to do, as migration libraries do. [Guard.UpToDate]
+// saves the turns. The pool must allow two connections: one keeps the lock
+// while migrate uses the others.
+//
+// Migrate is Guard{Serialize: true}.Ensure; see [Guard.Ensure] for the rest.
+func Migrate(ctx context.Context, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
+	return Guard{Serialize: true}.ensure(ctx, "schemaguard.Migrate", db, schema, migrate)
+}
+
+// Ensure is for migration libraries that take a lock of their own, such as
+// golang-migrate and tern, and for programs that need nothing but the schema;
+// all others need [Migrate]. It creates schema if it does not exist and then
+// calls migrate, in every process and in all of them at once: by then the lock
+// is free and the connection back in the pool.
+//
+// Ensure is the method of the zero [Guard]; see [Guard.Ensure] for the rest.
 func Ensure(ctx context.Context, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
 	return Guard{}.Ensure(ctx, db, schema, migrate)
 }
 
-// Ensure creates schema if it does not exist, and then calls migrate, which is
-// not serialised unless Serialize or UpToDate is set: by then the lock is free
-// and the connection back in the pool. A nil migrate is left out.
+// Ensure creates schema if it does not exist and then calls migrate, which may
+// be nil. Unless Serialize or UpToDate is set, processes call migrate without
+// regard to each other: by then the lock is free and the connection back in the
+// pool.
 //
-// It blocks while others create the schema, for as long as ctx lasts; ctx is
-// the only timeout. One connection is used at a time, and none is held during
-// migrate unless it is serialised, so that a pool of one is enough.
+// Ensure blocks while others create the schema, and with Serialize or UpToDate
+// while others migrate. ctx is the only timeout. One connection is used at a
+// time, and none is held during migrate unless it is serialized, so that a pool
+// of one connection is enough.
 //
-// A clash with a process that creates the schema without this guard is rolled
-// back and tried again, a few times, after a short random pause. Where the role
-// may not create schemas, or the server is read-only, it is enough that the
-// schema exists already; Bootstrap then still runs, but not on a read-only
-// server.
+// If the statements clash with those of a process that creates the schema
+// without this guard, the transaction is rolled back and tried again, a few
+// times, after a short random pause. Where the role may not create schemas, or
+// the server is read-only, it is enough that the schema exists; Bootstrap then
+// still runs, except on a read-only server.
 //
-// The name is taken as it is, quoted. Empty names, names with a NUL byte, of
-// more than 63 bytes or that start with pg_ are refused before anything is
-// sent: the server would cut or refuse them.
+// The name is quoted, and so taken literally. Ensure refuses a name that is
+// empty, has a NUL byte or more than 63 bytes, or starts with pg_, before it
+// sends anything: the server would refuse it, or cut it without a word.
 //
 // On failure migrate is not called, and the error is a [locktrace.StepError]
-// that says which step failed. Nothing is left behind but what was committed,
-// and after a failed commit it is unknown whether it was. migrate's own error
-// has the step Migrate, and the schema stays.
+// that names the step. Nothing is left behind but what was committed; where a
+// commit failed without an answer from the server, the error says that its
+// outcome is unknown. An error of migrate itself has the step
+// [locktrace.Migrate], and the schema stays.
 func (g Guard) Ensure(ctx context.Context, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
+	return g.ensure(ctx, "schemaguard.Ensure", db, schema, migrate)
+}
+
+func (g Guard) ensure(ctx context.Context, op string, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
 	if ctx == nil {
-		panic("schemaguard.Ensure: nil context")
+		panic(op + ": nil context")
 	}
 	if db == nil {
-		panic("schemaguard.Ensure: nil *sql.DB")
+		panic(op + ": nil *sql.DB")
 	}
 	if err := g.check(schema); err != nil {
-		return fmt.Errorf("schemaguard.Ensure %q: %w", schema, err)
+		return fmt.Errorf("%s %q: %w", op, schema, err)
 	}
-	e := ensurer{Guard: g, db: db, schema: schema, run: migrate}
+	e := ensurer{Guard: g, op: op, db: db, schema: schema, run: migrate}
 	if e.Key == 0 {
 		e.Key = KeyFor(schema)
 	}
@@ -136,7 +176,7 @@ func (g Guard) Ensure(ctx context.Context, db *sql.DB, schema string, migrate fu
 	case g.UpToDate != nil:
 		return e.migrateOnce(ctx)
 	case g.Serialize:
-		return e.named(e.lease().Hold(ctx, db, MigrateKey(e.Key), e.migrate))
+		return e.named(e.locker(locktrace.Migrate).Hold(ctx, db, MigrateKey(e.Key), e.migrate))
 	}
 	return e.migrate(ctx)
 }
@@ -144,6 +184,7 @@ func (g Guard) Ensure(ctx context.Context, db *sql.DB, schema string, migrate fu
 // ensurer is one call of Ensure.
 type ensurer struct {
 	Guard
+	op     string
 	db     *sql.DB
 	schema string
 	run    func(ctx context.Context, db *sql.DB) error
@@ -191,7 +232,7 @@ func (e *ensurer) ensureSchema(ctx context.Context) error {
 func (e *ensurer) transact(ctx context.Context, create string) (locktrace.Step, error) {
 	var at locktrace.Step
 	var fnErr error
-	locker := advisorylock.Locker{TTL: e.TTL, Trace: e.Trace, Name: e.schema}
+	locker := e.locker(locktrace.CreateSchema)
 	err := locker.WithXactLock(ctx, e.db, e.Key, func(ctx context.Context, tx *sql.Tx) error {
 		if create != "" {
 			at = locktrace.CreateSchema
@@ -258,12 +299,50 @@ func (e *ensurer) migrate(ctx context.Context) error {
 	return nil
 }
 
+// step runs fn as one traced step of its own, outside the lockers'.
 func (e *ensurer) step(ctx context.Context, s locktrace.Step, fn func(ctx context.Context) error) error {
-	return step.Do(ctx, e.Trace, locktrace.Event{Step: s, Key: int64(e.Key), Name: e.schema}, fn)
+	work := locktrace.CreateSchema
+	if s == locktrace.UpToDate || s == locktrace.Migrate {
+		work = locktrace.Migrate
+	}
+	return step.Do(ctx, e.Trace, locktrace.Event{Step: s, For: work, Key: int64(e.Key), Name: e.schema}, fn)
+}
+
+// locker returns the locker whose steps are all for work.
+func (e *ensurer) locker(work locktrace.Step) advisorylock.Locker {
+	return advisorylock.Locker{TTL: e.TTL, Name: e.schema, Trace: traceFor(work, e.Trace)}
+}
+
+// traceFor returns a trace that says of each step what it is for. A hook that
+// is nil stays nil: it would cost a look at pg_locks otherwise.
+func traceFor(work locktrace.Step, t *locktrace.Trace) *locktrace.Trace {
+	if t == nil {
+		return nil
+	}
+	var labelled locktrace.Trace
+	if t.Start != nil {
+		labelled.Start = func(ctx context.Context, e locktrace.Event) context.Context {
+			e.For = work
+			return t.Start(ctx, e)
+		}
+	}
+	if t.Done != nil {
+		labelled.Done = func(ctx context.Context, e locktrace.Event) {
+			e.For = work
+			t.Done(ctx, e)
+		}
+	}
+	if t.Waiting != nil {
+		labelled.Waiting = func(ctx context.Context, w locktrace.Wait) {
+			w.For = work
+			t.Waiting(ctx, w)
+		}
+	}
+	return &labelled
 }
 
 func (e *ensurer) failed(at locktrace.Step, err error) error {
-	return &locktrace.StepError{Op: "schemaguard.Ensure", Name: e.schema, Step: at, Err: err}
+	return &locktrace.StepError{Op: e.op, Name: e.schema, Step: at, Err: err}
 }
 
 // named puts this operation's name on what Hold returned: a step that failed,

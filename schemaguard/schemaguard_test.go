@@ -272,6 +272,9 @@ func TestNilArguments(t *testing.T) {
 	for want, call := range map[string]func(){
 		"schemaguard.Ensure: nil context": func() { _ = schemaguard.Ensure(nil, f.db, "app", nil) }, //nolint:staticcheck // on purpose
 		"schemaguard.Ensure: nil *sql.DB": func() { _ = schemaguard.Ensure(t.Context(), nil, "app", nil) },
+
+		"schemaguard.Migrate: nil context": func() { _ = schemaguard.Migrate(nil, f.db, "app", nil) }, //nolint:staticcheck // on purpose
+		"schemaguard.Migrate: nil *sql.DB": func() { _ = schemaguard.Migrate(t.Context(), nil, "app", nil) },
 	} {
 		if got := recovered(call); got != want {
 			t.Errorf("got panic %v; want %q", got, want)
@@ -323,7 +326,7 @@ func TestMigrateIsNotCalledAfterAFailure(t *testing.T) {
 	}
 }
 
-func TestEventsCarryKeyAndName(t *testing.T) {
+func TestEventsSayWhat(t *testing.T) {
 	t.Parallel()
 	key := schemaguard.KeyFor("app")
 	notDone := func(context.Context, *sql.DB) (bool, error) { return false, nil }
@@ -351,6 +354,13 @@ func TestEventsCarryKeyAndName(t *testing.T) {
 				}
 				if e.Name != "app" || e.Key != int64(want) {
 					t.Errorf("%s has name %q and key %d; want %q and %d", e.Step, e.Name, e.Key, "app", want)
+				}
+				work := locktrace.CreateSchema
+				if created || e.Step == locktrace.UpToDate {
+					work = locktrace.Migrate
+				}
+				if e.For != work {
+					t.Errorf("%s is for %q; want %q", e.Step, e.For, work)
 				}
 				if e.Step == locktrace.Lock {
 					locks++

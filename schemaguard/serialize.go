@@ -9,10 +9,6 @@ import (
 	"github.com/bootlock/bootlock/internal/sqlstate"
 )
 
-func (e *ensurer) lease() advisorylock.Locker {
-	return advisorylock.Locker{TTL: e.TTL, Trace: e.Trace, Name: e.schema}
-}
-
 // migrateOnce lets one process of the fleet migrate.
 //
 // Those who find the lock taken wait in shared mode, so that all are granted at
@@ -21,9 +17,14 @@ func (e *ensurer) lease() advisorylock.Locker {
 // many of them some would always still have it in shared mode, and no try would
 // succeed.
 func (e *ensurer) migrateOnce(ctx context.Context) error {
-	key, locker := MigrateKey(e.Key), e.lease()
-	err := locker.TryHold(ctx, e.db, key, e.migrateUnlessDone)
-	if !errors.Is(err, advisorylock.ErrNotAcquired) {
+	key, locker := MigrateKey(e.Key), e.locker(locktrace.Migrate)
+	won := false
+	err := locker.TryHold(ctx, e.db, key, func(ctx context.Context) error {
+		won = true
+		return e.migrateUnlessDone(ctx)
+	})
+	// An error of migrate's own may be ErrNotAcquired as well.
+	if won || !errors.Is(err, advisorylock.ErrNotAcquired) {
 		return e.named(err)
 	}
 	shared := locker

@@ -59,6 +59,32 @@ func TestSerialize(t *testing.T) {
 	wantSent(t, sent, "BEGIN", lockApp, createApp, "COMMIT", "BEGIN", "the lease", "CREATE TABLE app.t ()", "COMMIT")
 }
 
+// Migrate is the same under a name of its own, which its errors have too.
+func TestMigrateSerializes(t *testing.T) {
+	t.Parallel()
+	boom := errors.New("boom")
+	f := newFixture(t)
+	f.db.SetMaxOpenConns(2)
+	var held map[int64]int
+	err := schemaguard.Migrate(t.Context(), f.db, "app", func(_ context.Context, db *sql.DB) error {
+		held = f.Server().Held()
+		if db != f.db {
+			t.Error("migrate was not called with the pool")
+		}
+		return boom
+	})
+	if got, want := fmt.Sprint(err), "schemaguard.Migrate app: migrate: boom"; got != want || !errors.Is(err, boom) {
+		t.Errorf("got error %q; want %q", got, want)
+	}
+	if key := int64(schemaguard.MigrateKey(schemaguard.KeyFor("app"))); held[key] != 1 {
+		t.Errorf("migrate ran with locks %v; want %d among them", held, key)
+	}
+	err = schemaguard.Migrate(t.Context(), f.db, "", nil)
+	if got, want := fmt.Sprint(err), `schemaguard.Migrate "": the schema name is empty`; got != want {
+		t.Errorf("got error %q; want %q", got, want)
+	}
+}
+
 // Key and TTL are the lease's too.
 func TestSerializeOptions(t *testing.T) {
 	t.Parallel()
@@ -122,6 +148,34 @@ func TestSerializeFailures(t *testing.T) {
 			}
 			f.wantOrder(t, created+" > "+test.order)
 		})
+	}
+}
+
+// An error of the user's own code that is ErrNotAcquired, from a lock of its own,
+// does not mean that another process has migrate's lock: migrate runs once.
+func TestNotAcquiredByTheUsersOwnLock(t *testing.T) {
+	t.Parallel()
+	own := fmt.Errorf("my own lock: %w", advisorylock.ErrNotAcquired)
+	for step, at := range map[locktrace.Step]int{locktrace.Migrate: 1, locktrace.UpToDate: 2} {
+		f := newFixture(t)
+		f.db.SetMaxOpenConns(2)
+		asked, migrated := 0, 0
+		err := f.ensureWith(t.Context(), schemaguard.Guard{UpToDate: func(context.Context, *sql.DB) (bool, error) {
+			if asked++; asked == at && step == locktrace.UpToDate {
+				return false, own
+			}
+			return false, nil
+		}}, func(context.Context, *sql.DB) error {
+			migrated++
+			return own
+		})
+		wantStep(t, err, step)
+		if !errors.Is(err, own) {
+			t.Errorf("got error %v; want it to wrap %v", err, own)
+		}
+		if want := 2 - at; migrated != want || asked != 2 {
+			t.Errorf("%s fails: asked %d times and migrated %d times; want 2 and %d", step, asked, migrated, want)
+		}
 	}
 }
 

@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// Recorder keeps the steps of the calls that it traces. Its zero value is
-// ready, it is safe for concurrent use, and it must not be copied.
+// Recorder keeps the steps of the calls that it traces. The zero value is ready
+// to use. A Recorder is safe for concurrent use and must not be copied.
 type Recorder struct {
 	mu    sync.Mutex
 	steps []Event
@@ -38,14 +38,14 @@ func (r *Recorder) Steps() []Event {
 	return slices.Clone(r.steps)
 }
 
-// Waits returns a copy of what Trace.Waiting was told so far.
+// Waits returns a copy of the waits that Trace.Waiting was told of so far.
 func (r *Recorder) Waits() []Wait {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.waits)
 }
 
-// String is the order of the steps, failed ones marked, as in
+// String returns the steps in their order, with a ! after each that failed:
 // "connect > begin > lock! > rollback > release".
 func (r *Recorder) String() string {
 	var b strings.Builder

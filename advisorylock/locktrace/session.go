@@ -22,13 +22,14 @@ type Session struct {
 	Shared      bool      `json:"shared"` // holds, or waits for, the lock in shared mode
 }
 
-// TerminateSQL is the statement that ends the session and so frees its lock.
-// It needs membership in pg_signal_backend or in the session's own role.
+// TerminateSQL returns the statement that ends the session and so frees its
+// lock. Running it takes membership in pg_signal_backend or in the session's
+// own role.
 func (s Session) TerminateSQL() string {
 	return fmt.Sprintf("SELECT pg_catalog.pg_terminate_backend(%d)", s.PID)
 }
 
-// String describes the session in one line, without its query.
+// String returns the session in one line, without its query.
 func (s Session) String() string {
 	var about []string
 	for _, part := range []struct{ label, value string }{

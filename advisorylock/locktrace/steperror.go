@@ -1,15 +1,16 @@
 package locktrace
 
-// StepError says at which step of an operation something failed. It wraps the
-// cause: errors.Is and errors.As see through it to the driver's own error.
+// StepError says at which step an operation failed. It wraps the cause, so that
+// errors.Is and errors.As find the driver's own error.
 type StepError struct {
-	Op   string // "advisorylock.WithXactLock", "schemaguard.Ensure"
-	Name string // what it worked on: a schema, a Locker's Name, else the key
+	Op   string // the function that was called: "advisorylock.WithXactLock", "schemaguard.Ensure"
+	Name string // what it worked on: a schema or a Locker's Name, else the key in decimal
 	Step Step   // the step that failed
 	Err  error  // why
 }
 
-// Error reads "schemaguard.Ensure app: create schema: " and the cause.
+// Error returns the operation, the name, the step and the cause:
+// "schemaguard.Ensure app: create schema: …".
 func (e *StepError) Error() string {
 	return e.Op + " " + e.Name + ": " + string(e.Step) + ": " + e.Err.Error()
 }
