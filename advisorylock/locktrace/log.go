@@ -1,0 +1,102 @@
+package locktrace
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+)
+
+// Log returns hooks that log waits for locks to l, and nothing else: a start
+// that goes well writes no line. nil means [slog.Default], as it is when the
+// line is written.
+//
+// When a wait begins to last, about a second after it began, one line at level
+// Info says what it waits for and who holds the lock since when. While the wait
+// goes on, a line at level Warn says so every ten seconds or so. One line says
+// when it is over: at level Info if it got the lock, else at level Warn.
+func Log(l *slog.Logger) *Trace {
+	log := waitLog{l}
+	return &Trace{Start: log.start, Done: log.done, Waiting: log.waiting}
+}
+
+type waitLog struct{ l *slog.Logger }
+
+// lines is how many lines a step has had. It travels in the step's context, and
+// all hooks of a step run on one goroutine.
+type lines int
+
+type linesKey struct{}
+
+func linesOf(ctx context.Context) *lines {
+	n, _ := ctx.Value(linesKey{}).(*lines)
+	return n
+}
+
+// start makes a context for the steps that may wait: inside the process that is
+// Connect, on the server Lock.
+func (w waitLog) start(ctx context.Context, e Event) context.Context {
+	if e.Step != Connect && e.Step != Lock {
+		return ctx
+	}
+	return context.WithValue(ctx, linesKey{}, new(lines))
+}
+
+func (w waitLog) waiting(ctx context.Context, wait Wait) {
+	level, message := slog.LevelInfo, "bootlock: waiting for the lock"
+	if n := linesOf(ctx); n != nil {
+		if *n++; *n > 1 {
+			level, message = slog.LevelWarn, "bootlock: still waiting for the lock"
+		}
+	}
+	attrs := about(wait.Name, wait.Key, wait.For, wait.Waited)
+	if len(wait.Holders) > 0 {
+		attrs = append(attrs, slog.String("held_by", heldBy(wait.Holders)))
+	}
+	w.logger().LogAttrs(ctx, level, message, attrs...)
+}
+
+func (w waitLog) done(ctx context.Context, e Event) {
+	if n := linesOf(ctx); n == nil || *n == 0 || e.Step != Connect && e.Step != Lock {
+		return
+	}
+	attrs := about(e.Name, e.Key, e.For, e.Duration)
+	if e.Err != nil {
+		w.logger().LogAttrs(ctx, slog.LevelWarn, "bootlock: the wait ended without the lock", append(attrs, slog.Any("error", e.Err))...)
+		return
+	}
+	w.logger().LogAttrs(ctx, slog.LevelInfo, "bootlock: the wait for the lock is over", attrs...)
+}
+
+func (w waitLog) logger() *slog.Logger {
+	if w.l == nil {
+		return slog.Default()
+	}
+	return w.l
+}
+
+func about(name string, key int64, work Step, waited time.Duration) []slog.Attr {
+	lock := slog.Int64("lock", key)
+	if name != "" {
+		lock = slog.String("lock", name)
+	}
+	attrs := []slog.Attr{lock, slog.Duration("waited", waited.Round(time.Millisecond))}
+	if work != "" {
+		attrs = append(attrs, slog.String("for", string(work)))
+	}
+	return attrs
+}
+
+// heldBy names three sessions at most: a lock that is shared may have hundreds.
+func heldBy(sessions []Session) string {
+	var texts []string
+	for _, s := range sessions[:min(len(sessions), 3)] {
+		texts = append(texts, s.String())
+	}
+	text := strings.Join(texts, "; ")
+	if more := len(sessions) - len(texts); more > 0 {
+		text += fmt.Sprintf("; and %d more", more)
+	}
+	return text
+}
