@@ -37,27 +37,53 @@ var (
 
 var errStatementMode = fmt.Errorf("%w: BEGIN is refused, as by a pooler in statement mode; it needs pool_mode=transaction or session", ErrUnsupported)
 
-// WaitError is a wait that ended without the lock, most often because its
-// context did: errors.Is finds the context's error and its cause.
+// WaitError is a wait that ended without the lock, usually because its context
+// did: errors.Is finds the context's error and its cause. The [locktrace.StepError]
+// around it names the lock.
 type WaitError struct {
 	Key     Key
-	Waited  time.Duration // since the call began, waiting inside the process included
+	Waited  time.Duration // since the call began, including the wait inside the process
 	Holders []Session     // who had the lock just after the wait; empty if that could not be found out
 	Err     error         // what ended the wait
 }
 
-// Error names the key, the time, every holder, and the SQL that would end it.
+// namedHolders is how many holders an error names. A lock that is shared may
+// have hundreds.
+const namedHolders = 3
+
+// Error says what ended the wait, how long it was, who has the lock, three
+// sessions at most, and which SQL would end them.
 func (e *WaitError) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%v after waiting %v for key %d", e.Err, e.Waited.Round(time.Millisecond), e.Key)
-	for _, h := range e.Holders {
-		fmt.Fprintf(&b, "; held by %v", h)
-		if h.Query != "" {
-			fmt.Fprintf(&b, ", last statement %.120q", h.Query)
+	text := fmt.Sprintf("%v after waiting %v", e.Err, e.Waited.Round(time.Millisecond))
+	var named, calls []string
+	for _, h := range e.Holders[:min(len(e.Holders), namedHolders)] {
+		holder := h.String()
+		if h.Query != "" && !ownStatement(h.Query) {
+			holder += fmt.Sprintf(", last statement %.120q", h.Query)
 		}
-		fmt.Fprintf(&b, ", to end it: %s", h.TerminateSQL())
+		named = append(named, holder)
+		calls = append(calls, strings.TrimPrefix(h.TerminateSQL(), "SELECT "))
 	}
-	return b.String()
+	if len(named) == 0 {
+		return text
+	}
+	text += "; held by " + strings.Join(named, "; by ")
+	if more := len(e.Holders) - len(named); more > 0 {
+		text += fmt.Sprintf("; and by %d more", more)
+	}
+	them := "it"
+	if len(named) > 1 {
+		them = "them"
+	}
+	return text + "; to end " + them + ": SELECT " + strings.Join(calls, ", ")
+}
+
+// ownStatement reports whether query is one of this package's, which says
+// nothing about what the holder does.
+func ownStatement(query string) bool {
+	return query == "SELECT 1" || strings.Contains(query, "bootlock") ||
+		strings.Contains(query, "pg_catalog.pg_advisory_xact_lock") ||
+		strings.Contains(query, "pg_catalog.pg_try_advisory_xact_lock")
 }
 
 // Unwrap returns what ended the wait.

@@ -25,24 +25,42 @@ func TestWaitErrorText(t *testing.T) {
 		{
 			"nobody known",
 			advisorylock.WaitError{Key: 42, Waited: 1234567 * time.Microsecond, Err: context.DeadlineExceeded},
-			"context deadline exceeded after waiting 1.235s for key 42",
+			"context deadline exceeded after waiting 1.235s",
 		},
 		{
-			"one holder",
+			"one holder, whose last statement is the lock's own",
 			advisorylock.WaitError{Key: -7, Waited: time.Minute, Err: context.Canceled, Holders: []advisorylock.Session{blocker}},
-			"context canceled after waiting 1m0s for key -7; held by pid 4711 (deploy, user app, from 10.0.0.7:50123, idle in transaction, since 2025-03-09T12:00:00Z), " +
-				`last statement "SELECT pg_catalog.pg_advisory_xact_lock(42)", to end it: SELECT pg_catalog.pg_terminate_backend(4711)`,
+			"context canceled after waiting 1m0s; held by pid 4711 (deploy, user app, from 10.0.0.7:50123, idle in transaction, since 2025-03-09T12:00:00Z)" +
+				"; to end it: SELECT pg_catalog.pg_terminate_backend(4711)",
 		},
 		{
 			"sharers that the role may not see",
 			advisorylock.WaitError{Key: 1, Err: context.Canceled, Holders: []advisorylock.Session{{PID: 7}, {PID: 8}}},
-			"context canceled after waiting 0s for key 1; held by pid 7, to end it: SELECT pg_catalog.pg_terminate_backend(7)" +
-				"; held by pid 8, to end it: SELECT pg_catalog.pg_terminate_backend(8)",
+			"context canceled after waiting 0s; held by pid 7; by pid 8" +
+				"; to end them: SELECT pg_catalog.pg_terminate_backend(7), pg_catalog.pg_terminate_backend(8)",
+		},
+		{
+			"more sharers than anybody wants to read of",
+			advisorylock.WaitError{Key: 1, Err: context.Canceled, Holders: []advisorylock.Session{
+				{PID: 1}, {PID: 2, Query: "VACUUM"}, {PID: 3}, {PID: 4}, {PID: 5}, {PID: 6}, {PID: 7}, {PID: 8},
+			}},
+			`context canceled after waiting 0s; held by pid 1; by pid 2, last statement "VACUUM"; by pid 3; and by 5 more` +
+				"; to end them: SELECT pg_catalog.pg_terminate_backend(1), pg_catalog.pg_terminate_backend(2), pg_catalog.pg_terminate_backend(3)",
 		},
 		{
 			"long statement with line breaks",
 			advisorylock.WaitError{Key: 1, Err: context.Canceled, Holders: []advisorylock.Session{{PID: 7, Query: "SELECT\n" + long}}},
-			`context canceled after waiting 0s for key 1; held by pid 7, last statement "SELECT\n` + long[:113] + `", to end it: SELECT pg_catalog.pg_terminate_backend(7)`,
+			`context canceled after waiting 0s; held by pid 7, last statement "SELECT\n` + long[:113] + `"; to end it: SELECT pg_catalog.pg_terminate_backend(7)`,
+		},
+		{
+			"heartbeat",
+			advisorylock.WaitError{Key: 1, Err: context.Canceled, Holders: []advisorylock.Session{{PID: 7, Query: "/* bootlock: app */ SELECT 1"}}},
+			"context canceled after waiting 0s; held by pid 7; to end it: SELECT pg_catalog.pg_terminate_backend(7)",
+		},
+		{
+			"a lock statement by hand",
+			advisorylock.WaitError{Key: 1, Err: context.Canceled, Holders: []advisorylock.Session{{PID: 7, Query: "SELECT pg_advisory_lock(1)"}}},
+			`context canceled after waiting 0s; held by pid 7, last statement "SELECT pg_advisory_lock(1)"; to end it: SELECT pg_catalog.pg_terminate_backend(7)`,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -126,9 +144,9 @@ func TestUnsupported(t *testing.T) {
 func TestEndOfContextText(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]string{
-		"plain":  "context canceled: shutting down (ERROR: canceling statement due to user request (SQLSTATE 57014)) after waiting 100ms for key 42",
-		"pgx":    "context canceled: shutting down after waiting 100ms for key 42",
-		"lib/pq": "context canceled: shutting down (ERROR: canceling statement due to user request (SQLSTATE 57014)) after waiting 100ms for key 42",
+		"plain":  "context canceled: shutting down (ERROR: canceling statement due to user request (SQLSTATE 57014)) after waiting 100ms",
+		"pgx":    "context canceled: shutting down after waiting 100ms",
+		"lib/pq": "context canceled: shutting down (ERROR: canceling statement due to user request (SQLSTATE 57014)) after waiting 100ms",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
