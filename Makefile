@@ -4,6 +4,10 @@
 GO ?= go
 TESTFLAGS ?=
 
+# Those whose tests are fast or need a server; test/legacy and examples have targets
+# of their own.
+MODULES := . cmd/bootlock test
+
 # golangci-lint's own advice is not to let go.mod know it. Built once, kept by version.
 LINT_VERSION := v2.15.0
 LINT_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bootlock/golangci-lint-$(LINT_VERSION)
@@ -19,11 +23,12 @@ help: ## list the targets
 server: ## see to it that there is a PostgreSQL to test on
 	@scripts/ensure-server.sh
 
+# The root's own test would run the module test a second time.
 test: server ## run all tests
-	$(GO) test -timeout 10m $(TESTFLAGS) ./...
+	set -e; for dir in $(MODULES); do $(GO) test -C $$dir -short -timeout 10m $(TESTFLAGS) ./...; done
 
 test-race: server ## run all tests with the race detector
-	$(GO) test -race -timeout 15m $(TESTFLAGS) ./...
+	set -e; for dir in $(MODULES); do $(GO) test -C $$dir -short -race -timeout 15m $(TESTFLAGS) ./...; done
 
 test-matrix: ## the promises on PostgreSQL 13 to 18, every driver and mode, direct and through PgBouncer
 	scripts/test-matrix.sh
@@ -38,22 +43,24 @@ race-short: server ## the same in three minutes, writing nothing
 	cd examples && $(GO) run ./race -short
 
 vet: ## run go vet, for every system the command is for
-	$(GO) vet ./...
-	GOOS=darwin $(GO) vet ./cmd/... && GOOS=windows $(GO) vet ./cmd/...
-	cd examples && $(GO) vet ./...
-	cd test/legacy && $(GO) vet ./...
+	set -e; for dir in $(MODULES) examples; do $(GO) vet -C $$dir ./...; done
+	cd test/legacy && GOWORK=off $(GO) vet ./...
+	cd cmd/bootlock && GOOS=darwin $(GO) vet ./... && GOOS=windows $(GO) vet ./...
 
 $(LINT):
 	GOBIN=$(LINT_DIR) GOFLAGS= $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
 
 lint: $(LINT) ## run the linters of .golangci.yml
-	$(LINT) run ./...
+	set -e; for dir in $(MODULES) examples; do (cd $$dir && $(LINT) run ./...); done
 
 demo: server ## see the race without the guard, and none with it
 	$(GO) run ./cmd/bootlock demo
 
 bench: server ## run the benchmarks
-	$(GO) test -run '^$$' -bench . -benchmem -timeout 20m $(TESTFLAGS) ./...
+	$(GO) test -C test -run '^$$' -bench . -benchmem -timeout 20m $(TESTFLAGS) ./...
+
+tidy: ## run go mod tidy in every module
+	scripts/tidy.sh
 
 deps: ## check that users get nothing but the standard library and this module
 	scripts/check-deps.sh

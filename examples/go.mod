@@ -2,12 +2,11 @@ module github.com/bootlock/bootlock/examples
 
 go 1.26.0
 
-replace github.com/bootlock/bootlock => ../
-
 require (
 	ariga.io/atlas v0.38.0
 	entgo.io/ent v0.14.5
-	github.com/bootlock/bootlock v0.0.0-00010101000000-000000000000
+	github.com/bootlock/bootlock v0.0.0
+	github.com/bootlock/bootlock/test v0.0.0
 	github.com/go-analyze/charts v0.6.4
 	github.com/golang-migrate/migrate/v4 v4.20.1
 	github.com/jackc/pgx/v5 v5.12.0

@@ -24,16 +24,16 @@ else
 	say "advisorylock and schemaguard: the standard library and this module only"
 fi
 
-if diff=$(go mod tidy -diff 2>&1); then
-	say "go mod tidy changes nothing"
+if diff=$(scripts/tidy.sh -diff 2>&1); then
+	say "go mod tidy changes nothing in any module"
 else
 	fail "go mod tidy would change go.mod or go.sum:"
-	head -n 40 <<<"$diff"
+	tail -n 40 <<<"$diff"
 fi
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/bootlock-deps.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
-go run scripts/modproxy.go "$module" "$version" "$scratch/proxy"
+go run scripts/modproxy.go "$version" "$scratch/proxy"
 
 # user PACKAGE: a program that imports it and nothing else; its go.sum.
 user() {

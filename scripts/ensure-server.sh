@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sees to it that the tests find a PostgreSQL: the server in BOOTLOCK_TEST_DSN, a
-# Docker image, or local server binaries, in the order of internal/pgtest. Only if
-# there is none of them, it tries to install one.
+# Docker image, or local server binaries, in the order of test/pgtest. Only if there
+# is none of them, it tries to install one; with -look it fails instead.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,7 +16,7 @@ docker_answers() {
 	command -v docker >/dev/null && timeout 5 docker version --format '{{.Server.Version}}' >/dev/null 2>&1
 }
 
-# local_server prints the folder of the server binaries; see internal/pgtest/local.go.
+# local_server prints the folder of the server binaries; see test/pgtest/local.go.
 local_server() {
 	local dir
 	for dir in "$(pg_config --bindir 2>/dev/null)" \
@@ -50,6 +50,10 @@ fi
 if may local && dir=$(local_server); then
 	say "the tests can use the binaries in $dir"
 	exit 0
+fi
+if [ "${1:-}" = -look ]; then
+	say "there is no PostgreSQL here"
+	exit 1
 fi
 if [ -n "$docker" ] && docker pull "$image" >&2; then
 	say "the tests will use Docker, image $image"

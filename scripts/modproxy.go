@@ -1,10 +1,13 @@
 //go:build ignore
 
-// Modproxy writes the module in the working tree into a folder that serves as a
-// module proxy (GOPROXY=file://…), so that a user's view of it can be tested
-// before it is published. A replace directive would leave no trace in go.sum.
+// Modproxy writes the modules in the working tree into a folder that serves as a
+// module proxy (GOPROXY=file://…), so that a user's view of them can be tested
+// before they are published. A replace directive would leave no trace in go.sum.
 //
-//	go run scripts/modproxy.go MODULE VERSION FOLDER
+// Each go.mod in the folder says that it requires the others in VERSION, whatever
+// it says in the working tree.
+//
+//	go run scripts/modproxy.go VERSION FOLDER
 package main
 
 import (
@@ -16,73 +19,111 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
+
+const repository = "github.com/bootlock/bootlock"
 
 func main() {
 	log.SetFlags(0)
 	log.SetPrefix("modproxy: ")
-	if len(os.Args) != 4 {
-		log.Fatal("usage: modproxy MODULE VERSION FOLDER")
+	if len(os.Args) != 3 {
+		log.Fatal("usage: modproxy VERSION FOLDER")
 	}
-	if err := write(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+	version, folder := os.Args[1], os.Args[2]
+	files, err := worktree()
+	if err != nil {
 		log.Fatal(err)
+	}
+	for dir, files := range split(files) {
+		if err := write(dir, files, version, folder); err != nil {
+			log.Fatalf("%s: %v", dir, err)
+		}
 	}
 }
 
-func write(module, version, folder string) error {
-	// Committed or not, but not ignored, and still there.
+// worktree lists what is committed or would be: not what is ignored or gone.
+func worktree() (files []string, err error) {
 	out, err := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").Output()
 	if err != nil {
-		return fmt.Errorf("git ls-files: %w", err)
+		return nil, fmt.Errorf("git ls-files: %w", err)
 	}
-	files := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+	for _, f := range strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00") {
+		if info, err := os.Lstat(f); err == nil && info.Mode().IsRegular() {
+			files = append(files, f)
+		}
+	}
+	return files, nil
+}
 
-	// A folder with a go.mod is another module and no part of this one's zip.
-	var nested []string
+// split gives each file to the module that it belongs to: the nearest folder above
+// it with a go.mod.
+func split(files []string) map[string][]string {
+	modules := map[string][]string{}
 	for _, f := range files {
-		if dir := path.Dir(f); path.Base(f) == "go.mod" && dir != "." {
-			nested = append(nested, dir+"/")
+		if path.Base(f) == "go.mod" {
+			modules[path.Dir(f)] = nil
 		}
 	}
-	isNested := func(f string) bool {
-		for _, dir := range nested {
-			if strings.HasPrefix(f, dir) {
-				return true
+	for _, f := range files {
+		dir := path.Dir(f)
+		for {
+			if _, ok := modules[dir]; ok {
+				break
 			}
+			dir = path.Dir(dir)
 		}
-		return false
+		modules[dir] = append(modules[dir], f)
 	}
+	return modules
+}
+
+func write(dir string, files []string, version, folder string) error {
+	module := path.Join(repository, dir)
+	gomod, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+	if err != nil {
+		return err
+	}
+	gomod = regexp.MustCompile(`(?m)^(\t|require )(`+regexp.QuoteMeta(repository)+`(/\S+)?) v\S+`).
+		ReplaceAll(gomod, []byte("$1$2 "+version))
 
 	var buf bytes.Buffer
 	z := zip.NewWriter(&buf)
+	add := func(name string, data []byte) error {
+		w, err := z.Create(module + "@" + version + "/" + name)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(data)
+		return err
+	}
 	for _, f := range files {
-		info, err := os.Lstat(f)
-		if err != nil || !info.Mode().IsRegular() || isNested(f) {
-			continue
+		data := gomod
+		if path.Base(f) != "go.mod" {
+			if data, err = os.ReadFile(f); err != nil {
+				return err
+			}
 		}
-		data, err := os.ReadFile(f)
+		if err := add(strings.TrimPrefix(f, dir+"/"), data); err != nil {
+			return err
+		}
+	}
+	if dir != "." { // as the go command does for a module without one
+		license, err := os.ReadFile("LICENSE")
 		if err != nil {
 			return err
 		}
-		w, err := z.Create(module + "@" + version + "/" + f)
-		if err != nil {
-			return err
-		}
-		if _, err := w.Write(data); err != nil {
+		if err := add("LICENSE", license); err != nil {
 			return err
 		}
 	}
 	if err := z.Close(); err != nil {
 		return err
 	}
-	gomod, err := os.ReadFile("go.mod")
-	if err != nil {
-		return err
-	}
 
-	dir := filepath.Join(folder, filepath.FromSlash(module), "@v")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	served := filepath.Join(folder, filepath.FromSlash(module), "@v")
+	if err := os.MkdirAll(served, 0o755); err != nil {
 		return err
 	}
 	for name, data := range map[string][]byte{
@@ -91,7 +132,7 @@ func write(module, version, folder string) error {
 		version + ".mod":  gomod,
 		version + ".zip":  buf.Bytes(),
 	} {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(served, name), data, 0o644); err != nil {
 			return err
 		}
 	}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/bootlock/bootlock/internal/doctor"
+	"github.com/bootlock/bootlock/cmd/bootlock/internal/doctor"
 )
 
 func (a *app) doctorCommand() *cobra.Command {

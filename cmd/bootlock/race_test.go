@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bootlock/bootlock/internal/pgtest"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 // initSQL is an ordinary idempotent script, as it stands in many repositories.

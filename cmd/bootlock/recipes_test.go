@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bootlock/bootlock/internal/pgtest"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 const (

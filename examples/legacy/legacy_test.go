@@ -15,7 +15,7 @@ import (
 
 	_ "github.com/lib/pq"
 
-	"github.com/bootlock/bootlock/internal/pgtest"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 const processes = 8

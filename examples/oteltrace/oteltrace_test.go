@@ -16,9 +16,9 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/examples/oteltrace"
-	"github.com/bootlock/bootlock/internal/pgtest"
 	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 func TestMain(m *testing.M) {

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/bootlock/bootlock/internal/pgtest"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 // tally is what one library did in one mode with one number of processes.

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bootlock/bootlock/internal/pgtest"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 func TestMain(m *testing.M) {

@@ -14,7 +14,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
-	"github.com/bootlock/bootlock/internal/pgtest"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 // report is a whole run, as it is stored.

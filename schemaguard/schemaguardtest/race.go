@@ -2,10 +2,10 @@ package schemaguardtest
 
 import (
 	"context"
-	"crypto/rand"
 	"database/sql"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,7 +18,6 @@ import (
 // TB is the part of testing.TB that Race needs.
 type TB interface {
 	Helper()
-	Context() context.Context
 	Logf(format string, args ...any)
 	Errorf(format string, args ...any)
 	Fatalf(format string, args ...any)
@@ -112,7 +111,7 @@ func (r Race) advice() string {
 // round starts fn in all processes at once and returns their errors.
 func (r Race) round(t TB, open func() (*sql.DB, error), fn func(ctx context.Context, db *sql.DB, schema string) error) []error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), r.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.Timeout)
 	defer cancel()
 	pools := make([]*sql.DB, r.Processes)
 	defer func() {
@@ -133,7 +132,7 @@ func (r Race) round(t TB, open func() (*sql.DB, error), fn func(ctx context.Cont
 		}
 	}
 
-	schema := "race_" + strings.ToLower(rand.Text())
+	schema := fmt.Sprintf("race_%016x", rand.Uint64())
 	errs := make([]error, r.Processes)
 	var ended sync.WaitGroup
 	for i, db := range pools { // all connected: here the barrier lifts
@@ -192,7 +191,7 @@ func (y *tally) add(errs []error) {
 	}
 }
 
-var raceName = regexp.MustCompile(`race_[a-z2-7]+`)
+var raceName = regexp.MustCompile(`race_[0-9a-f]{16}`)
 
 // anonymous is err's text with no schema's random name in it, so that equal
 // ones can be counted.

@@ -1,3 +1,5 @@
+//go:build go1.25
+
 package schemaguardtest_test
 
 import (
@@ -23,8 +25,7 @@ type verdict struct {
 	errors, logs []string
 }
 
-func (v *verdict) Helper()                  {}
-func (v *verdict) Context() context.Context { return v.t.Context() }
+func (v *verdict) Helper() {}
 func (v *verdict) Logf(format string, args ...any) {
 	v.logs = append(v.logs, fmt.Sprintf(format, args...))
 }

@@ -12,9 +12,9 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib"
 	"github.com/lib/pq"
 
-	"github.com/bootlock/bootlock/internal/conformance/matrix"
-	"github.com/bootlock/bootlock/internal/pgtest"
 	"github.com/bootlock/bootlock/internal/sqlstate"
+	"github.com/bootlock/bootlock/test/conformance/matrix"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 func TestMain(m *testing.M) {

@@ -5,6 +5,7 @@ go 1.25.0
 require (
 	github.com/XSAM/otelsql v0.44.0
 	github.com/bootlock/bootlock v0.0.0
+	github.com/bootlock/bootlock/test v0.0.0
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/lib/pq v1.12.3
 )
@@ -57,3 +58,5 @@ replace github.com/bootlock/bootlock => ../..
 // The oldest release: its errors have Get('C') and no SQLState, which came with
 // 1.10. A replace, since the parent module requires the current one.
 replace github.com/lib/pq => github.com/lib/pq v1.0.0
+
+replace github.com/bootlock/bootlock/test => ..

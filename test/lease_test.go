@@ -1,6 +1,6 @@
 //go:build unix
 
-package bootlock_test
+package test
 
 import (
 	"bufio"
@@ -28,9 +28,9 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
-	"github.com/bootlock/bootlock/internal/pgtest"
 	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 const (

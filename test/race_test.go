@@ -1,4 +1,4 @@
-package bootlock_test
+package test
 
 import (
 	"bufio"
@@ -17,9 +17,9 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
-	"github.com/bootlock/bootlock/internal/pgtest"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 // racers is how many processes start at once, half of them on each driver.

@@ -1,4 +1,4 @@
-package bootlock_test
+package test
 
 import (
 	"encoding/json"
@@ -14,7 +14,7 @@ import (
 // module that exists only in the build's overlay.
 func TestREADME(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("README.md")
+	readme, err := os.ReadFile("../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}

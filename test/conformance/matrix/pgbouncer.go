@@ -11,9 +11,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"testing"
 	"time"
 
-	"github.com/bootlock/bootlock/internal/conformance"
+	"github.com/bootlock/bootlock/test/conformance"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 // PgBouncer is a pooler in front of one server.
@@ -24,8 +26,8 @@ type PgBouncer struct {
 	pipe io.Closer
 }
 
-// ErrNoPgBouncer says that the program is not installed.
-var ErrNoPgBouncer = errors.New("pgbouncer is not installed")
+// errNoPgBouncer says that the program is not installed.
+var errNoPgBouncer = errors.New("pgbouncer is not installed")
 
 // The shell ends PgBouncer and removes its files when this process ends, however it
 // does: then its standard input is closed.
@@ -34,12 +36,28 @@ const bouncerScript = `pgbouncer -q "$1/pgbouncer.ini" >"$1/log" 2>&1 & cat >/de
 // PoolSize is more server connections than any test needs.
 const PoolSize = 60
 
-// StartPgBouncer starts PgBouncer in a pool mode in front of the server at dsn,
+// NewPgBouncer starts PgBouncer in front of the server of all tests, until the test
+// ends. Without the program the test is skipped, or fails if
+// BOOTLOCK_REQUIRE_PGBOUNCER is 1.
+func NewPgBouncer(t *testing.T, mode string, size int) *PgBouncer {
+	t.Helper()
+	b, err := startPgBouncer(t.Context(), pgtest.Shared(t).DSN, mode, size)
+	if errors.Is(err, errNoPgBouncer) && os.Getenv("BOOTLOCK_REQUIRE_PGBOUNCER") != "1" {
+		t.Skipf("not tested: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Stop)
+	return b
+}
+
+// startPgBouncer starts PgBouncer in a pool mode in front of the server at dsn,
 // with size server connections for each database and user. The superuser of dsn
 // and the role without rights may pass.
-func StartPgBouncer(ctx context.Context, dsn, mode string, size int) (*PgBouncer, error) {
+func startPgBouncer(ctx context.Context, dsn, mode string, size int) (*PgBouncer, error) {
 	if _, err := exec.LookPath("pgbouncer"); err != nil {
-		return nil, ErrNoPgBouncer
+		return nil, errNoPgBouncer
 	}
 	server, err := url.Parse(dsn)
 	if err != nil {

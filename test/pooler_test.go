@@ -1,6 +1,6 @@
 //go:build unix
 
-package bootlock_test
+package test
 
 import (
 	"context"
@@ -13,7 +13,8 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/internal/pgtest"
+	"github.com/bootlock/bootlock/test/conformance/matrix"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 // A session-level lock strands behind PgBouncer in transaction mode: the unlock
@@ -33,7 +34,7 @@ func TestPgBouncer(t *testing.T) {
 			t.Parallel()
 			db := newTestDB(t, pgtest.Shared(t))
 			bouncer := db
-			bouncer.dsn = pgBouncer(t, "transaction", 4).DSN(db.dsn)
+			bouncer.dsn = matrix.NewPgBouncer(t, "transaction", 4).DSN(db.dsn)
 			test(t, bouncer)
 			db.holdsNoLock(t)
 		})

@@ -10,7 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
-	"github.com/bootlock/bootlock/internal/doctor"
+	"github.com/bootlock/bootlock/cmd/bootlock/internal/doctor"
 )
 
 // CockroachDB had pg_try_advisory_xact_lock that was always true and took no

@@ -1,4 +1,4 @@
-package bootlock_test
+package test
 
 import (
 	"context"
@@ -7,9 +7,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bootlock/bootlock/internal/pgtest"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/schemaguard/schemaguardtest"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 // raceVerdict is a test that may fail.

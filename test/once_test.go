@@ -1,6 +1,6 @@
 //go:build unix
 
-package bootlock_test
+package test
 
 import (
 	"bufio"
@@ -15,8 +15,8 @@ import (
 	"testing"
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
-	"github.com/bootlock/bootlock/internal/pgtest"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 // fleetSize is the number of processes, half of them on each driver.

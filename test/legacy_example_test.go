@@ -1,4 +1,4 @@
-package bootlock_test
+package test
 
 import (
 	"context"
@@ -7,8 +7,8 @@ import (
 	"log"
 	"testing"
 
-	"github.com/bootlock/bootlock/internal/pgtest"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 // A program in the old style: lib/pq, and migrations in a loop of db.Exec at

@@ -12,8 +12,8 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib"
 	_ "github.com/lib/pq"
 
-	"github.com/bootlock/bootlock/internal/doctor"
-	"github.com/bootlock/bootlock/internal/pgtest"
+	"github.com/bootlock/bootlock/cmd/bootlock/internal/doctor"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 func TestMain(m *testing.M) {

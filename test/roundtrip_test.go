@@ -1,4 +1,4 @@
-package bootlock_test
+package test
 
 import (
 	"context"
@@ -14,8 +14,8 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/internal/pgtest"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 // A statement with an argument, or one that a driver prepares by itself, costs

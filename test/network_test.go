@@ -1,4 +1,4 @@
-package bootlock_test
+package test
 
 import (
 	"context"
@@ -19,8 +19,8 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
-	"github.com/bootlock/bootlock/internal/pgtest"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 // A call that hangs would go on until TCP gives up, which takes minutes at

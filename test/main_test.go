@@ -1,4 +1,4 @@
-package bootlock_test
+package test
 
 import (
 	"database/sql"
@@ -10,7 +10,7 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib"
 	_ "github.com/lib/pq"
 
-	"github.com/bootlock/bootlock/internal/pgtest"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 // drivers are the database/sql drivers that every integration test runs with.

@@ -1,6 +1,6 @@
 //go:build unix
 
-package bootlock_test
+package test
 
 import (
 	"context"
@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/internal/pgtest"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 // BenchmarkHandoff measures the time from the holder's release to the moment the

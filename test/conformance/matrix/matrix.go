@@ -2,7 +2,7 @@
 // that can be had, directly and through PgBouncer.
 //
 //   - [Run] does that, and writes down what ran.
-//   - [StartPgBouncer] starts a pooler.
+//   - [NewPgBouncer] starts a pooler.
 package matrix
 
 import (
@@ -18,8 +18,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bootlock/bootlock/internal/conformance"
-	"github.com/bootlock/bootlock/internal/pgtest"
+	"github.com/bootlock/bootlock/test/conformance"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 // Environment variables that widen what Run does.
@@ -122,12 +122,12 @@ func onServer(t *testing.T, server *pgtest.Server, drivers []Driver) {
 	}
 	direct := way{name: "direct", through: func(dsn string) string { return dsn }}
 	pooled := way{name: "PgBouncer"}
-	bouncer, err := StartPgBouncer(t.Context(), server.DSN, "transaction", PoolSize)
+	bouncer, err := startPgBouncer(t.Context(), server.DSN, "transaction", PoolSize)
 	switch {
 	case err == nil:
 		t.Cleanup(bouncer.Stop)
 		pooled.through = bouncer.DSN
-	case errors.Is(err, ErrNoPgBouncer):
+	case errors.Is(err, errNoPgBouncer):
 		pooled.missing = err
 	default:
 		t.Fatal(err)

@@ -1,4 +1,4 @@
-package bootlock_test
+package test
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/internal/pgtest"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 // BenchmarkWithXactLock measures WithXactLock side by side with the same four

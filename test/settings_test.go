@@ -1,4 +1,4 @@
-package bootlock_test
+package test
 
 import (
 	"database/sql"
@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bootlock/bootlock/internal/conformance"
-	"github.com/bootlock/bootlock/internal/pgtest"
+	"github.com/bootlock/bootlock/test/conformance"
+	"github.com/bootlock/bootlock/test/pgtest"
 )
 
 // Every promise, where the database or the role is set up in a way that a library

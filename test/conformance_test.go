@@ -1,0 +1,52 @@
+package test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/conformance/matrix"
+	"github.com/bootlock/bootlock/test/pgtest"
+)
+
+// Every promise, with every driver and mode, directly and through PgBouncer. lib/pq
+// and pgx differ in every failure that was looked at, and the modes of pgx in which
+// protocol a statement goes by.
+//
+// By itself this takes one server and the two modes of pgx that differ most;
+// scripts/test-matrix.sh takes all of both.
+func TestConformance(t *testing.T) {
+	modes := []string{"cache_statement", "simple_protocol"}
+	if os.Getenv(matrix.EnvServers) != "" {
+		modes = append(modes, "cache_describe", "describe_exec", "exec")
+	}
+	targets := []matrix.Driver{{Name: "lib/pq", SQLName: "postgres"}}
+	for _, mode := range modes {
+		targets = append(targets, matrix.Driver{Name: "pgx", Mode: mode, SQLName: "pgx", Params: "default_query_exec_mode=" + mode})
+	}
+	matrix.Run(t, targets)
+}
+
+// In statement mode PgBouncer refuses every transaction. "bad connection" is all
+// that lib/pq would make of it a moment later.
+func TestPgBouncerStatementModeIsUnsupported(t *testing.T) {
+	bouncer := matrix.NewPgBouncer(t, "statement", matrix.PoolSize)
+	eachDriver(t, func(t *testing.T, driver string) {
+		db := open(t, driver, bouncer.DSN(pgtest.Shared(t).NewDB(t)))
+		ctx, key := t.Context(), advisorylock.KeyOf(t.Name())
+		for name, err := range map[string]error{
+			"WithXactLock": advisorylock.WithXactLock(ctx, db, key, func(context.Context, *sql.Tx) error { return nil }),
+			"Hold":         advisorylock.Hold(ctx, db, key, func(context.Context) error { return nil }),
+			"Ensure":       schemaguard.Ensure(ctx, db, "statement_mode", nil),
+		} {
+			if !errors.Is(err, advisorylock.ErrUnsupported) || !strings.Contains(err.Error(), "pool_mode=transaction") {
+				t.Errorf("%s: got %v; want ErrUnsupported that names the pooler's mode", name, err)
+			}
+		}
+	})
+}

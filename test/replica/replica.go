@@ -1,0 +1,239 @@
+//go:build unix
+
+// Package replica starts a primary and its streaming standby, for tests.
+package replica
+
+import (
+	"database/sql"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
+)
+
+// Files are what servers begin with. A primary and its standby have to come from
+// the same ones.
+type Files struct{ bin, dir string }
+
+// Server is a primary or its streaming standby, on the loopback interface. It ends
+// with the test, or with the process of the test.
+type Server struct {
+	Port int
+
+	bin, dir string
+	pipe     io.Closer // the server ends with it
+}
+
+// NewFiles makes the files of a server. They are gone when the test ends. Without
+// server binaries on this machine the test is skipped.
+func NewFiles(t *testing.T) Files {
+	t.Helper()
+	bin, root := serverBinaries(t), serverDir(t)
+	f := Files{bin: bin, dir: filepath.Join(root, "files")}
+	serverCommand(t, filepath.Join(bin, "initdb"), "-D", f.dir, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+	return f
+}
+
+// Start starts a primary and a standby that streams from it. A copy of a
+// server that was shut down in order is a standby's beginning; no pg_basebackup is
+// needed, which the npm packages have not.
+func (f Files) Start(t *testing.T) (primary, standby *Server) {
+	t.Helper()
+	root := serverDir(t)
+	primary = &Server{bin: f.bin, dir: filepath.Join(root, "primary")}
+	standby = &Server{bin: f.bin, dir: filepath.Join(root, "standby")}
+	serverCommand(t, "cp", "-R", f.dir, primary.dir)
+	serverCommand(t, "cp", "-R", f.dir, standby.dir)
+	serverCommand(t, "touch", filepath.Join(standby.dir, "standby.signal"))
+	primary.start(t)
+	standby.start(t, "primary_conninfo=host=127.0.0.1 user=postgres port="+strconv.Itoa(primary.Port))
+	return primary, standby
+}
+
+// serverDir is a folder that belongs to whom servers run as.
+func serverDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "bootlock-standby-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if id := serverUser(t); id != nil {
+		if err := os.Chown(dir, int(id.Uid), int(id.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// serverBinaries is the folder of initdb and postgres on this machine.
+func serverBinaries(t *testing.T) string {
+	t.Helper()
+	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	slices.Reverse(dirs)
+	if path, err := exec.LookPath("postgres"); err == nil {
+		if path, err = filepath.EvalSymlinks(path); err == nil {
+			dirs = append(dirs, filepath.Dir(path))
+		}
+	}
+	for _, dir := range dirs {
+		if _, err := os.Stat(filepath.Join(dir, "initdb")); err == nil {
+			return dir
+		}
+	}
+	t.Skip("not tested: no server binaries on this machine to make a standby of")
+	return ""
+}
+
+// serverUser is whom to run servers as when this is root, which they refuse.
+func serverUser(t *testing.T) *syscall.Credential {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		if u, err := user.Lookup(name); err == nil {
+			uid, _ := strconv.ParseUint(u.Uid, 10, 32)
+			gid, _ := strconv.ParseUint(u.Gid, 10, 32)
+			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+		}
+	}
+	t.Skip("not tested: root cannot run a server, and there is no user postgres or nobody")
+	return nil
+}
+
+func serverCommand(t *testing.T, name string, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: serverUser(t)}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, out)
+	}
+}
+
+// The shell ends the server and removes its files when this process is gone, and its
+// standard input with it.
+const replicaScript = `"$@" >"$DIR.log" 2>&1 </dev/null & cat >/dev/null; kill -QUIT $! 2>/dev/null; wait; rm -rf "$DIR" "$DIR.log"`
+
+func (s *Server) start(t *testing.T, settings ...string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Port = l.Addr().(*net.TCPAddr).Port
+	_ = l.Close()
+	args := []string{"-c", replicaScript, "bootlock-standby", filepath.Join(s.bin, "postgres"), "-D", s.dir}
+	for _, setting := range append(settings, "listen_addresses=127.0.0.1", "port="+strconv.Itoa(s.Port), "unix_socket_directories=", "fsync=off") {
+		args = append(args, "-c", setting)
+	}
+	cmd := exec.Command("/bin/sh", args...) // it ends with its pipe
+	cmd.Dir = "/"
+	cmd.Env = append(os.Environ(), "DIR="+s.dir, "LC_ALL=C")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: serverUser(t), Setsid: true}
+	if s.pipe, err = cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = s.pipe.Close()
+		_ = cmd.Wait()
+	})
+	db := open(t, s.DSN())
+	until(t, "the server answers; its log is "+s.dir+".log", func() bool { return db.PingContext(t.Context()) == nil })
+}
+
+// DSN is the URL of the database postgres, as a superuser.
+func (s *Server) DSN() string {
+	return "postgres://postgres@127.0.0.1:" + strconv.Itoa(s.Port) + "/postgres?sslmode=disable"
+}
+
+// End kills the server and waits until all its processes are gone: the backends of
+// a killed postmaster live on for an instant, in which they can even commit.
+func (s *Server) End(t *testing.T, signal syscall.Signal) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(s.dir, "postmaster.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	pid, err := strconv.Atoi(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	processes := append(s.backends(t), pid)
+	if err := syscall.Kill(pid, signal); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the server is gone", func() bool {
+		return !slices.ContainsFunc(processes, func(pid int) bool { return syscall.Kill(pid, 0) == nil })
+	})
+}
+
+func (s *Server) backends(t *testing.T) (pids []int) {
+	t.Helper()
+	db := open(t, s.DSN())
+	rows, err := db.QueryContext(t.Context(), "SELECT pid FROM pg_stat_activity")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var pid int
+		if err := rows.Scan(&pid); err != nil {
+			t.Fatal(err)
+		}
+		pids = append(pids, pid)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return pids
+}
+
+// CatchUp waits until the standby has replayed what the primary has written.
+func (s *Server) CatchUp(t *testing.T, primary *Server) {
+	t.Helper()
+	from, to := open(t, primary.DSN()), open(t, s.DSN())
+	var written string
+	if err := from.QueryRowContext(t.Context(), "SELECT pg_current_wal_lsn()::text").Scan(&written); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the standby has caught up", func() bool {
+		var there bool
+		err := to.QueryRowContext(t.Context(), "SELECT pg_last_wal_replay_lsn() >= '"+written+"'").Scan(&there)
+		return err == nil && there
+	})
+}
+
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("got no end of waiting until %s", what)
+		}
+	}
+}
+
+func open(t *testing.T, dsn string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("pgx", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
