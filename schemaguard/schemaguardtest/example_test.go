@@ -3,12 +3,14 @@ package schemaguardtest_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"testing"
 
 	"github.com/DATA-DOG/go-sqlmock"
 
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/schemaguard/schemaguardtest"
 )
@@ -21,14 +23,18 @@ func start(ctx context.Context, db *sql.DB) error {
 	})
 }
 
-// Expectations for what migrate sends, if any, come after those for Ensure.
+// Expectations for what migrate sends come after those of Ensure.
 func ExampleExpectEnsure() {
 	db, mock, _ := sqlmock.New()
 
-	schemaguardtest.ExpectEnsure(mock, "app")
+	order := schemaguardtest.ExpectEnsure(mock, "app")
 	mock.ExpectExec("CREATE TABLE IF NOT EXISTS app.users").WillReturnResult(sqlmock.NewResult(0, 0))
+
 	fmt.Println(start(context.Background(), db), mock.ExpectationsWereMet())
-	// Output: <nil> <nil>
+	fmt.Println(order)
+	// Output:
+	// <nil> <nil>
+	// connect > begin > lock > create schema > commit > release > migrate
 }
 
 // guard is the Guard of the code under test.
@@ -41,7 +47,7 @@ var guard = schemaguard.Guard{
 	},
 }
 
-// With options the test says, by a Scene, what the functions of its own send.
+// With options, a Scene says what the functions of the code under test send.
 func ExampleExpectGuard() {
 	db, mock, _ := sqlmock.New()
 
@@ -61,6 +67,57 @@ func ExampleExpectGuard() {
 	fmt.Println(err, mock.ExpectationsWereMet())
 	// Output: <nil> <nil>
 }
+
+// The second lock of this start, that of migrate, fails as it does when the
+// server shuts down. The transaction is rolled
+// back, the connection released, and migrate is not called.
+func ExampleExpectGuard_failingStep() {
+	db, mock, _ := sqlmock.New()
+
+	order := schemaguardtest.ExpectGuard(mock, guard, "app", schemaguardtest.Scene{
+		Bootstrap: func(mock sqlmock.Sqlmock) {
+			mock.ExpectExec("GRANT USAGE").WillReturnResult(sqlmock.NewResult(0, 0))
+		},
+		Fail:      locktrace.Lock,
+		FailAfter: 1, // the schema's own lock succeeds
+		Err:       errors.New("the server is shutting down"),
+	})
+
+	err := guard.Ensure(context.Background(), db, "app", func(context.Context, *sql.DB) error { return nil })
+	fmt.Println(err)
+	fmt.Println(mock.ExpectationsWereMet())
+	fmt.Println(order)
+	// Output:
+	// schemaguard.Ensure app: lock: the server is shutting down
+	// <nil>
+	// connect > begin > lock > create schema > bootstrap > commit > release > connect > begin > lock! > rollback > release
+}
+
+// A Recorder in the Guard's Trace sees what sqlmock does not: that the
+// connection is released before migrate runs.
+func ExampleCheckOrder() {
+	var t printer // the *testing.T of your test
+	db, mock, _ := sqlmock.New()
+	order := schemaguardtest.ExpectEnsure(mock, "app")
+
+	var rec locktrace.Recorder
+	guard := schemaguard.Guard{Trace: rec.Trace()}
+	if err := guard.Ensure(context.Background(), db, "app", func(context.Context, *sql.DB) error { return nil }); err != nil {
+		fmt.Println(err)
+	}
+	schemaguardtest.CheckOrder(t, &rec, order) // says nothing
+	schemaguardtest.CheckOrder(t, &rec, "connect > begin > create schema > commit > release > migrate")
+	// Output:
+	// step 3 is lock; want create schema
+	// got  connect > begin > lock > create schema > commit > release > migrate
+	// want connect > begin > create schema > commit > release > migrate
+}
+
+// printer stands for the *testing.T that an example does not have.
+type printer struct{ schemaguardtest.TB }
+
+func (printer) Helper()                           {}
+func (printer) Errorf(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 
 // Does this bootstrap code lose the race on this database, and does the guard
 // cure it? The code has no lock of its own, and needs Serialize.

@@ -6,7 +6,10 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +17,7 @@ import (
 	"github.com/DATA-DOG/go-sqlmock"
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/schemaguard/schemaguardtest"
 )
@@ -68,19 +72,26 @@ func migrate(ctx context.Context, db *sql.DB) error {
 
 // scene expects what bootstrap, upToDate and migrate send; answers are those of
 // upToDate.
-func scene(quote func(string) string, answers ...bool) schemaguardtest.Scene {
-	exec := func(mock sqlmock.Sqlmock, query string, rows int64) *sqlmock.ExpectedExec {
-		return mock.ExpectExec(quote(query)).WillReturnResult(sqlmock.NewResult(0, rows))
+func (m *mocked) scene(answers ...bool) schemaguardtest.Scene {
+	asked := 0
+	exec := func(mock sqlmock.Sqlmock, query string, rows int64, fails bool) *sqlmock.ExpectedExec {
+		e := mock.ExpectExec(m.quote(query)).WillReturnResult(sqlmock.NewResult(0, rows))
+		if fails {
+			e.WillReturnError(m.fail)
+		}
+		return e
 	}
 	return schemaguardtest.Scene{
-		Bootstrap: func(mock sqlmock.Sqlmock) { exec(mock, sqlBoot, 0) },
-		Migrate:   func(mock sqlmock.Sqlmock) { exec(mock, sqlMigrate, 0) },
+		Matcher:   m.matcher,
+		Bootstrap: func(mock sqlmock.Sqlmock) { exec(mock, sqlBoot, 0, m.failing == "bootstrap") },
+		Migrate:   func(mock sqlmock.Sqlmock) { exec(mock, sqlMigrate, 0, m.failing == "migrate") },
 		UpToDate: func(mock sqlmock.Sqlmock) bool {
-			done, rows := answers[0], int64(0)
-			if answers = answers[1:]; done {
+			done, rows := answers[asked], int64(0)
+			if done {
 				rows = 1
 			}
-			exec(mock, sqlAsk, rows).WithArgs(3)
+			exec(mock, sqlAsk, rows, m.failing == "up to date" && asked == m.after).WithArgs(3)
+			asked++
 			return done
 		},
 	}
@@ -114,35 +125,260 @@ func TestExpectGuard(t *testing.T) {
 		"once":               {schemaguard.Guard{UpToDate: upToDate, Bootstrap: bootstrap}, "app", false, []bool{false, false}, "up to date > connect > begin > lock > create schema > bootstrap > commit > release > connect > begin > lock > up to date > migrate > commit > release"},
 		"once, by another":   {schemaguard.Guard{UpToDate: upToDate}, "app", false, []bool{false, true}, "up to date > " + committed + " > connect > begin > lock > up to date > commit > release"},
 	} {
-		for kind, matcher := range matchers {
-			t.Run(name+"/"+kind, func(t *testing.T) {
-				t.Parallel()
-				db, mock := newMock(t, matcher)
-				quote := regexp.QuoteMeta
-				if kind == "equal" || kind == "own" {
-					quote = func(query string) string { return query }
-				}
-				play := scene(quote, test.answers...)
-				play.Exists = test.exists
-				if kind == "own" {
-					play.Matcher = matcher
-				}
-				schemaguardtest.ExpectGuard(mock, test.guard, test.schema, play)
+		eachMock(t, name, func(t *testing.T, m *mocked) {
+			play := m.scene(test.answers...)
+			play.Exists = test.exists
+			if got := schemaguardtest.ExpectGuard(m.mock, test.guard, test.schema, play); got != test.order {
+				t.Errorf("returned order\ngot  %s\nwant %s", got, test.order)
+			}
+			if err := m.ensure(t, test.guard, test.schema, test.order); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
 
-				var rec locktrace.Recorder
-				guard := test.guard
-				guard.Trace = rec.Trace()
-				if err := guard.Ensure(t.Context(), db, test.schema, migrate); err != nil {
-					t.Error(err)
+// mocked is a mock of one kind, and what is peculiar to that.
+type mocked struct {
+	db      *sql.DB
+	mock    sqlmock.Sqlmock
+	matcher sqlmock.QueryMatcher // if it is one of the user's own
+	quote   func(string) string
+	fail    error  // of what the user's own function sends
+	failing string // which function that is
+	after   int    // how many times it succeeds first
+}
+
+// eachMock runs test with every matcher, in order and in any order.
+func eachMock(t *testing.T, name string, test func(t *testing.T, m *mocked)) {
+	t.Helper()
+	for kind, matcher := range matchers {
+		for _, ordered := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/%s/ordered=%t", name, kind, ordered), func(t *testing.T) {
+				t.Parallel()
+				m := &mocked{quote: regexp.QuoteMeta}
+				m.db, m.mock = newMock(t, matcher)
+				m.mock.MatchExpectationsInOrder(ordered)
+				if kind == "equal" || kind == "own" {
+					m.quote = func(query string) string { return query }
 				}
-				if err := mock.ExpectationsWereMet(); err != nil {
-					t.Error(err)
+				if kind == "own" {
+					m.matcher = matcher
 				}
-				if got := rec.String(); got != test.order {
-					t.Errorf("order\ngot  %s\nwant %s", got, test.order)
+				test(t, m)
+			})
+		}
+	}
+}
+
+// ensure runs guard on the mock, whose expectations must be met, in the order
+// that is wanted.
+func (m *mocked) ensure(t *testing.T, guard schemaguard.Guard, schema, order string) error {
+	t.Helper()
+	var rec locktrace.Recorder
+	guard.Trace = rec.Trace()
+	err := guard.Ensure(t.Context(), m.db, schema, migrate)
+	if err := m.mock.ExpectationsWereMet(); err != nil {
+		t.Error(err)
+	}
+	schemaguardtest.CheckOrder(t, &rec, order)
+	return err
+}
+
+// Each step that can fail, in every mode, each time that it comes: Ensure fails
+// with the error, and what is expected and returned is what it then does.
+func TestExpectGuardFails(t *testing.T) {
+	t.Parallel()
+	tried := 0
+	for name, test := range map[string]struct {
+		guard   schemaguard.Guard
+		answers []bool
+	}{
+		"zero":                {schemaguard.Guard{}, nil},
+		"bootstrap":           {schemaguard.Guard{Bootstrap: bootstrap, Owner: "bob"}, nil},
+		"skip":                {schemaguard.Guard{SkipIfExists: true}, nil},
+		"serialize":           {schemaguard.Guard{Serialize: true}, nil},
+		"serialize, options":  {schemaguard.Guard{Serialize: true, SkipIfExists: true, Bootstrap: bootstrap, Key: 7, TTL: time.Hour}, nil},
+		"once":                {schemaguard.Guard{UpToDate: upToDate}, []bool{false, false}},
+		"once, with the rest": {schemaguard.Guard{UpToDate: upToDate, SkipIfExists: true, Bootstrap: bootstrap}, []bool{false, false}},
+	} {
+		_, mock := newMock(t, nil)
+		plain := mocked{mock: mock, quote: regexp.QuoteMeta}
+		steps := strings.Split(schemaguardtest.ExpectGuard(mock, test.guard, "app", plain.scene(test.answers...)), " > ")
+		came := map[string]int{}
+		for i, step := range steps {
+			if step == "connect" || step == "release" {
+				continue
+			}
+			after := came[step]
+			came[step]++
+			tried++
+			order := failing(steps, i)
+			eachMock(t, fmt.Sprintf("%s/%s %d", name, step, after+1), func(t *testing.T, m *mocked) {
+				boom := errors.New("boom")
+				m.fail, m.failing, m.after = boom, step, after
+				play := m.scene(test.answers...)
+				play.Fail, play.FailAfter, play.Err = locktrace.Step(step), after, boom
+				if got := schemaguardtest.ExpectGuard(m.mock, test.guard, "app", play); got != order {
+					t.Errorf("returned order\ngot  %s\nwant %s", got, order)
+				}
+				if err := m.ensure(t, test.guard, "app", order); !errors.Is(err, boom) {
+					t.Errorf("got error %v; want it to wrap the scene's", err)
 				}
 			})
 		}
+	}
+	if tried < 50 {
+		t.Errorf("%d failing steps were tried; want 50 at least", tried)
+	}
+}
+
+// failing is the order of which step i fails.
+func failing(steps []string, i int) string {
+	order := append(slices.Clone(steps[:i]), steps[i]+"!")
+	open := 0 // transactions
+	for _, step := range steps[:i] {
+		switch step {
+		case "begin":
+			open++
+		case "commit":
+			open--
+		}
+	}
+	switch {
+	case open > 0 && steps[i] != "commit":
+		order = append(order, "rollback", "release")
+	case open > 0, steps[i] == "begin", steps[i] == "look":
+		order = append(order, "release")
+	}
+	return strings.Join(order, " > ")
+}
+
+// An error may mean something to Ensure: it looks for the schema when it was
+// refused to create it, and tries again after a clash.
+func TestExpectGuardFailsAndGoesOn(t *testing.T) {
+	t.Parallel()
+	const created = "connect > begin > lock > create schema"
+	denied := recdriver.SQLError{Code: "42501", Message: "permission denied for database"}
+	for name, test := range map[string]struct {
+		err    error
+		exists bool
+		order  string
+		fails  bool
+	}{
+		"denied, there":     {denied, true, created + "! > rollback > release > connect > look > release > migrate", false},
+		"denied, not there": {denied, false, created + "! > rollback > release > connect > look > release", true},
+		"clash": {
+			recdriver.SQLError{Code: "23505", Constraint: "pg_namespace_nspname_index"}, false,
+			created + "! > rollback > release > " + created + " > commit > release > migrate", false,
+		},
+	} {
+		eachMock(t, name, func(t *testing.T, m *mocked) {
+			play := m.scene()
+			play.Fail, play.Err, play.Exists = locktrace.CreateSchema, test.err, test.exists
+			if got := schemaguardtest.ExpectGuard(m.mock, schemaguard.Guard{}, "app", play); got != test.order {
+				t.Errorf("returned order\ngot  %s\nwant %s", got, test.order)
+			}
+			if err := m.ensure(t, schemaguard.Guard{}, "app", test.order); (err != nil) != test.fails {
+				t.Errorf("got error %v; want one: %t", err, test.fails)
+			}
+		})
+	}
+}
+
+// The default error says which step it is of.
+func TestExpectGuardDefaultError(t *testing.T) {
+	t.Parallel()
+	db, mock := newMock(t, nil)
+	schemaguardtest.ExpectGuard(mock, schemaguard.Guard{}, "app", schemaguardtest.Scene{Fail: locktrace.Commit})
+	err := schemaguard.Ensure(t.Context(), db, "app", nil)
+	if want := "schemaguardtest: commit fails"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got error %v; want %q in it", err, want)
+	}
+}
+
+// A test that waits for a failure that cannot come would prove nothing.
+func TestExpectGuardPanics(t *testing.T) {
+	t.Parallel()
+	for _, scene := range []schemaguardtest.Scene{
+		{Fail: locktrace.Connect}, {Fail: locktrace.Release}, {Fail: locktrace.Rollback},
+		{Fail: locktrace.Look}, {Fail: locktrace.UpToDate}, {Fail: "typo"}, {Fail: locktrace.Lock, FailAfter: 1},
+	} {
+		func() {
+			defer func() {
+				if got := fmt.Sprint(recover()); !strings.HasPrefix(got, "schemaguardtest: Scene.Fail: ") {
+					t.Errorf("%q: got panic %s; want one that names the field", scene.Fail, got)
+				}
+			}()
+			_, mock := newMock(t, nil)
+			schemaguardtest.ExpectGuard(mock, schemaguard.Guard{}, "app", scene)
+		}()
+	}
+}
+
+// The table in the docs says what is true.
+func TestOrdersInTheDocs(t *testing.T) {
+	t.Parallel()
+	docs, err := os.ReadFile("../../docs/how-it-works.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(docs), "\n## The order, option by option\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	rows := regexp.MustCompile("(?m)^\\| ([^|]+) \\| `([^|`]+)` \\|$").FindAllStringSubmatch(table, -1)
+	once := schemaguard.Guard{UpToDate: upToDate}
+	fail := func(step locktrace.Step, after int) schemaguardtest.Scene {
+		return schemaguardtest.Scene{Fail: step, FailAfter: after}
+	}
+	asked := func(answers ...bool) schemaguardtest.Scene {
+		return schemaguardtest.Scene{UpToDate: func(sqlmock.Sqlmock) bool {
+			done := answers[0]
+			answers = answers[1:]
+			return done
+		}}
+	}
+	serialize, booting := schemaguard.Guard{Serialize: true}, schemaguard.Guard{Bootstrap: bootstrap}
+	skip := schemaguard.Guard{SkipIfExists: true}
+	known := map[string]struct {
+		guard schemaguard.Guard
+		scene schemaguardtest.Scene
+	}{
+		"`Ensure`":                                    {},
+		"`Bootstrap`":                                 {guard: booting},
+		"`SkipIfExists`, the schema exists":           {skip, schemaguardtest.Scene{Exists: true}},
+		"`SkipIfExists`, it does not":                 {guard: skip},
+		"`Migrate`, `Serialize`":                      {guard: serialize},
+		"`UpToDate`, true at the start":               {once, asked(true)},
+		"`UpToDate`, this process migrates":           {once, asked(false, false)},
+		"`UpToDate`, another process has migrated":    {once, asked(false, true)},
+		"begin fails":                                 {scene: fail(locktrace.Begin, 0)},
+		"lock fails":                                  {scene: fail(locktrace.Lock, 0)},
+		"create schema fails":                         {scene: fail(locktrace.CreateSchema, 0)},
+		"`Bootstrap` fails":                           {booting, fail(locktrace.Bootstrap, 0)},
+		"commit fails":                                {scene: fail(locktrace.Commit, 0)},
+		"`SkipIfExists`, the look fails":              {skip, fail(locktrace.Look, 0)},
+		"migrate fails":                               {scene: fail(locktrace.Migrate, 0)},
+		"`Serialize`, begin of migrate's lock fails":  {serialize, fail(locktrace.Begin, 1)},
+		"`Serialize`, migrate's lock fails":           {serialize, fail(locktrace.Lock, 1)},
+		"`Serialize`, migrate fails":                  {serialize, fail(locktrace.Migrate, 0)},
+		"`Serialize`, commit of migrate's lock fails": {serialize, fail(locktrace.Commit, 1)},
+		"`UpToDate` fails at the start":               {once, fail(locktrace.UpToDate, 0)},
+		"`UpToDate` fails under the lock":             {once, fail(locktrace.UpToDate, 1)},
+	}
+	for _, row := range rows {
+		entry, ok := known[row[1]]
+		if !ok {
+			t.Errorf("row %q is not checked here", row[1])
+			continue
+		}
+		delete(known, row[1])
+		_, mock := newMock(t, nil)
+		if got := schemaguardtest.ExpectGuard(mock, entry.guard, "app", entry.scene); got != row[2] {
+			t.Errorf("%s\ndocs %s\nis   %s", row[1], row[2], got)
+		}
+	}
+	for name := range known {
+		t.Errorf("there is no row for %q", name)
 	}
 }
 
@@ -155,7 +391,10 @@ func TestExpectEnsure(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			db, mock := newMock(t, matcher)
-			schemaguardtest.ExpectEnsure(mock, "My (app)")
+			order := schemaguardtest.ExpectEnsure(mock, "My (app)")
+			if want := "connect > begin > lock > create schema > commit > release > migrate"; order != want {
+				t.Errorf("returned order %s; want %s", order, want)
+			}
 			if err := schemaguard.Ensure(t.Context(), db, "My (app)", nil); err != nil {
 				t.Error(err)
 			}

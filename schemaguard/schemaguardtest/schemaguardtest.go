@@ -3,77 +3,113 @@
 //
 //   - [ExpectEnsure] tells a sqlmock what schemaguard.Ensure sends, so that a
 //     unit test of code that calls it needs no database.
-//   - [ExpectGuard] does the same for a Guard with its options.
+//   - [ExpectGuard] does the same for schemaguard.Migrate and for a Guard with
+//     its options. A [Scene] describes what happens, a failing step included.
+//   - [CheckOrder] compares the order of the steps with the one expected.
 //   - [Race] starts bootstrap code many times at once on a real database,
 //     without and with the guard: does it lose the race, and does the guard
-//     cure it?
+//     cure that?
 //
-// It is meant for tests only: it imports go-sqlmock, which package schemaguard
-// does not. The package follows semantic versioning with its module.
+// The package is for tests only: it imports go-sqlmock, which package
+// schemaguard does not. It follows semantic versioning with its module.
 package schemaguardtest
 
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"reflect"
 	"regexp"
 
 	"github.com/DATA-DOG/go-sqlmock"
 
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/schemaguard"
 )
 
-// Scene is what a mock plays to a Guard. In the zero Scene the schema is not
-// there yet, and the user's own functions send nothing.
+// Scene describes what a Guard meets. In the zero Scene the schema does not
+// exist yet, all goes well, and the user's own functions send nothing.
 //
 // Its functions are called once for each time that Ensure will call the Guard's
-// function of the same name, at that place in the order, and expect what that
-// one sends. Any of them may be nil.
+// function of the same name, at that place in the order. They expect what that
+// function sends. Any of them may be nil.
 type Scene struct {
-	// Exists is what SkipIfExists finds. Ensure looks for nothing else.
+	// Exists is what Ensure finds when it looks for the schema: with
+	// SkipIfExists, and after it was refused to create it.
 	Exists bool
 
 	// Bootstrap expects what Guard.Bootstrap sends.
 	Bootstrap func(mock sqlmock.Sqlmock)
 
-	// UpToDate expects what Guard.UpToDate sends, and returns what that will
-	// answer; nil stands for false.
+	// UpToDate expects what Guard.UpToDate sends, and returns the answer that
+	// this leads to. nil means that it sends nothing and answers false.
 	UpToDate func(mock sqlmock.Sqlmock) bool
 
-	// Migrate expects what migrate sends. With Serialize or UpToDate that is
-	// between the lock and its COMMIT, else at the end.
+	// Migrate expects what migrate sends.
 	Migrate func(mock sqlmock.Sqlmock)
 
+	// Fail is a step that fails; empty means none. Ensure does what it does
+	// after such a failure: it rolls back and releases, and for some errors it
+	// goes on to look for the schema or tries again. The step fails once.
+	//
+	// Begin, Lock, CreateSchema, Look and Commit fail by an answer of the mock.
+	// Bootstrap, UpToDate and Migrate are the user's: let the Scene's function
+	// expect a statement that fails. Connect, Release and Rollback cannot be
+	// chosen, since sqlmock sees neither of the first two, and the last comes
+	// only after another failure.
+	Fail locktrace.Step
+
+	// FailAfter is how many times the step succeeds first. With Serialize or
+	// UpToDate, begin, lock and commit come twice: 0 stands for those of the
+	// schema and 1 for those of migrate's lock.
+	FailAfter int
+
+	// Err is the error of the step that fails. nil means an error that says
+	// which step it is of. Ensure's error wraps it.
+	Err error
+
 	// Matcher is the matcher that the mock was made with, if it is one of the
-	// user's own. sqlmock's two are recognised.
+	// user's own. The two of sqlmock are recognized.
 	Matcher sqlmock.QueryMatcher
 }
 
 // ExpectEnsure expects what schemaguard.Ensure sends for schema, up to where it
-// calls migrate. It is ExpectGuard for the zero Guard and the zero Scene.
-func ExpectEnsure(mock sqlmock.Sqlmock, schema string) {
-	ExpectGuard(mock, schemaguard.Guard{}, schema, Scene{})
+// calls migrate, and returns the order of its steps. It is ExpectGuard with the
+// zero Guard and the zero Scene.
+func ExpectEnsure(mock sqlmock.Sqlmock, schema string) (order string) {
+	return ExpectGuard(mock, schemaguard.Guard{}, schema, Scene{})
 }
 
 // ExpectGuard expects what guard's Ensure sends for schema when no other
-// process is in its way. guard is the one of the code under test; its functions
-// are not called, and the Scene speaks for them.
+// process is in its way, and returns the order of the steps as a
+// [locktrace.Recorder] will show it; see [CheckOrder]. guard is the one of the
+// code under test, and Guard{Serialize: true} for schemaguard.Migrate. Its
+// functions are not called: the Scene speaks for them.
 //
-// The statements are right for sqlmock's regular expressions, which is its
-// default, and for QueryMatcherEqual. They are those of the very version of
-// package schemaguard that the test is built with. Of a name that Ensure
-// refuses nothing is expected, since nothing is sent.
+// The statements are those of the very version of package schemaguard that the
+// test is built with. They suit both of sqlmock's matchers, regular expressions
+// and QueryMatcherEqual, and expectations in any order as well as in order. If
+// Ensure refuses the name of the schema, nothing is expected.
 //
-// A lease of Serialize sends a heartbeat every third of its TTL, which is not
-// expected: a test should be done before the first, after ten seconds by
-// default.
-func ExpectGuard(mock sqlmock.Sqlmock, guard schemaguard.Guard, schema string, scene Scene) {
+// While migrate's lock is held, a heartbeat goes out once a second, which is
+// not expected. A test whose migrate takes longer than that, by WillDelayFor
+// for example, has to expect "SELECT 1" in the Scene's Migrate for each second.
+//
+// ExpectGuard panics if the step that should fail does not come.
+func ExpectGuard(mock sqlmock.Sqlmock, guard schemaguard.Guard, schema string, scene Scene) (order string) {
 	p := player{mock: mock, scene: scene}
 	if p.scene.Matcher == nil {
 		p.scene.Matcher = matcherOf(mock)
 	}
+	if p.scene.Err == nil {
+		p.scene.Err = fmt.Errorf("schemaguardtest: %s fails", scene.Fail)
+	}
 	p.play(guard, schema)
+	if scene.Fail != "" && !p.failed {
+		panic(fmt.Sprintf("schemaguardtest: Scene.Fail: %q does not come %d times, or cannot be made to fail", scene.Fail, scene.FailAfter+1))
+	}
+	return p.steps.String()
 }
 
 // player runs a guard on a fake server, and expects of the mock whatever is
@@ -82,33 +118,41 @@ type player struct {
 	mock  sqlmock.Sqlmock
 	scene Scene
 
-	begun int  // transactions
-	inTx  bool // one is open
-	execs int  // in it
+	steps  locktrace.Recorder
+	look   string // the statement that looks for the schema
+	came   int    // how many times the step that should fail has come
+	failed bool
 }
 
+// stepKey is where the step under way is in the context of what it sends. A
+// heartbeat, which only a very slow machine has time for, is in no step.
+type stepKey struct{}
+
 func (p *player) play(guard schemaguard.Guard, schema string) {
-	guard.Trace = nil
+	guard.Trace = p.steps.Trace()
+	guard.Trace.Start = func(ctx context.Context, e locktrace.Event) context.Context {
+		return context.WithValue(ctx, stepKey{}, e.Step)
+	}
 	if guard.Bootstrap != nil {
 		guard.Bootstrap = func(context.Context, *sql.Tx) error {
 			call(p.scene.Bootstrap, p.mock)
-			return nil
+			return p.fail(locktrace.Bootstrap)
 		}
 	}
 	if guard.UpToDate != nil {
 		guard.UpToDate = func(context.Context, *sql.DB) (bool, error) {
-			return p.scene.UpToDate != nil && p.scene.UpToDate(p.mock), nil
+			done := p.scene.UpToDate != nil && p.scene.UpToDate(p.mock)
+			return done, p.fail(locktrace.UpToDate)
 		}
 	}
 	driver := recdriver.New()
 	driver.OnCall(p.expect)
-	driver.OnExec(func(recdriver.Call) (int64, error) { return p.rows(), nil })
+	driver.OnExec(func(c recdriver.Call) (int64, error) { return p.rows(c.Query), nil })
 	db := driver.OpenDB()
 	defer db.Close()
-	// It can fail only before anything is sent.
 	_ = guard.Ensure(context.Background(), db, schema, func(context.Context, *sql.DB) error {
 		call(p.scene.Migrate, p.mock)
-		return nil
+		return p.fail(locktrace.Migrate)
 	})
 }
 
@@ -118,29 +162,48 @@ func call(fn func(sqlmock.Sqlmock), mock sqlmock.Sqlmock) {
 	}
 }
 
-// expect is called for each call that the fake server gets.
-func (p *player) expect(_ context.Context, c *recdriver.Call) error {
-	switch c.Kind {
-	case recdriver.Begin:
-		p.begun, p.inTx, p.execs = p.begun+1, true, 0
-		p.mock.ExpectBegin()
-	case recdriver.Commit:
-		p.inTx = false
-		p.mock.ExpectCommit()
-	case recdriver.Exec:
-		p.execs++
-		if p.begun == 2 && p.execs > 1 {
-			return nil // a heartbeat, on a machine that is very slow
-		}
-		p.mock.ExpectExec(p.quote(c.Query)).WillReturnResult(sqlmock.NewResult(0, p.rows()))
+// fail returns the scene's error if step is to fail now.
+func (p *player) fail(step locktrace.Step) error {
+	if p.failed || step != p.scene.Fail {
+		return nil
 	}
-	return nil
+	p.came++
+	p.failed = p.came > p.scene.FailAfter
+	if !p.failed {
+		return nil
+	}
+	return p.scene.Err
 }
 
-// rows is how many rows a statement affects: one for a lock that is granted,
-// and one for a look, which is outside any transaction, if the schema is there.
-func (p *player) rows() int64 {
-	if !p.inTx && !p.scene.Exists {
+// expect is called for each call that the fake server gets.
+func (p *player) expect(ctx context.Context, c *recdriver.Call) (err error) {
+	switch c.Kind {
+	case recdriver.Begin:
+		err = p.fail(locktrace.Begin)
+		p.mock.ExpectBegin().WillReturnError(err)
+	case recdriver.Commit:
+		err = p.fail(locktrace.Commit)
+		p.mock.ExpectCommit().WillReturnError(err)
+	case recdriver.Rollback:
+		p.mock.ExpectRollback()
+	case recdriver.Exec:
+		step, inStep := ctx.Value(stepKey{}).(locktrace.Step)
+		if !inStep {
+			return nil
+		}
+		if step == locktrace.Look {
+			p.look = c.Query
+		}
+		err = p.fail(step)
+		p.mock.ExpectExec(p.quote(c.Query)).WillReturnResult(sqlmock.NewResult(0, p.rows(c.Query))).WillReturnError(err)
+	}
+	return err
+}
+
+// rows is how many rows query affects: one for a lock that is granted, and one
+// for a look if the schema is there.
+func (p *player) rows(query string) int64 {
+	if query == p.look && !p.scene.Exists {
 		return 0
 	}
 	return 1
