@@ -2,4 +2,4 @@ module github.com/bootlock/bootlock
 
 go 1.23
 
-require github.com/DATA-DOG/go-sqlmock v1.5.2
+require github.com/DATA-DOG/go-sqlmock v1.3.3

@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
-# Checks what a user of the module gets: the standard library and this module,
-# compiled into the program and named in go.sum, and nothing else.
+# check-deps.sh [-table]: what the library costs its users.
+#
+# Programs of several kinds get the module from a folder that serves as a module
+# proxy, as they would get a published version. Nothing that they had may move, one
+# line "added" is printed, and go.sum grows by two lines. -table prints what happened
+# as a Markdown table too.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -8,7 +12,7 @@ module=github.com/bootlock/bootlock
 version=v0.0.1
 failed=0
 
-say() { printf 'check-deps: %s\n' "$*"; }
+say() { printf 'check-deps: %s\n' "$*" >&2; }
 fail() {
 	say "FAILED: $*"
 	failed=1
@@ -16,12 +20,18 @@ fail() {
 
 # The tests too: what they import ends up in the user's go.sum.
 others=$(go list -deps -test -f '{{if and .Module (ne .Module.Path "'"$module"'")}}{{.ImportPath}}{{end}}' \
-	./advisorylock/... ./schemaguard | sort -u)
+	./advisorylock/... ./schemaguard ./internal/... | sort -u)
 if [ -n "$others" ]; then
 	fail "advisorylock and schemaguard, or their tests, need more than the standard library and this module:"
 	printf '%s\n' "$others"
 else
 	say "advisorylock and schemaguard: the standard library and this module only"
+fi
+
+if go run scripts/stdapi.go; then
+	say "the standard library that it uses is as old as go.mod says"
+else
+	failed=1
 fi
 
 if diff=$(scripts/tidy.sh -diff 2>&1); then
@@ -35,33 +45,127 @@ scratch=$(mktemp -d "${TMPDIR:-/tmp}/bootlock-deps.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 go run scripts/modproxy.go "$version" "$scratch/proxy"
 
-# user PACKAGE: a program that imports it and nothing else; its go.sum.
+# What the folder serves is on no public server, and must not be remembered as if it
+# were. The rest comes from the module cache of this machine where that has it.
+GOPROXY="file://$scratch/proxy,file://$(go env GOMODCACHE)/cache/download,$(go env GOPROXY)"
+export GOPROXY GONOSUMDB="$module" GOMODCACHE="$scratch/modcache" GOWORK=off GOFLAGS=-modcacherw
+
+table='| program | its modules that moved | modules that joined its graph | `go get` says, in lines | new lines in go.sum |
+|---|---|---|---|---|
+'
+
+# user NAME GO MODULE@VERSION…: a program of that Go version with these modules gets
+# the library, then imports it and its test kit.
 user() {
-	local name=${1##*/} dir
-	dir=$scratch/$name
-	mkdir "$dir"
-	cd "$dir"
-	printf 'package main\n\nimport _ "%s"\n\nfunc main() {}\n' "$1" >main.go
-	# Our version is on no public server, and must not be remembered as if it were.
-	GOPROXY="file://$scratch/proxy,$(go env GOPROXY)"
-	export GOPROXY GONOSUMDB="$module" GOFLAGS='-mod=mod -modcacherw' GOMODCACHE="$scratch/modcache" GOWORK=off
-	go mod init example.com/scratch
-	go get "$1@$version"
+	local name=$1 go=$2 moved joined said lines ours
+	local -a has=("${@:3}")
+	mkdir "$scratch/$name"
+	cd "$scratch/$name"
+	{
+		printf 'module example.com/%s\n\ngo %s\n' "$name" "$go"
+		[ ${#has[@]} = 0 ] || printf 'require %s\n' "${has[@]/@/ }"
+	} >go.mod
+	{
+		printf 'package main\n\n'
+		[ ${#has[@]} = 0 ] || printf 'import _ "%s"\n' "${has[@]%@*}"
+		printf '\nfunc main() {}\n'
+	} | sed 's|client_golang"|client_golang/prometheus"|' >main.go
+	# The test kit is for those who have sqlmock.
+	if [[ " ${has[*]} " == *sqlmock* ]]; then
+		sed -i '/sqlmock/d' main.go
+		cat >main_test.go <<TEST
+package main
+
+import (
+	"context"
+	"testing"
+
+	"github.com/DATA-DOG/go-sqlmock"
+
+	"$module/schemaguard"
+	"$module/schemaguard/schemaguardtest"
+)
+
+func TestStart(t *testing.T) {
+	db, mock, err := sqlmock.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	schemaguardtest.ExpectEnsure(mock, "app")
+	if err := schemaguard.Ensure(context.Background(), db, "app", nil); err != nil {
+		t.Error(err)
+	}
+	if err := mock.ExpectationsWereMet(); err != nil {
+		t.Error(err)
+	}
+}
+TEST
+		mv main_test.go ../later_test.go
+		printf 'package main\n\nimport _ "github.com/DATA-DOG/go-sqlmock"\n' >main_test.go
+	fi
+	go mod tidy
+	go list -m all >before
+	cp go.sum go.sum.before 2>/dev/null || : >go.sum.before
+	sed '/^require.*bootlock/d' go.mod >go.mod.before
+
+	go get "$module@$version" 2>said
+	said=$(grep -v '^go: downloading' said || true)
+
+	printf 'package main\n\nimport (\n\t_ "%s/advisorylock"\n\t_ "%s/schemaguard"\n)\n' "$module" "$module" >more.go
+	[ ! -f ../later_test.go ] || mv ../later_test.go main_test.go
 	go mod tidy
 	go build -o /dev/null .
-	cat go.sum >&3
+	go test ./...
+	go list -m all | grep -v "^$module " >after
+	moved=$(awk 'NR == FNR { had[$1] = $2; next } $1 in had && had[$1] != $2' before after | wc -l)
+	joined=$(awk 'NR == FNR { had[$1] = $2; next } !($1 in had)' before after | wc -l)
+	[ "$(sed -n 's/^go //p' go.mod)" = "$go" ] || moved="$moved, and go $(sed -n 's/^go //p' go.mod)"
+	lines=$(sort go.sum | comm -13 <(sort go.sum.before) - | grep -c . || true)
+	ours=$(sort go.sum | comm -13 <(sort go.sum.before) - | grep -c "^$module " || true)
+	printf 'moved=%q joined=%q said=%q lines=%q ours=%q\n' "$moved" "$joined" "$said" "$lines" "$ours" >verdict
 }
 
-for package in advisorylock schemaguard; do
-	if ! sum=$(user "$module/$package" 3>&1 >"$scratch/log" 2>&1); then
-		fail "a program that imports $package does not build:"
+# examine NAME GO MODULE@VERSION…: user, and what is to be said of it.
+examine() {
+	local name=$1 moved joined said lines ours
+	if ! (user "$@") >"$scratch/log" 2>&1; then
+		fail "$name: a program that uses the library does not build:"
 		cat "$scratch/log"
-	elif [ "$(wc -l <<<"$sum")" != 2 ] || grep -qv "^$module " <<<"$sum"; then
-		fail "the go.sum of a program that imports $package is not two lines of this module:"
-		printf '%s\n' "$sum"
-	else
-		say "a program that imports $package has two lines in its go.sum"
+		return
 	fi
-done
+	# shellcheck disable=SC1091
+	source "$scratch/$name/verdict"
+	table+="| $name: go $2${3:+, ${*:3}} | $moved | $joined | $(wc -l <<<"$said"): \`$(head -n 1 <<<"$said")\` | $lines |"$'\n'
+	if [ "$moved" != 0 ]; then
+		fail "$name: modules of the program moved: $moved"
+		diff "$scratch/$name/before" "$scratch/$name/after" || true
+	elif [ "$joined" -gt 1 ]; then
+		fail "$name: $joined modules joined; want go-sqlmock at most"
+	elif [ "$said" != "go: added $module $version" ]; then
+		fail "$name: go get says more than one line \"added\": $said"
+	elif [ "$lines/$ours" != 2/2 ]; then
+		fail "$name: $lines new lines in go.sum, $ours of this module; want 2"
+	else
+		say "$name: nothing moved, \"$said\", two new lines in go.sum"
+	fi
+}
 
+examine empty 1.23
+examine old 1.23 github.com/lib/pq@v1.2.0 github.com/DATA-DOG/go-sqlmock@v1.5.0
+examine legacy 1.23 github.com/lib/pq@v1.10.9 github.com/DATA-DOG/go-sqlmock@v1.5.0
+examine large 1.23 github.com/jackc/pgx/v5@v5.5.0 github.com/spf13/cobra@v1.8.0 \
+	github.com/prometheus/client_golang@v1.17.0 github.com/sirupsen/logrus@v1.9.3
+
+# The command, as its users install it.
+if GOBIN="$scratch/bin" go install "$module/cmd/bootlock@$version" 2>"$scratch/log" && "$scratch/bin/bootlock" key app >/dev/null; then
+	modules=$(go version -m "$scratch/bin/bootlock" | grep -c '^	dep')
+	size=$(($(wc -c <"$scratch/bin/bootlock") / 1000))
+	say "go install $module/cmd/bootlock@$version: $modules modules, $size kB"
+	table+=$'\n'"The command links $modules modules; its binary has $size kB."$'\n'
+else
+	fail "go install $module/cmd/bootlock@$version does not work:"
+	cat "$scratch/log"
+fi
+
+[ "${1:-}" != -table ] || printf '\n%s' "$table"
 exit "$failed"
