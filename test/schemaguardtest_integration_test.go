@@ -81,3 +81,22 @@ func TestRaceOfUsers(t *testing.T) {
 		}
 	})
 }
+
+// Code whose schema has a fixed name is raced too, on databases of its own.
+func TestRaceOfUsersOnDatabases(t *testing.T) {
+	eachDriver(t, func(t *testing.T, driver string) {
+		server := pgtest.Shared(t)
+		open := func(database string) (*sql.DB, error) { return sql.Open(driver, server.DSNFor(database)) }
+		race := schemaguardtest.Race{Rounds: 4, Guard: schemaguard.Guard{Serialize: true}}
+		for schema, statements := range map[string][]string{
+			"app":    {"CREATE SCHEMA IF NOT EXISTS app", "CREATE TABLE IF NOT EXISTS app.t (id bigserial PRIMARY KEY)"},
+			"public": {"CREATE TABLE IF NOT EXISTS t (id bigserial PRIMARY KEY)"},
+		} {
+			t.Run(schema, func(t *testing.T) {
+				race.RunDatabases(t, open, schema, func(ctx context.Context, db *sql.DB) error {
+					return bootstrapOf(statements...)(ctx, db, schema)
+				})
+			})
+		}
+	})
+}

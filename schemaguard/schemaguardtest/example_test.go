@@ -135,3 +135,18 @@ func ExampleRace() {
 		schemaguardtest.Race{Guard: schemaguard.Guard{Serialize: true}}.Run(t, open, boot)
 	}
 }
+
+// Code that works in public, or in a schema whose name is fixed, is raced on
+// databases of its own.
+func ExampleRace_RunDatabases() {
+	_ = func(t *testing.T) { // a test of your own
+		open := func(database string) (*sql.DB, error) {
+			return sql.Open("pgx", "host=localhost user=postgres dbname="+database)
+		}
+		boot := func(ctx context.Context, db *sql.DB) error {
+			_, err := db.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS users (id bigint)")
+			return err
+		}
+		schemaguardtest.Race{Guard: schemaguard.Guard{Serialize: true}}.RunDatabases(t, open, "public", boot)
+	}
+}

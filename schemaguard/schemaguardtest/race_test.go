@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"strings"
 	"sync"
@@ -90,18 +91,21 @@ func (f *fake) connected() (n int) {
 	return n
 }
 
-// dropped returns the schemas that were dropped, and how often.
-func (f *fake) dropped() map[string]int {
+// statements returns what stood between before and after, and how often.
+func (f *fake) statements(before, after string) map[string]int {
 	names := map[string]int{}
 	for _, d := range f.pools {
 		for _, c := range d.Calls() {
-			if name, ok := strings.CutPrefix(c.Query, "DROP SCHEMA IF EXISTS "); ok {
-				names[strings.TrimSuffix(name, " CASCADE")]++
+			if name, ok := strings.CutPrefix(c.Query, before); ok {
+				names[strings.TrimSuffix(name, after)]++
 			}
 		}
 	}
 	return names
 }
+
+// dropped returns the schemas that were dropped, and how often.
+func (f *fake) dropped() map[string]int { return f.statements("DROP SCHEMA IF EXISTS ", " CASCADE") }
 
 func (f *fake) checkClosed(t *testing.T) {
 	t.Helper()
@@ -287,4 +291,59 @@ func TestRaceTimeout(t *testing.T) {
 	if n := len(f.dropped()); n != 2 {
 		t.Errorf("dropped %d schemas; want 2: the end of a start is not that of its schema", n)
 	}
+}
+
+// Code with a schema of a fixed name is raced on databases of its own, which are
+// gone when the race is over.
+func TestRaceOnDatabases(t *testing.T) {
+	t.Parallel()
+	f, v := newFake(), &verdict{t: t}
+	var mu sync.Mutex
+	var opened []string
+	open := func(database string) (*sql.DB, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		opened = append(opened, database)
+		return f.open()
+	}
+	race := schemaguardtest.Race{Processes: 3, Rounds: 2, Guard: schemaguard.Guard{Serialize: true}}
+	v.run(func() {
+		race.RunDatabases(v, open, "public", func(ctx context.Context, db *sql.DB) error { return f.racy(ctx, db, "public") })
+	})
+	v.want()
+	created, dropped := f.statements("CREATE DATABASE ", " TEMPLATE template0"), f.statements("DROP DATABASE IF EXISTS ", " WITH (FORCE)")
+	if len(created) < 4 || !maps.Equal(created, dropped) {
+		t.Errorf("created %v and dropped %v; want the same, one for each of 4 rounds", created, dropped)
+	}
+	starts := map[string]int{}
+	for _, name := range opened {
+		starts[name]++
+	}
+	if starts["postgres"] != 2*len(created) {
+		t.Errorf("postgres was opened %d times; want %d", starts["postgres"], 2*len(created))
+	}
+	for name := range created {
+		if starts[name] != 3 {
+			t.Errorf("%s was opened %d times; want once for each of 3 processes", name, starts[name])
+		}
+	}
+	if n := len(f.statements(`CREATE SCHEMA IF NOT EXISTS "`, `"`)); n != 1 {
+		t.Errorf("the guard created %d schemas; want public alone", n)
+	}
+	f.checkClosed(t)
+}
+
+func TestRaceCannotCreateDatabase(t *testing.T) {
+	t.Parallel()
+	f, v := newFake(), &verdict{t: t}
+	open := func(string) (*sql.DB, error) {
+		db, err := f.open()
+		f.pools[len(f.pools)-1].OnCall(recdriver.FailOn(recdriver.Exec, "CREATE DATABASE", 0, errors.New("permission denied")))
+		return db, err
+	}
+	v.run(func() {
+		schemaguardtest.Race{}.RunDatabases(v, open, "app", func(context.Context, *sql.DB) error { return nil })
+	})
+	v.want(": permission denied")
+	f.checkClosed(t)
 }
