@@ -17,6 +17,7 @@ import (
 	"github.com/DATA-DOG/go-sqlmock"
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/mocked"
 	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/schemaguard/schemaguardtest"
@@ -72,7 +73,7 @@ func migrate(ctx context.Context, db *sql.DB) error {
 
 // scene expects what bootstrap, upToDate and migrate send; answers are those of
 // upToDate.
-func (m *mocked) scene(answers ...bool) schemaguardtest.Scene {
+func (m *mockCase) scene(answers ...bool) schemaguardtest.Scene {
 	asked := 0
 	exec := func(mock sqlmock.Sqlmock, query string, rows int64, fails bool) *sqlmock.ExpectedExec {
 		e := mock.ExpectExec(m.quote(query)).WillReturnResult(sqlmock.NewResult(0, rows))
@@ -125,7 +126,7 @@ func TestExpectGuard(t *testing.T) {
 		"once":               {schemaguard.Guard{UpToDate: upToDate, Bootstrap: bootstrap}, "app", false, []bool{false, false}, "up to date > connect > begin > lock > create schema > bootstrap > commit > release > connect > begin > lock > up to date > migrate > commit > release"},
 		"once, by another":   {schemaguard.Guard{UpToDate: upToDate}, "app", false, []bool{false, true}, "up to date > " + committed + " > connect > begin > lock > up to date > commit > release"},
 	} {
-		eachMock(t, name, func(t *testing.T, m *mocked) {
+		eachMock(t, name, func(t *testing.T, m *mockCase) {
 			play := m.scene(test.answers...)
 			play.Exists = test.exists
 			if got := schemaguardtest.ExpectGuard(m.mock, test.guard, test.schema, play); got != test.order {
@@ -138,8 +139,8 @@ func TestExpectGuard(t *testing.T) {
 	}
 }
 
-// mocked is a mock of one kind, and what is peculiar to that.
-type mocked struct {
+// mockCase is a mock of one kind, and what is peculiar to that.
+type mockCase struct {
 	db      *sql.DB
 	mock    sqlmock.Sqlmock
 	matcher sqlmock.QueryMatcher // if it is one of the user's own
@@ -150,13 +151,13 @@ type mocked struct {
 }
 
 // eachMock runs test with every matcher, in order and in any order.
-func eachMock(t *testing.T, name string, test func(t *testing.T, m *mocked)) {
+func eachMock(t *testing.T, name string, test func(t *testing.T, m *mockCase)) {
 	t.Helper()
 	for kind, matcher := range matchers {
 		for _, ordered := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/%s/ordered=%t", name, kind, ordered), func(t *testing.T) {
 				t.Parallel()
-				m := &mocked{quote: regexp.QuoteMeta}
+				m := &mockCase{quote: regexp.QuoteMeta}
 				m.db, m.mock = newMock(t, matcher)
 				m.mock.MatchExpectationsInOrder(ordered)
 				if kind == "equal" || kind == "own" {
@@ -173,7 +174,7 @@ func eachMock(t *testing.T, name string, test func(t *testing.T, m *mocked)) {
 
 // ensure runs guard on the mock, whose expectations must be met, in the order
 // that is wanted.
-func (m *mocked) ensure(t *testing.T, guard schemaguard.Guard, schema, order string) error {
+func (m *mockCase) ensure(t *testing.T, guard schemaguard.Guard, schema, order string) error {
 	t.Helper()
 	var rec locktrace.Recorder
 	guard.Trace = rec.Trace()
@@ -203,7 +204,7 @@ func TestExpectGuardFails(t *testing.T) {
 		"once, with the rest": {schemaguard.Guard{UpToDate: upToDate, SkipIfExists: true, Bootstrap: bootstrap}, []bool{false, false}},
 	} {
 		_, mock := newMock(t, nil)
-		plain := mocked{mock: mock, quote: regexp.QuoteMeta}
+		plain := mockCase{mock: mock, quote: regexp.QuoteMeta}
 		steps := strings.Split(schemaguardtest.ExpectGuard(mock, test.guard, "app", plain.scene(test.answers...)), " > ")
 		came := map[string]int{}
 		for i, step := range steps {
@@ -214,7 +215,7 @@ func TestExpectGuardFails(t *testing.T) {
 			came[step]++
 			tried++
 			order := failing(steps, i)
-			eachMock(t, fmt.Sprintf("%s/%s %d", name, step, after+1), func(t *testing.T, m *mocked) {
+			eachMock(t, fmt.Sprintf("%s/%s %d", name, step, after+1), func(t *testing.T, m *mockCase) {
 				boom := errors.New("boom")
 				m.fail, m.failing, m.after = boom, step, after
 				play := m.scene(test.answers...)
@@ -273,7 +274,7 @@ func TestExpectGuardFailsAndGoesOn(t *testing.T) {
 			created + "! > rollback > release > " + created + " > commit > release > migrate", false,
 		},
 	} {
-		eachMock(t, name, func(t *testing.T, m *mocked) {
+		eachMock(t, name, func(t *testing.T, m *mockCase) {
 			play := m.scene()
 			play.Fail, play.Err, play.Exists = locktrace.CreateSchema, test.err, test.exists
 			if got := schemaguardtest.ExpectGuard(m.mock, schemaguard.Guard{}, "app", play); got != test.order {
@@ -479,5 +480,19 @@ func TestExpectEnsureAmongOthers(t *testing.T) {
 	}
 	if err := mock.ExpectationsWereMet(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Code that behaves otherwise with a mock must not do so with a server.
+func TestMocksAreKnown(t *testing.T) {
+	t.Parallel()
+	db, _ := newMock(t, nil)
+	if !mocked.Is(db) {
+		t.Error("a pool of sqlmock is not known as a mock")
+	}
+	real := recdriver.New().OpenDB()
+	defer real.Close()
+	if mocked.Is(real) {
+		t.Error("a pool that is none is taken for a mock")
 	}
 }

@@ -149,6 +149,8 @@ func (p *player) play(guard schemaguard.Guard, schema string) {
 	driver.OnCall(p.expect)
 	driver.OnExec(func(c recdriver.Call) (int64, error) { return p.rows(c.Query), nil })
 	db := driver.OpenDB()
+	players.Store(db, nil)
+	defer players.Delete(db)
 	defer db.Close()
 	_ = guard.Ensure(context.Background(), db, schema, func(context.Context, *sql.DB) error {
 		call(p.scene.Migrate, p.mock)
