@@ -11,7 +11,9 @@ import (
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/conformance/matrix"
+	"github.com/bootlock/bootlock/test/pgbouncer"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // Every promise, with every driver and mode, directly and through PgBouncer. lib/pq
@@ -27,7 +29,7 @@ func TestConformance(t *testing.T) {
 	}
 	targets := []matrix.Driver{{Name: "lib/pq", SQLName: "postgres"}}
 	for _, mode := range modes {
-		targets = append(targets, matrix.Driver{Name: "pgx", Mode: mode, SQLName: "pgx", Params: "default_query_exec_mode=" + mode})
+		targets = append(targets, matrix.Driver{Name: "pgx", Mode: mode, SQLName: "pgx", Params: []string{"default_query_exec_mode", mode}})
 	}
 	matrix.Run(t, targets)
 }
@@ -35,9 +37,9 @@ func TestConformance(t *testing.T) {
 // In statement mode PgBouncer refuses every transaction. "bad connection" is all
 // that lib/pq would make of it a moment later.
 func TestPgBouncerStatementModeIsUnsupported(t *testing.T) {
-	bouncer := matrix.NewPgBouncer(t, "statement", matrix.PoolSize)
+	bouncer := pgbouncer.New(t, pgtest.Shared(t), "statement", pgbouncer.Plenty)
 	eachDriver(t, func(t *testing.T, driver string) {
-		db := open(t, driver, bouncer.DSN(pgtest.Shared(t).NewDB(t)))
+		db := sqltest.Open(t, driver, bouncer.DSN(pgtest.Shared(t).NewDB(t)))
 		ctx, key := t.Context(), advisorylock.KeyOf(t.Name())
 		for name, err := range map[string]error{
 			"WithXactLock": advisorylock.WithXactLock(ctx, db, key, func(context.Context, *sql.Tx) error { return nil }),

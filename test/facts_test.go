@@ -13,7 +13,9 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/internal/sqlstate"
+	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // The tests in this file test PostgreSQL, database/sql and the drivers: what the
@@ -26,7 +28,7 @@ func fact(t *testing.T, test func(t *testing.T, driver, dsn string, db *sql.DB))
 	t.Parallel()
 	eachDriver(t, func(t *testing.T, driver string) {
 		dsn := pgtest.Shared(t).NewDB(t)
-		test(t, driver, dsn, open(t, driver, dsn))
+		test(t, driver, dsn, sqltest.Open(t, driver, dsn))
 	})
 }
 
@@ -45,22 +47,22 @@ func TestFactSetLocalAppliesWithinOneExec(t *testing.T) {
 			"the session's comes to nought": {"SET statement_timeout = '300ms'", "SELECT 1; SELECT pg_sleep(60)", "57014"},
 		}
 		for name, tt := range tests {
-			mustExec(t, db, "RESET ALL")
+			sqltest.Exec(t, db, "RESET ALL")
 			if tt.session != "" {
-				mustExec(t, db, tt.session)
+				sqltest.Exec(t, db, tt.session)
 			}
-			before := ask[string](t, db, "SELECT current_setting('lock_timeout') || current_setting('statement_timeout')")
-			tx := begin(t, db)
+			before := sqltest.Ask[string](t, db, "SELECT current_setting('lock_timeout') || current_setting('statement_timeout')")
+			tx := sqltest.Begin(t, db)
 			_, err := tx.ExecContext(t.Context(), tt.statements)
 			if got := sqlstate.Of(err); got != tt.code || (err == nil) != (tt.code == "") {
 				t.Errorf("%s: got %v; want %q", name, err, tt.code)
 			}
 			_ = tx.Rollback()
-			if after := ask[string](t, db, "SELECT current_setting('lock_timeout') || current_setting('statement_timeout')"); after != before {
+			if after := sqltest.Ask[string](t, db, "SELECT current_setting('lock_timeout') || current_setting('statement_timeout')"); after != before {
 				t.Errorf("%s: got %q after the transaction; want %q", name, after, before)
 			}
 		}
-		mustCommit(t, holder)
+		sqltest.Commit(t, holder)
 	})
 }
 
@@ -69,26 +71,26 @@ func TestFactSetLocalAppliesWithinOneExec(t *testing.T) {
 // nothing.
 func TestFactLockOutlivesDoBlock(t *testing.T) {
 	fact(t, func(t *testing.T, _, dsn string, db *sql.DB) {
-		other := open(t, "pgx", dsn)
+		other := sqltest.Open(t, "pgx", dsn)
 		const burst = "SET LOCAL lock_timeout = '50ms'; DO $$ BEGIN PERFORM pg_advisory_xact_lock(1); EXCEPTION WHEN lock_not_available THEN NULL; END $$; " +
 			"SELECT 1 WHERE pg_try_advisory_xact_lock(1)"
-		tx := begin(t, db)
+		tx := sqltest.Begin(t, db)
 		if rows := affected(t, tx, burst); rows != 1 {
 			t.Errorf("free: got %d rows; want 1", rows)
 		}
 		if err := wantTaken(t.Context(), other, 1); err != nil {
 			t.Error(err)
 		}
-		mustCommit(t, tx)
+		sqltest.Commit(t, tx)
 
 		holder := occupy(t, dsn, 1)
-		tx = begin(t, db)
+		tx = sqltest.Begin(t, db)
 		if rows := affected(t, tx, burst); rows != 0 {
 			t.Errorf("taken: got %d rows; want 0", rows)
 		}
-		mustExec(t, tx, "SELECT 1") // in a transaction that is not aborted
-		mustCommit(t, tx)
-		mustCommit(t, holder)
+		sqltest.Exec(t, tx, "SELECT 1") // in a transaction that is not aborted
+		sqltest.Commit(t, tx)
+		sqltest.Commit(t, holder)
 	})
 }
 
@@ -103,16 +105,16 @@ func TestFactCaughtTimeoutIsNotLogged(t *testing.T) {
 		bare := advisorylock.KeyOf(t.Name() + "bare")
 		caught := advisorylock.KeyOf(t.Name() + "caught")
 		for _, key := range []advisorylock.Key{bare, caught} {
-			defer mustCommit(t, occupy(t, dsn, key))
+			defer sqltest.Commit(t, occupy(t, dsn, key))
 		}
-		mustExec(t, begin(t, db), fmt.Sprintf("SET LOCAL lock_timeout = '20ms'; DO $$ BEGIN PERFORM pg_advisory_xact_lock(%d); "+
+		sqltest.Exec(t, sqltest.Begin(t, db), fmt.Sprintf("SET LOCAL lock_timeout = '20ms'; DO $$ BEGIN PERFORM pg_advisory_xact_lock(%d); "+
 			"EXCEPTION WHEN lock_not_available THEN NULL; END $$", caught))
 		// Second, so that when its line is there, one of the first would be too.
-		_, err := begin(t, db).ExecContext(t.Context(), fmt.Sprintf("SET LOCAL lock_timeout = '20ms'; SELECT pg_advisory_xact_lock(%d)", bare))
+		_, err := sqltest.Begin(t, db).ExecContext(t.Context(), fmt.Sprintf("SET LOCAL lock_timeout = '20ms'; SELECT pg_advisory_xact_lock(%d)", bare))
 		if sqlstate.Of(err) != "55P03" {
 			t.Fatalf("got %v; want 55P03", err)
 		}
-		eventually(t, "the line of the bare timeout", func() error {
+		await.Until(t, "the line of the bare timeout", func() error {
 			log, err := server.Log(t.Context())
 			if err == nil && !strings.Contains(log, bare.String()) {
 				err = errors.New("not in the log")
@@ -129,11 +131,11 @@ func TestFactCaughtTimeoutIsNotLogged(t *testing.T) {
 // for the exclusive one, and all sharers are granted at once.
 func TestFactSharedAndExclusiveQueue(t *testing.T) {
 	fact(t, func(t *testing.T, _, dsn string, db *sql.DB) {
-		admin := open(t, "pgx", dsn)
+		admin := sqltest.Open(t, "pgx", dsn)
 		holder := occupy(t, dsn, 1)
 		granted := func(function string) <-chan *sql.Tx {
 			c := make(chan *sql.Tx, 1)
-			tx := begin(t, db)
+			tx := sqltest.Begin(t, db)
 			go func() {
 				if _, err := tx.ExecContext(t.Context(), "SELECT "+function); err != nil {
 					t.Error(err)
@@ -147,16 +149,16 @@ func TestFactSharedAndExclusiveQueue(t *testing.T) {
 		first, second := granted("pg_advisory_xact_lock_shared(1)"), granted("pg_advisory_xact_lock_shared(1)")
 		awaitWaiters(t, admin, 1, 3)
 
-		mustCommit(t, holder)
-		tx := await(t, exclusive)
+		sqltest.Commit(t, holder)
+		tx := await.Value(t, exclusive)
 		awaitWaiters(t, admin, 1, 2) // the sharers
-		mustCommit(t, tx)
-		a, b := await(t, first), await(t, second) // neither has ended yet
-		if affected(t, begin(t, db), "SELECT 1 WHERE pg_try_advisory_xact_lock(1)") != 0 {
+		sqltest.Commit(t, tx)
+		a, b := await.Value(t, first), await.Value(t, second) // neither has ended yet
+		if affected(t, sqltest.Begin(t, db), "SELECT 1 WHERE pg_try_advisory_xact_lock(1)") != 0 {
 			t.Error("an exclusive try got the lock beside sharers")
 		}
-		mustCommit(t, a)
-		mustCommit(t, b)
+		sqltest.Commit(t, a)
+		sqltest.Commit(t, b)
 	})
 }
 
@@ -164,8 +166,8 @@ func TestFactSharedAndExclusiveQueue(t *testing.T) {
 func TestFactLongNamesAreCut(t *testing.T) {
 	fact(t, func(t *testing.T, _, _ string, db *sql.DB) {
 		name := strings.Repeat("x", 63)
-		mustExec(t, db, "CREATE SCHEMA "+name+"1")
-		if !ask[bool](t, db, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", name) {
+		sqltest.Exec(t, db, "CREATE SCHEMA "+name+"1")
+		if !sqltest.Ask[bool](t, db, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", name) {
 			t.Error("the name was not cut to 63 bytes")
 		}
 		_, err := db.ExecContext(t.Context(), "CREATE SCHEMA "+name+"2")
@@ -191,11 +193,11 @@ func TestFactRowsAffectedIsThatOfTheLastStatement(t *testing.T) {
 			"SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) 'public'":               1,
 			"SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) 'there is no such one'": 0,
 		} {
-			if got := affected(t, begin(t, db), statements); got != want {
+			if got := affected(t, sqltest.Begin(t, db), statements); got != want {
 				t.Errorf("%s: got %d; want %d", statements, got, want)
 			}
 		}
-		mustCommit(t, holder)
+		sqltest.Commit(t, holder)
 	})
 }
 
@@ -203,14 +205,14 @@ func TestFactRowsAffectedIsThatOfTheLastStatement(t *testing.T) {
 // default_transaction_read_only is on; on a standby that is the error 0A000.
 func TestFactBeginReadWrite(t *testing.T) {
 	fact(t, func(t *testing.T, driver, dsn string, _ *sql.DB) {
-		db := open(t, driver, withParams(dsn, "default_transaction_read_only", "on"))
+		db := sqltest.Open(t, driver, pgtest.WithParams(dsn, "default_transaction_read_only", "on"))
 		tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer tx.Rollback() //nolint:errcheck // nothing was changed
 		want := map[string]string{"pgx": "on", "postgres": "off"}[driver]
-		if got := ask[string](t, tx, "SHOW transaction_read_only"); got != want {
+		if got := sqltest.Ask[string](t, tx, "SHOW transaction_read_only"); got != want {
 			t.Errorf("got transaction_read_only %s; want %s", got, want)
 		}
 	})
@@ -219,26 +221,26 @@ func TestFactBeginReadWrite(t *testing.T) {
 // A literal statement through Exec leaves no snapshot; a key as $1 leaves one.
 func TestFactSnapshots(t *testing.T) {
 	fact(t, func(t *testing.T, _, dsn string, db *sql.DB) {
-		admin := open(t, "pgx", dsn)
+		admin := sqltest.Open(t, "pgx", dsn)
 		pinned := func() bool {
-			return ask[bool](t, admin, `SELECT a.backend_xmin IS NOT NULL FROM pg_stat_activity a JOIN pg_locks l USING (pid)
+			return sqltest.Ask[bool](t, admin, `SELECT a.backend_xmin IS NOT NULL FROM pg_stat_activity a JOIN pg_locks l USING (pid)
 				WHERE l.locktype = 'advisory' AND l.database = a.datid AND a.datname = current_database()`)
 		}
-		literal := begin(t, db)
-		mustExec(t, literal, "SELECT pg_advisory_xact_lock(1)")
+		literal := sqltest.Begin(t, db)
+		sqltest.Exec(t, literal, "SELECT pg_advisory_xact_lock(1)")
 		if pinned() {
 			t.Error("literal: got a snapshot; want none")
 		}
-		mustCommit(t, literal)
+		sqltest.Commit(t, literal)
 
-		parameter := begin(t, db)
+		parameter := sqltest.Begin(t, db)
 		if _, err := parameter.ExecContext(t.Context(), "SELECT pg_advisory_xact_lock($1)", 1); err != nil {
 			t.Fatal(err)
 		}
 		if !pinned() {
 			t.Error("$1: got no snapshot; want one")
 		}
-		mustCommit(t, parameter)
+		sqltest.Commit(t, parameter)
 	})
 }
 
@@ -247,10 +249,10 @@ func TestFactSnapshots(t *testing.T) {
 // is given up, but until the transaction ends, even if it got the lock meanwhile.
 func TestFactWaiterBlocksIndex(t *testing.T) {
 	fact(t, func(t *testing.T, _, dsn string, db *sql.DB) {
-		admin := open(t, "pgx", dsn)
-		mustExec(t, admin, "CREATE TABLE users (id int)")
+		admin := sqltest.Open(t, "pgx", dsn)
+		sqltest.Exec(t, admin, "CREATE TABLE users (id int)")
 		holder := occupy(t, dsn, 1)
-		waiter := begin(t, db)
+		waiter := sqltest.Begin(t, db)
 		waits := inBackground(func() error {
 			_, err := waiter.ExecContext(t.Context(), "SELECT pg_advisory_xact_lock(1)")
 			return err
@@ -261,21 +263,21 @@ func TestFactWaiterBlocksIndex(t *testing.T) {
 			return err
 		})
 		blocked := func() error {
-			if ask[int](t, admin, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX%' AND wait_event = 'virtualxid'") != 1 {
+			if sqltest.Ask[int](t, admin, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX%' AND wait_event = 'virtualxid'") != 1 {
 				return errors.New("it does not")
 			}
 			return nil
 		}
-		eventually(t, "the index to wait for the waiter", blocked)
-		mustCommit(t, holder)
-		if err := await(t, waits); err != nil {
+		await.Until(t, "the index to wait for the waiter", blocked)
+		sqltest.Commit(t, holder)
+		if err := await.Value(t, waits); err != nil {
 			t.Error(err)
 		}
 		if err := blocked(); err != nil {
 			t.Errorf("for the waiter that got the lock and is idle: %v", err)
 		}
-		mustCommit(t, waiter)
-		if err := await(t, index); err != nil {
+		sqltest.Commit(t, waiter)
+		if err := await.Value(t, index); err != nil {
 			t.Error(err)
 		}
 	})
@@ -288,20 +290,20 @@ func TestFactRefusedThoughItExists(t *testing.T) {
 	eachDriver(t, func(t *testing.T, driver string) {
 		role := newRole(t)
 		dsn := pgtest.Shared(t).NewDB(t)
-		mustExec(t, open(t, "pgx", dsn), "CREATE SCHEMA app; CREATE SCHEMA hidden")
+		sqltest.Exec(t, sqltest.Open(t, "pgx", dsn), "CREATE SCHEMA app; CREATE SCHEMA hidden")
 		const create = "CREATE SCHEMA IF NOT EXISTS app"
-		unprivileged := open(t, driver, asRole(dsn, role))
+		unprivileged := sqltest.Open(t, driver, pgtest.WithUser(dsn, role, rolePassword))
 		if _, err := unprivileged.ExecContext(t.Context(), create); sqlstate.Of(err) != "42501" {
 			t.Errorf("without CREATE: got %v; want 42501", err)
 		}
-		readOnly := open(t, driver, withParams(dsn, "default_transaction_read_only", "on"))
+		readOnly := sqltest.Open(t, driver, pgtest.WithParams(dsn, "default_transaction_read_only", "on"))
 		if _, err := readOnly.ExecContext(t.Context(), create); sqlstate.Of(err) != "25006" {
 			t.Errorf("read-only: got %v; want 25006", err)
 		}
-		if n := ask[int](t, unprivileged, "SELECT count(*) FROM information_schema.schemata WHERE schema_name = 'hidden'"); n != 0 {
+		if n := sqltest.Ask[int](t, unprivileged, "SELECT count(*) FROM information_schema.schemata WHERE schema_name = 'hidden'"); n != 0 {
 			t.Errorf("information_schema: got %d; want 0 for a role without rights on the schema", n)
 		}
-		if n := ask[int](t, unprivileged, "SELECT count(*) FROM pg_catalog.pg_namespace WHERE nspname = 'hidden'"); n != 1 {
+		if n := sqltest.Ask[int](t, unprivileged, "SELECT count(*) FROM pg_catalog.pg_namespace WHERE nspname = 'hidden'"); n != 1 {
 			t.Errorf("pg_namespace: got %d; want 1", n)
 		}
 	})
@@ -311,14 +313,14 @@ func TestFactRefusedThoughItExists(t *testing.T) {
 // nothing.
 func TestFactLookAlikeIsCalled(t *testing.T) {
 	fact(t, func(t *testing.T, driver, dsn string, db *sql.DB) {
-		mustExec(t, db, "CREATE SCHEMA evil; CREATE FUNCTION evil.pg_advisory_xact_lock(bigint) RETURNS void LANGUAGE sql AS ''")
-		misled := begin(t, open(t, driver, withParams(dsn, "search_path", "evil, pg_catalog")))
-		mustExec(t, misled, "SELECT pg_advisory_xact_lock(1::bigint)")
-		if affected(t, begin(t, db), "SELECT 1 WHERE pg_try_advisory_xact_lock(1)") != 1 {
+		sqltest.Exec(t, db, "CREATE SCHEMA evil; CREATE FUNCTION evil.pg_advisory_xact_lock(bigint) RETURNS void LANGUAGE sql AS ''")
+		misled := sqltest.Begin(t, sqltest.Open(t, driver, pgtest.WithParams(dsn, "search_path", "evil, pg_catalog")))
+		sqltest.Exec(t, misled, "SELECT pg_advisory_xact_lock(1::bigint)")
+		if affected(t, sqltest.Begin(t, db), "SELECT 1 WHERE pg_try_advisory_xact_lock(1)") != 1 {
 			t.Error("the lock was taken; want the look-alike called")
 		}
-		mustExec(t, misled, "SELECT pg_catalog.pg_advisory_xact_lock(2::bigint)")
-		if affected(t, begin(t, db), "SELECT 1 WHERE pg_try_advisory_xact_lock(2)") != 0 {
+		sqltest.Exec(t, misled, "SELECT pg_catalog.pg_advisory_xact_lock(2::bigint)")
+		if affected(t, sqltest.Begin(t, db), "SELECT 1 WHERE pg_try_advisory_xact_lock(2)") != 0 {
 			t.Error("with pg_catalog. in front the lock was not taken")
 		}
 	})
@@ -331,7 +333,7 @@ func TestFactCancelledStatement(t *testing.T) {
 		holder := occupy(t, dsn, 1)
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
-		_, err := begin(t, db).ExecContext(ctx, "SELECT pg_advisory_xact_lock(1)")
+		_, err := sqltest.Begin(t, db).ExecContext(ctx, "SELECT pg_advisory_xact_lock(1)")
 		is, code := errors.Is(err, context.DeadlineExceeded), sqlstate.Of(err)
 		switch driver {
 		case "pgx":
@@ -343,7 +345,7 @@ func TestFactCancelledStatement(t *testing.T) {
 				t.Errorf("got %v (%q); want 57014 and not the context's error", err, code)
 			}
 		}
-		mustCommit(t, holder)
+		sqltest.Commit(t, holder)
 	})
 }
 
@@ -357,10 +359,10 @@ func TestFactContextTakesTransaction(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer tx.Rollback() //nolint:errcheck // it is gone
-		mustExec(t, tx, "SELECT pg_advisory_xact_lock(1)")
+		sqltest.Exec(t, tx, "SELECT pg_advisory_xact_lock(1)")
 		cancel()
-		other := open(t, "pgx", dsn)
-		eventually(t, "the lock to be free though nobody ended the transaction", func() error {
+		other := sqltest.Open(t, "pgx", dsn)
+		await.Until(t, "the lock to be free though nobody ended the transaction", func() error {
 			return advisorylock.TryWithXactLock(t.Context(), other, 1, noTx)
 		})
 	})
@@ -369,9 +371,9 @@ func TestFactContextTakesTransaction(t *testing.T) {
 // What the drivers say when the session was ended.
 func TestFactTerminatedSession(t *testing.T) {
 	fact(t, func(t *testing.T, driver_, dsn string, db *sql.DB) {
-		admin := open(t, "pgx", dsn)
-		tx := begin(t, db)
-		mustExec(t, tx, "SELECT pg_advisory_xact_lock(1)")
+		admin := sqltest.Open(t, "pgx", dsn)
+		tx := sqltest.Begin(t, db)
+		sqltest.Exec(t, tx, "SELECT pg_advisory_xact_lock(1)")
 		terminateHolder(t, admin, 1)
 		err := tx.Commit()
 		switch driver_ {
@@ -391,18 +393,18 @@ func TestFactTerminatedSession(t *testing.T) {
 // what makes a lease out of a lock.
 func TestFactIdleTransactionEnds(t *testing.T) {
 	fact(t, func(t *testing.T, _, dsn string, db *sql.DB) {
-		tx := begin(t, db)
-		mustExec(t, tx, "SET LOCAL idle_in_transaction_session_timeout = '1s'; SELECT pg_advisory_xact_lock(1)")
-		next := begin(t, open(t, "pgx", dsn))
+		tx := sqltest.Begin(t, db)
+		sqltest.Exec(t, tx, "SET LOCAL idle_in_transaction_session_timeout = '1s'; SELECT pg_advisory_xact_lock(1)")
+		next := sqltest.Begin(t, sqltest.Open(t, "pgx", dsn))
 		begun := time.Now()
-		mustExec(t, next, "SELECT pg_advisory_xact_lock(1)")
+		sqltest.Exec(t, next, "SELECT pg_advisory_xact_lock(1)")
 		if waited := time.Since(begun); waited < 500*time.Millisecond {
 			t.Errorf("the lock was free after %v; want about a second", waited)
 		}
 		if err := tx.Commit(); err == nil {
 			t.Error("the commit succeeded; want the session ended")
 		}
-		mustCommit(t, next)
+		sqltest.Commit(t, next)
 	})
 }
 
@@ -410,18 +412,18 @@ func TestFactIdleTransactionEnds(t *testing.T) {
 func TestFactDefaultLosesSessionSetting(t *testing.T) {
 	fact(t, func(t *testing.T, _, _ string, db *sql.DB) {
 		db.SetMaxOpenConns(1)
-		mustExec(t, db, "SET lock_timeout = '123ms'")
-		tx := begin(t, db)
-		mustExec(t, tx, "SET LOCAL lock_timeout = '50ms'; SET LOCAL lock_timeout TO DEFAULT")
-		if got := ask[string](t, tx, "SHOW lock_timeout"); got == "123ms" {
+		sqltest.Exec(t, db, "SET lock_timeout = '123ms'")
+		tx := sqltest.Begin(t, db)
+		sqltest.Exec(t, tx, "SET LOCAL lock_timeout = '50ms'; SET LOCAL lock_timeout TO DEFAULT")
+		if got := sqltest.Ask[string](t, tx, "SHOW lock_timeout"); got == "123ms" {
 			t.Errorf("got %s; want the server's default", got)
 		}
-		mustExec(t, tx, "SELECT set_config('bootlock.x', '123ms', true); SET LOCAL lock_timeout = '50ms'; "+
+		sqltest.Exec(t, tx, "SELECT set_config('bootlock.x', '123ms', true); SET LOCAL lock_timeout = '50ms'; "+
 			"SELECT set_config('lock_timeout', current_setting('bootlock.x'), true)")
-		if got := ask[string](t, tx, "SHOW lock_timeout"); got != "123ms" {
+		if got := sqltest.Ask[string](t, tx, "SHOW lock_timeout"); got != "123ms" {
 			t.Errorf("got %s; want 123ms back", got)
 		}
-		mustCommit(t, tx)
+		sqltest.Commit(t, tx)
 	})
 }
 
@@ -429,10 +431,10 @@ func TestFactDefaultLosesSessionSetting(t *testing.T) {
 // waits: what the holder committed is not seen after the wait.
 func TestFactSerializableSnapshotIsFromBeforeTheWait(t *testing.T) {
 	fact(t, func(t *testing.T, _, dsn string, db *sql.DB) {
-		admin := open(t, "pgx", dsn)
-		mustExec(t, admin, "CREATE TABLE done (id int)")
+		admin := sqltest.Open(t, "pgx", dsn)
+		sqltest.Exec(t, admin, "CREATE TABLE done (id int)")
 		for level, want := range map[sql.IsolationLevel]int{sql.LevelSerializable: 0, sql.LevelReadCommitted: 1} {
-			mustExec(t, admin, "TRUNCATE done")
+			sqltest.Exec(t, admin, "TRUNCATE done")
 			holder := occupy(t, dsn, 1)
 			tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: level})
 			if err != nil {
@@ -443,15 +445,15 @@ func TestFactSerializableSnapshotIsFromBeforeTheWait(t *testing.T) {
 				return err
 			})
 			awaitWaiters(t, admin, 1, 1)
-			mustExec(t, holder, "INSERT INTO done VALUES (1)")
-			mustCommit(t, holder)
-			if err := await(t, waits); err != nil {
+			sqltest.Exec(t, holder, "INSERT INTO done VALUES (1)")
+			sqltest.Commit(t, holder)
+			if err := await.Value(t, waits); err != nil {
 				t.Fatal(err)
 			}
-			if got := ask[int](t, tx, "SELECT count(*) FROM done"); got != want {
+			if got := sqltest.Ask[int](t, tx, "SELECT count(*) FROM done"); got != want {
 				t.Errorf("%v: got %d rows; want %d", level, got, want)
 			}
-			mustCommit(t, tx)
+			sqltest.Commit(t, tx)
 		}
 	})
 }
@@ -459,14 +461,14 @@ func TestFactSerializableSnapshotIsFromBeforeTheWait(t *testing.T) {
 // A clash that is swallowed inside its transaction: COMMIT then rolls back.
 func TestFactSwallowedClashCommitsNothing(t *testing.T) {
 	fact(t, func(t *testing.T, _, _ string, db *sql.DB) {
-		mustExec(t, db, "CREATE SCHEMA app")
-		tx := begin(t, db)
-		mustExec(t, tx, "CREATE TABLE app.users (id int)")
+		sqltest.Exec(t, db, "CREATE SCHEMA app")
+		tx := sqltest.Begin(t, db)
+		sqltest.Exec(t, tx, "CREATE TABLE app.users (id int)")
 		if _, err := tx.ExecContext(t.Context(), "CREATE SCHEMA app"); sqlstate.Of(err) != "42P06" {
 			t.Fatalf("got %v; want 42P06", err)
 		}
 		err := tx.Commit()
-		if n := ask[int](t, db, "SELECT count(*) FROM pg_tables WHERE schemaname = 'app'"); err == nil || n != 0 {
+		if n := sqltest.Ask[int](t, db, "SELECT count(*) FROM pg_tables WHERE schemaname = 'app'"); err == nil || n != 0 {
 			t.Errorf("got %v and %d tables; want an error and none", err, n)
 		}
 	})
@@ -479,11 +481,11 @@ func TestFactSessionLockSurvivesClose(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		mustExec(t, conn, "SELECT pg_advisory_lock(1)")
+		sqltest.Exec(t, conn, "SELECT pg_advisory_lock(1)")
 		if err := conn.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := wantTaken(t.Context(), open(t, "pgx", dsn), 1); err != nil {
+		if err := wantTaken(t.Context(), sqltest.Open(t, "pgx", dsn), 1); err != nil {
 			t.Error(err)
 		}
 	})
@@ -493,15 +495,15 @@ func TestFactSessionLockSurvivesClose(t *testing.T) {
 func TestFactSameKeyInTwoDatabases(t *testing.T) {
 	fact(t, func(t *testing.T, driver, dsn string, _ *sql.DB) {
 		holder := occupy(t, dsn, 1)
-		elsewhere := begin(t, open(t, driver, pgtest.Shared(t).NewDB(t)))
+		elsewhere := sqltest.Begin(t, sqltest.Open(t, driver, pgtest.Shared(t).NewDB(t)))
 		if affected(t, elsewhere, "SELECT 1 WHERE pg_try_advisory_xact_lock(1)") != 1 {
 			t.Error("the lock is taken in another database too")
 		}
-		mustCommit(t, holder)
+		sqltest.Commit(t, holder)
 	})
 }
 
-func affected(t testing.TB, db querier, statements string) int64 {
+func affected(t testing.TB, db sqltest.Querier, statements string) int64 {
 	t.Helper()
 	res, err := db.ExecContext(t.Context(), statements)
 	if err != nil {

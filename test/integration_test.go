@@ -7,8 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
 	"runtime"
 	"slices"
 	"strings"
@@ -23,7 +21,9 @@ import (
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // A lock transaction at SERIALIZABLE works on a snapshot from before the wait:
@@ -32,11 +32,11 @@ func TestReadCommittedWhateverTheDefault(t *testing.T) {
 	t.Parallel()
 	eachDriver(t, func(t *testing.T, driver string) {
 		dsn := pgtest.Shared(t).NewDB(t)
-		admin := open(t, "pgx", dsn)
-		mustExec(t, admin, `CREATE TABLE done (id int);
+		admin := sqltest.Open(t, "pgx", dsn)
+		sqltest.Exec(t, admin, `CREATE TABLE done (id int);
 			DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = serializable', current_database()); END $$`)
 		db := lockPool(t, driver, dsn)
-		if got := ask[string](t, db, "SHOW transaction_isolation"); got != "serializable" {
+		if got := sqltest.Ask[string](t, db, "SHOW transaction_isolation"); got != "serializable" {
 			t.Fatalf("without the lock got %q; want the database's default", got)
 		}
 
@@ -53,9 +53,9 @@ func TestReadCommittedWhateverTheDefault(t *testing.T) {
 			})
 		})
 		awaitWaiters(t, admin, key, 1)
-		mustExec(t, holder, "INSERT INTO done VALUES (1)")
-		mustCommit(t, holder)
-		if err := await(t, done); err != nil {
+		sqltest.Exec(t, holder, "INSERT INTO done VALUES (1)")
+		sqltest.Commit(t, holder)
+		if err := await.Value(t, done); err != nil {
 			t.Fatal(err)
 		}
 		if isolation != "read committed" || rows != 1 {
@@ -87,11 +87,11 @@ func TestTimeoutsAreTheUsersOwn(t *testing.T) {
 			t.Parallel()
 			eachDriver(t, func(t *testing.T, driver string) {
 				dsn := pgtest.Shared(t).NewDB(t)
-				admin := open(t, "pgx", dsn)
-				db := lockPool(t, driver, withParams(dsn, tt.params...))
+				admin := sqltest.Open(t, "pgx", dsn)
+				db := lockPool(t, driver, pgtest.WithParams(dsn, tt.params...))
 				db.SetMaxOpenConns(1) // so that the session is the one that was SET
 				if tt.session != "" {
-					mustExec(t, db, tt.session)
+					sqltest.Exec(t, db, tt.session)
 				}
 				key := advisorylock.KeyOf(t.Name())
 				show := func(ctx context.Context, tx *sql.Tx) error {
@@ -113,10 +113,10 @@ func TestTimeoutsAreTheUsersOwn(t *testing.T) {
 				holder := occupy(t, dsn, key)
 				locker, lasting := lastingWait(advisorylock.Locker{})
 				done := inBackground(func() error { return locker.WithXactLock(t.Context(), db, key, show) })
-				await(t, lasting)
+				await.Value(t, lasting)
 				awaitWaiters(t, admin, key, 1)
-				mustCommit(t, holder)
-				if err := await(t, done); err != nil {
+				sqltest.Commit(t, holder)
+				if err := await.Value(t, done); err != nil {
 					t.Errorf("after a wait of more than a second: %v", err)
 				}
 			})
@@ -152,10 +152,10 @@ func TestLookAlikesOnTheSearchPath(t *testing.T) {
 		END $$`
 	eachDriver(t, func(t *testing.T, driver string) {
 		dsn := pgtest.Shared(t).NewDB(t)
-		admin := open(t, "pgx", dsn)
-		mustExec(t, admin, lookAlikes)
-		db := lockPool(t, driver, withParams(dsn, "search_path", "evil, pg_catalog"))
-		if ask[bool](t, db, "SELECT 1 = 1") {
+		admin := sqltest.Open(t, "pgx", dsn)
+		sqltest.Exec(t, admin, lookAlikes)
+		db := lockPool(t, driver, pgtest.WithParams(dsn, "search_path", "evil, pg_catalog"))
+		if sqltest.Ask[bool](t, db, "SELECT 1 = 1") {
 			t.Fatal("the look-alike operator is not the one that is found; this test proves nothing")
 		}
 		key := advisorylock.KeyOf(t.Name())
@@ -178,15 +178,15 @@ func TestLookAlikesOnTheSearchPath(t *testing.T) {
 			}
 			locker, lasting := lastingWait(advisorylock.Locker{})
 			done := inBackground(func() error { return locker.WithXactLock(t.Context(), db, key, locked) })
-			if wait := await(t, lasting); len(wait.Holders) != 1 {
+			if wait := await.Value(t, lasting); len(wait.Holders) != 1 {
 				t.Errorf("got %d holders; want the one that is there", len(wait.Holders))
 			}
 			sessions, err := advisorylock.Sessions(t.Context(), db, key)
 			if err != nil || len(sessions) == 0 || !sessions[0].Granted || strings.Contains(sessions[0].Client, "evil") {
 				t.Errorf("Sessions: got %v, %v; want the holder first", sessions, err)
 			}
-			mustCommit(t, holder)
-			if err := await(t, done); err != nil {
+			sqltest.Commit(t, holder)
+			if err := await.Value(t, done); err != nil {
 				t.Error(err)
 			}
 		})
@@ -222,17 +222,17 @@ func TestWaitErrorNamesTheHolder(t *testing.T) {
 			eachDriver(t, func(t *testing.T, driver string) {
 				role := newRole(t)
 				dsn := pgtest.Shared(t).NewDB(t)
-				admin := open(t, "pgx", dsn)
+				admin := sqltest.Open(t, "pgx", dsn)
 				db := lockPool(t, driver, dsn)
 				db.SetMaxOpenConns(size)
 				key := advisorylock.KeyOf(t.Name())
-				holder := occupy(t, withParams(asRole(dsn, role), "application_name", "billing worker"), key)
+				holder := occupy(t, pgtest.WithParams(pgtest.WithUser(dsn, role, rolePassword), "application_name", "billing worker"), key)
 
 				ctx, cancel := context.WithCancelCause(t.Context())
 				done := inBackground(func() error { return advisorylock.WithXactLock(ctx, db, key, noTx) })
 				awaitWaiters(t, admin, key, 1)
 				cancel(errShutdown)
-				err := await(t, done)
+				err := await.Value(t, done)
 
 				if !errors.Is(err, context.Canceled) || !errors.Is(err, errShutdown) {
 					t.Errorf("got %v; want the context's error and its cause", err)
@@ -261,7 +261,7 @@ func TestWaitErrorNamesTheHolder(t *testing.T) {
 					t.Errorf("got %d connections in use; want 0", inUse)
 				}
 
-				mustExec(t, admin, wait.Holders[0].TerminateSQL())
+				sqltest.Exec(t, admin, wait.Holders[0].TerminateSQL())
 				if err := advisorylock.WithXactLock(t.Context(), db, key, noTx); err != nil {
 					t.Errorf("after the holder was ended: %v", err)
 				}
@@ -280,17 +280,17 @@ func TestRoleThatMayNotSeeOthers(t *testing.T) {
 	eachDriver(t, func(t *testing.T, driver string) {
 		role := newRole(t)
 		dsn := pgtest.Shared(t).NewDB(t)
-		admin := open(t, "pgx", dsn)
+		admin := sqltest.Open(t, "pgx", dsn)
 		key := advisorylock.KeyOf(t.Name())
-		holder := occupy(t, withParams(dsn, "application_name", "billing worker"), key)
-		db := lockPool(t, driver, asRole(dsn, role))
+		holder := occupy(t, pgtest.WithParams(dsn, "application_name", "billing worker"), key)
+		db := lockPool(t, driver, pgtest.WithUser(dsn, role, rolePassword))
 
 		sessions, err := advisorylock.Sessions(t.Context(), db, key)
 		if err != nil || len(sessions) != 1 {
 			t.Fatalf("got %v, %v; want one session", sessions, err)
 		}
 		got := sessions[0]
-		if got.PID != ask[int](t, holder, "SELECT pg_backend_pid()") || got.Application != "billing worker" || !got.Granted {
+		if got.PID != sqltest.Ask[int](t, holder, "SELECT pg_backend_pid()") || got.Application != "billing worker" || !got.Granted {
 			t.Errorf("got %+v; want the pid and the application", got)
 		}
 		if got.Query != "" || got.State != "" || !got.Since.IsZero() {
@@ -301,10 +301,10 @@ func TestRoleThatMayNotSeeOthers(t *testing.T) {
 		done := inBackground(func() error { return advisorylock.WithXactLock(ctx, db, key, noTx) })
 		awaitWaiters(t, admin, key, 1)
 		cancel()
-		if err := await(t, done); err == nil || !strings.Contains(err.Error(), got.TerminateSQL()) || strings.Contains(err.Error(), "privilege") {
+		if err := await.Value(t, done); err == nil || !strings.Contains(err.Error(), got.TerminateSQL()) || strings.Contains(err.Error(), "privilege") {
 			t.Errorf("got %v; want the holder's pid, and nothing about privileges", err)
 		}
-		mustCommit(t, holder)
+		sqltest.Commit(t, holder)
 	})
 }
 
@@ -315,7 +315,7 @@ func TestTerminatedHolderHasLostTheLock(t *testing.T) {
 	t.Parallel()
 	eachDriver(t, func(t *testing.T, driver string) {
 		dsn := pgtest.Shared(t).NewDB(t)
-		admin := open(t, "pgx", dsn)
+		admin := sqltest.Open(t, "pgx", dsn)
 		db := lockPool(t, driver, dsn)
 		key := advisorylock.KeyOf(t.Name())
 		terminate := func() { terminateHolder(t, admin, key) }
@@ -380,7 +380,7 @@ func TestCancelDoesNotFreeTheLock(t *testing.T) {
 	eachDriver(t, func(t *testing.T, driver string) {
 		dsn := pgtest.Shared(t).NewDB(t)
 		other := lockPool(t, "pgx", dsn)
-		mustExec(t, other, "CREATE TABLE done (id int)")
+		sqltest.Exec(t, other, "CREATE TABLE done (id int)")
 		db := lockPool(t, driver, dsn)
 		key := advisorylock.KeyOf(t.Name())
 
@@ -406,16 +406,16 @@ func TestCancelDoesNotFreeTheLock(t *testing.T) {
 					holder := occupy(t, dsn, key)
 					locker, lasting := lastingWait(advisorylock.Locker{})
 					done = inBackground(func() error { return run(locker) })
-					await(t, lasting)
-					mustCommit(t, holder)
+					await.Value(t, lasting)
+					sqltest.Commit(t, holder)
 				}
-				if err := await(t, done); !errors.Is(err, context.Canceled) {
+				if err := await.Value(t, done); !errors.Is(err, context.Canceled) {
 					t.Errorf("got %v; want the context's error, without a commit", err)
 				}
 				if err := advisorylock.TryWithXactLock(t.Context(), other, key, noTx); err != nil {
 					t.Errorf("after the function returned: %v", err)
 				}
-				if rows := ask[int](t, other, "SELECT count(*) FROM done"); rows != 0 {
+				if rows := sqltest.Ask[int](t, other, "SELECT count(*) FROM done"); rows != 0 {
 					t.Errorf("got %d rows committed; want 0", rows)
 				}
 			})
@@ -453,7 +453,7 @@ func TestCancelledWaitLeavesNoWaiter(t *testing.T) {
 			t.Parallel()
 			eachDriver(t, func(t *testing.T, driver string) {
 				dsn := pgtest.Shared(t).NewDB(t)
-				admin := open(t, "pgx", dsn)
+				admin := sqltest.Open(t, "pgx", dsn)
 				db := lockPool(t, driver, dsn)
 				key := advisorylock.KeyOf(t.Name())
 				holder := occupy(t, dsn, key)
@@ -462,16 +462,16 @@ func TestCancelledWaitLeavesNoWaiter(t *testing.T) {
 					locker, lasting := lastingWait(advisorylock.Locker{})
 					done := inBackground(func() error { return wait(ctx, locker, db, key) })
 					if long {
-						await(t, lasting)
+						await.Value(t, lasting)
 					}
 					awaitWaiters(t, admin, key, 1)
 					cancel()
-					if err := await(t, done); !errors.Is(err, context.Canceled) {
+					if err := await.Value(t, done); !errors.Is(err, context.Canceled) {
 						t.Errorf("long=%t: got %v; want the context's error", long, err)
 					}
 					awaitWaiters(t, admin, key, 0)
 				}
-				mustCommit(t, holder)
+				sqltest.Commit(t, holder)
 			})
 		})
 	}
@@ -514,7 +514,7 @@ func TestPoolOfOne(t *testing.T) {
 		if !errors.Is(err, advisorylock.ErrPoolTooSmall) {
 			t.Errorf("Hold: got %v; want ErrPoolTooSmall at once", err)
 		}
-		if tables := ask[int](t, db, "SELECT count(*) FROM pg_tables WHERE schemaname = 'app'"); tables != 2 {
+		if tables := sqltest.Ask[int](t, db, "SELECT count(*) FROM pg_tables WHERE schemaname = 'app'"); tables != 2 {
 			t.Errorf("got %d tables; want 2", tables)
 		}
 	})
@@ -562,7 +562,7 @@ func TestSixtyCallersOnAPoolOfThree(t *testing.T) {
 					}()
 				}
 				for range callers {
-					if err := await(t, errs); err != nil {
+					if err := await.Value(t, errs); err != nil {
 						t.Error(err)
 					}
 				}
@@ -578,7 +578,7 @@ func TestIdleLockTransactionHasNoSnapshot(t *testing.T) {
 	t.Parallel()
 	eachDriver(t, func(t *testing.T, driver string) {
 		dsn := pgtest.Shared(t).NewDB(t)
-		admin := open(t, "pgx", dsn)
+		admin := sqltest.Open(t, "pgx", dsn)
 		db := lockPool(t, driver, dsn)
 		key := advisorylock.KeyOf(t.Name())
 		check := func() error {
@@ -614,9 +614,9 @@ func TestIdleLockTransactionHasNoSnapshot(t *testing.T) {
 			holder := occupy(t, dsn, key)
 			locker, lasting := lastingWait(advisorylock.Locker{})
 			done := inBackground(func() error { return take(locker) })
-			await(t, lasting)
-			mustCommit(t, holder)
-			if err := await(t, done); err != nil {
+			await.Value(t, lasting)
+			sqltest.Commit(t, holder)
+			if err := await.Value(t, done); err != nil {
 				t.Errorf("%s after a wait of more than a second: %v", name, err)
 			}
 		}
@@ -632,8 +632,8 @@ func TestConcurrentIndexUnderHold(t *testing.T) {
 	t.Parallel()
 	eachDriver(t, func(t *testing.T, driver string) {
 		dsn := pgtest.Shared(t).NewDB(t)
-		admin := open(t, "pgx", dsn)
-		mustExec(t, admin, "CREATE TABLE users (id int); INSERT INTO users VALUES (1)")
+		admin := sqltest.Open(t, "pgx", dsn)
+		sqltest.Exec(t, admin, "CREATE TABLE users (id int); INSERT INTO users VALUES (1)")
 		db, others := lockPool(t, driver, dsn), lockPool(t, driver, dsn)
 		key := advisorylock.KeyOf(t.Name())
 
@@ -656,11 +656,11 @@ func TestConcurrentIndexUnderHold(t *testing.T) {
 			t.Fatalf("the index was not built while others waited for the lock: %v", err)
 		}
 		for name, done := range map[string]<-chan error{"WithXactLock": inXact, "Hold": held} {
-			if err := await(t, done); err != nil {
+			if err := await.Value(t, done); err != nil {
 				t.Errorf("the waiter in %s: %v", name, err)
 			}
 		}
-		if !ask[bool](t, admin, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'users_id'::regclass") {
+		if !sqltest.Ask[bool](t, admin, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'users_id'::regclass") {
 			t.Error("the index is not valid")
 		}
 	})
@@ -706,9 +706,9 @@ func TestNamesAsTheyCome(t *testing.T) {
 			t.Parallel()
 			eachDriver(t, func(t *testing.T, driver string) {
 				dsn := pgtest.Shared(t).NewDB(t)
-				admin := open(t, "pgx", dsn)
+				admin := sqltest.Open(t, "pgx", dsn)
 				existing := schemas(t, admin)
-				db := lockPool(t, driver, withParams(dsn, "standard_conforming_strings", conforming, "backslash_quote", "off"))
+				db := lockPool(t, driver, pgtest.WithParams(dsn, "standard_conforming_strings", conforming, "backslash_quote", "off"))
 				want := slices.Concat(existing, names)
 				slices.Sort(want)
 				for _, name := range names {
@@ -749,7 +749,7 @@ func TestNamesThatTheServerWouldCutOrRefuse(t *testing.T) {
 			if slices.Contains(schemas(t, db), name) {
 				t.Errorf("%q: the server takes this name", name)
 			}
-			mustExec(t, db, "DROP SCHEMA "+quoted(name))
+			sqltest.Exec(t, db, "DROP SCHEMA "+quoted(name))
 		}
 	}
 	if got := schemas(t, db); !slices.Equal(got, before) {
@@ -770,7 +770,7 @@ func TestKeysComputedInSQL(t *testing.T) {
 			"schemaguard:" + name: schemaguard.KeyFor(name),
 			"schemaguard/migrate:" + schemaguard.KeyFor(name).String(): schemaguard.MigrateKey(schemaguard.KeyFor(name)),
 		} {
-			if want := advisorylock.Key(ask[int64](t, db, keyOf, text)); got != want {
+			if want := advisorylock.Key(sqltest.Ask[int64](t, db, keyOf, text)); got != want {
 				t.Errorf("%q: got %d; the server says %d", text, got, want)
 			}
 			negative, positive = negative || got < 0, positive || got > 0
@@ -785,11 +785,11 @@ func TestEveryKeyIsTaken(t *testing.T) {
 	t.Parallel()
 	eachDriver(t, func(t *testing.T, driver string) {
 		dsn := pgtest.Shared(t).NewDB(t)
-		admin := open(t, "pgx", dsn)
+		admin := sqltest.Open(t, "pgx", dsn)
 		db := lockPool(t, driver, dsn)
 		for _, key := range []advisorylock.Key{0, 1, -1, 1<<31 - 1, 1 << 31, -1 << 31, -1<<31 - 1, 1 << 32, 1<<63 - 1, -1 << 63} {
 			check := func() error {
-				held := ask[string](t, admin, `SELECT string_agg(((classid::bigint << 32) | objid::bigint)::text, ' ') FROM pg_locks
+				held := sqltest.Ask[string](t, admin, `SELECT string_agg(((classid::bigint << 32) | objid::bigint)::text, ' ') FROM pg_locks
 					WHERE locktype = 'advisory' AND objsubid = 1 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
 				if held != key.String() {
 					return fmt.Errorf("got the lock %s; want %d", held, key)
@@ -821,9 +821,9 @@ func TestRoleWithoutCreate(t *testing.T) {
 	eachDriver(t, func(t *testing.T, driver string) {
 		role := newRole(t)
 		dsn := pgtest.Shared(t).NewDB(t)
-		admin := open(t, "pgx", dsn)
-		mustExec(t, admin, "CREATE SCHEMA there; GRANT CREATE, USAGE ON SCHEMA there TO "+quoted(role))
-		db := lockPool(t, driver, asRole(dsn, role))
+		admin := sqltest.Open(t, "pgx", dsn)
+		sqltest.Exec(t, admin, "CREATE SCHEMA there; GRANT CREATE, USAGE ON SCHEMA there TO "+quoted(role))
+		db := lockPool(t, driver, pgtest.WithUser(dsn, role, rolePassword))
 		bootstrap := func(ctx context.Context, tx *sql.Tx) error {
 			_, err := tx.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS there.migrations (id int)")
 			return err
@@ -852,7 +852,7 @@ func TestRoleWithoutCreate(t *testing.T) {
 				t.Errorf("%s: got %v, migrated %t; want 42501 and what to do about it", name, err, migrated)
 			}
 		}
-		if tables := ask[int](t, admin, "SELECT count(*) FROM pg_tables WHERE schemaname = 'there'"); tables != 1 {
+		if tables := sqltest.Ask[int](t, admin, "SELECT count(*) FROM pg_tables WHERE schemaname = 'there'"); tables != 1 {
 			t.Errorf("got %d tables; want the one of Bootstrap", tables)
 		}
 	})
@@ -862,9 +862,9 @@ func TestReadOnlyByDefault(t *testing.T) {
 	t.Parallel()
 	eachDriver(t, func(t *testing.T, driver string) {
 		dsn := pgtest.Shared(t).NewDB(t)
-		admin := open(t, "pgx", dsn)
-		mustExec(t, admin, "CREATE SCHEMA there")
-		db := lockPool(t, driver, withParams(dsn, "default_transaction_read_only", "on"))
+		admin := sqltest.Open(t, "pgx", dsn)
+		sqltest.Exec(t, admin, "CREATE SCHEMA there")
+		db := lockPool(t, driver, pgtest.WithParams(dsn, "default_transaction_read_only", "on"))
 		for _, guard := range []schemaguard.Guard{{}, {SkipIfExists: true}} {
 			migrated := false
 			err := guard.Ensure(t.Context(), db, "there", func(context.Context, *sql.DB) error {
@@ -899,7 +899,7 @@ func TestOwner(t *testing.T) {
 		if err := guard.Ensure(t.Context(), db, "app", nil); err != nil {
 			t.Fatal(err)
 		}
-		owner := ask[string](t, db, "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'app'")
+		owner := sqltest.Ask[string](t, db, "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'app'")
 		if want := quoted(role); owner != want {
 			t.Errorf("got owner %s; want %s", owner, want)
 		}
@@ -915,15 +915,15 @@ func TestOwner(t *testing.T) {
 func TestSessionsListsHoldersAndWaiters(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.Shared(t).NewDB(t)
-	admin := open(t, "pgx", dsn)
+	admin := sqltest.Open(t, "pgx", dsn)
 	const key = advisorylock.Key(7<<32 | 9)
-	first := lockPool(t, "postgres", withParams(dsn, "application_name", "exclusive"))
-	second := lockPool(t, "pgx", withParams(dsn, "application_name", "shared"))
-	holder := occupy(t, withParams(dsn, "application_name", "holder"), key)
+	first := lockPool(t, "postgres", pgtest.WithParams(dsn, "application_name", "exclusive"))
+	second := lockPool(t, "pgx", pgtest.WithParams(dsn, "application_name", "shared"))
+	holder := occupy(t, pgtest.WithParams(dsn, "application_name", "holder"), key)
 	// The two-key form with the same numbers is another lock, and so is the
 	// same key in another database.
-	mustExec(t, begin(t, open(t, "pgx", dsn)), "SELECT pg_advisory_xact_lock(7, 9)")
-	mustExec(t, begin(t, open(t, "pgx", pgtest.Shared(t).NewDB(t))), "SELECT pg_advisory_xact_lock("+key.String()+")")
+	sqltest.Exec(t, sqltest.Begin(t, sqltest.Open(t, "pgx", dsn)), "SELECT pg_advisory_xact_lock(7, 9)")
+	sqltest.Exec(t, sqltest.Begin(t, sqltest.Open(t, "pgx", pgtest.Shared(t).NewDB(t))), "SELECT pg_advisory_xact_lock("+key.String()+")")
 
 	ctx := t.Context()
 	exclusive := inBackground(func() error { return advisorylock.WithXactLock(ctx, first, key, noTx) })
@@ -933,8 +933,8 @@ func TestSessionsListsHoldersAndWaiters(t *testing.T) {
 	})
 
 	eachDriver(t, func(t *testing.T, driver string) {
-		db := open(t, driver, dsn)
-		eventually(t, "a holder and two waiters", func() error {
+		db := sqltest.Open(t, driver, dsn)
+		await.Until(t, "a holder and two waiters", func() error {
 			sessions, err := advisorylock.Sessions(ctx, db, key)
 			if err != nil {
 				t.Fatal(err)
@@ -955,9 +955,9 @@ func TestSessionsListsHoldersAndWaiters(t *testing.T) {
 			return nil
 		})
 	})
-	mustCommit(t, holder)
+	sqltest.Commit(t, holder)
 	for _, done := range []<-chan error{exclusive, shared} {
-		if err := await(t, done); err != nil {
+		if err := await.Value(t, done); err != nil {
 			t.Error(err)
 		}
 	}
@@ -981,7 +981,7 @@ func TestFailingFunctionRollsBack(t *testing.T) {
 	eachDriver(t, func(t *testing.T, driver string) {
 		db := lockPool(t, driver, pgtest.Shared(t).NewDB(t))
 		db.SetMaxOpenConns(1)
-		mustExec(t, db, "CREATE TABLE done (id int)")
+		sqltest.Exec(t, db, "CREATE TABLE done (id int)")
 		key := advisorylock.KeyOf(t.Name())
 		for _, tt := range tests {
 			ended := make(chan error, 1)
@@ -1000,13 +1000,13 @@ func TestFailingFunctionRollsBack(t *testing.T) {
 					return tt.end()
 				})
 			}()
-			if err := await(t, ended); !errors.Is(err, tt.err) {
+			if err := await.Value(t, ended); !errors.Is(err, tt.err) {
 				t.Errorf("%s: got %v; want %v", tt.name, err, tt.err)
 			}
 			if inUse := db.Stats().InUse; inUse != 0 {
 				t.Fatalf("%s: got %d connections in use; want 0", tt.name, inUse)
 			}
-			if rows := ask[int](t, db, "SELECT count(*) FROM done"); rows != 0 {
+			if rows := sqltest.Ask[int](t, db, "SELECT count(*) FROM done"); rows != 0 {
 				t.Errorf("%s: got %d rows; want 0", tt.name, rows)
 			}
 			if err := advisorylock.TryWithXactLock(t.Context(), db, key, noTx); err != nil {
@@ -1021,7 +1021,7 @@ func TestFailedCommit(t *testing.T) {
 	t.Parallel()
 	eachDriver(t, func(t *testing.T, driver string) {
 		db := lockPool(t, driver, pgtest.Shared(t).NewDB(t))
-		mustExec(t, db, "CREATE TABLE done (id int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+		sqltest.Exec(t, db, "CREATE TABLE done (id int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
 		var trace locktrace.Recorder
 		key := advisorylock.KeyOf(t.Name())
 		err := advisorylock.Locker{Trace: trace.Trace()}.WithXactLock(t.Context(), db, key, func(ctx context.Context, tx *sql.Tx) error {
@@ -1045,7 +1045,7 @@ func TestFailedCommit(t *testing.T) {
 // transaction.
 func lockPool(t testing.TB, driver, dsn string) *sql.DB {
 	t.Helper()
-	db := open(t, driver, dsn)
+	db := sqltest.Open(t, driver, dsn)
 	t.Cleanup(func() {
 		if inUse := db.Stats().InUse; inUse != 0 {
 			t.Errorf("%s: got %d connections in use at the end of the test; want 0", driver, inUse)
@@ -1085,52 +1085,12 @@ func nothingLeft(t testing.TB, dsn string) {
 	}
 }
 
-// querier is a pool or a transaction.
-type querier interface {
-	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
-func mustExec(t testing.TB, db querier, query string) {
-	t.Helper()
-	if _, err := db.ExecContext(t.Context(), query); err != nil {
-		t.Fatalf("%s: %v", query, err)
-	}
-}
-
-func mustCommit(t testing.TB, tx *sql.Tx) {
-	t.Helper()
-	if err := tx.Commit(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// ask returns the one value that query has.
-func ask[T any](t testing.TB, db querier, query string, args ...any) T {
-	t.Helper()
-	var v T
-	if err := db.QueryRowContext(t.Context(), query, args...).Scan(&v); err != nil {
-		t.Fatalf("%s: %v", query, err)
-	}
-	return v
-}
-
-func begin(t testing.TB, db *sql.DB) *sql.Tx {
-	t.Helper()
-	tx, err := db.BeginTx(context.Background(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = tx.Rollback() })
-	return tx
-}
-
 // occupy takes key by hand, in a session of its own, until the transaction that
 // it returns ends.
 func occupy(t testing.TB, dsn string, key advisorylock.Key) *sql.Tx {
 	t.Helper()
-	tx := begin(t, open(t, "pgx", dsn))
-	mustExec(t, tx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", key))
+	tx := sqltest.Begin(t, sqltest.Open(t, "pgx", dsn))
+	sqltest.Exec(t, tx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", key))
 	return tx
 }
 
@@ -1174,10 +1134,10 @@ func lastingWait(l advisorylock.Locker) (advisorylock.Locker, <-chan locktrace.W
 }
 
 // awaitWaiters waits until so many sessions of the database of db wait for key.
-func awaitWaiters(t testing.TB, db querier, key advisorylock.Key, want int) {
+func awaitWaiters(t testing.TB, db sqltest.Querier, key advisorylock.Key, want int) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%d waiters for key %d", want, key), func() error {
-		got := ask[int](t, db, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objsubid = 1
+	await.Until(t, fmt.Sprintf("%d waiters for key %d", want, key), func() error {
+		got := sqltest.Ask[int](t, db, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objsubid = 1
 			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 			AND ((classid::bigint << 32) | objid::bigint) = $1`, int64(key))
 		if got != want {
@@ -1187,39 +1147,10 @@ func awaitWaiters(t testing.TB, db querier, key advisorylock.Key, want int) {
 	})
 }
 
-// eventually polls the server's state until check has nothing to complain of.
-func eventually(t testing.TB, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("waited too long for %s: %v", what, err)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
 func inBackground(call func() error) <-chan error {
 	done := make(chan error, 1)
 	go func() { done <- call() }()
 	return done
-}
-
-// await returns what comes through c, and fails the test if that takes longer
-// than anything here should, however slow the machine.
-func await[T any](t testing.TB, c <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-c:
-		return v
-	case <-time.After(30 * time.Second):
-		t.Fatal("hangs")
-		panic("not reached")
-	}
 }
 
 func wantStep(t testing.TB, err error, want locktrace.Step) {
@@ -1237,9 +1168,9 @@ func terminateHolder(t testing.TB, admin *sql.DB, key advisorylock.Key) {
 	if err != nil || len(sessions) != 1 {
 		t.Fatalf("got %v, %v; want one holder", sessions, err)
 	}
-	mustExec(t, admin, sessions[0].TerminateSQL())
-	eventually(t, "the session to end", func() error {
-		if n := ask[int](t, admin, "SELECT count(*) FROM pg_stat_activity WHERE pid = $1", sessions[0].PID); n != 0 {
+	sqltest.Exec(t, admin, sessions[0].TerminateSQL())
+	await.Until(t, "the session to end", func() error {
+		if n := sqltest.Ask[int](t, admin, "SELECT count(*) FROM pg_stat_activity WHERE pid = $1", sessions[0].PID); n != 0 {
 			return fmt.Errorf("got %d sessions", n)
 		}
 		return nil
@@ -1293,46 +1224,12 @@ func newRole(t testing.TB) string {
 	b := make([]byte, 6)
 	_, _ = rand.Read(b) // never fails
 	name := `Role "` + hex.EncodeToString(b) + `"`
-	admin := open(t, "pgx", pgtest.Shared(t).DSN)
-	mustExec(t, admin, "CREATE ROLE "+quoted(name)+" LOGIN PASSWORD '"+rolePassword+"'")
+	admin := sqltest.Open(t, "pgx", pgtest.Shared(t).DSN)
+	sqltest.Exec(t, admin, "CREATE ROLE "+quoted(name)+" LOGIN PASSWORD '"+rolePassword+"'")
 	t.Cleanup(func() {
 		if _, err := admin.ExecContext(context.Background(), "DROP ROLE "+quoted(name)); err != nil {
 			t.Error(err)
 		}
 	})
 	return name
-}
-
-func asRole(dsn, role string) string {
-	if u, err := url.Parse(dsn); err == nil && u.Scheme != "" {
-		u.User = url.UserPassword(role, rolePassword)
-		return u.String()
-	}
-	return withParams(dsn, "user", role, "password", rolePassword)
-}
-
-// withHost is dsn at another address.
-func withHost(dsn, host, port string) string {
-	if u, err := url.Parse(dsn); err == nil && u.Scheme != "" {
-		u.Host = net.JoinHostPort(host, port)
-		return u.String()
-	}
-	return withParams(dsn, "host", host, "port", port)
-}
-
-// withParams adds parameters, given as name, value, name, value…, to a DSN.
-func withParams(dsn string, params ...string) string {
-	u, err := url.Parse(dsn)
-	if err != nil || u.Scheme == "" {
-		for i := 0; i < len(params); i += 2 {
-			dsn += " " + params[i] + "='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(params[i+1]) + "'"
-		}
-		return dsn
-	}
-	q := u.Query()
-	for i := 0; i < len(params); i += 2 {
-		q.Set(params[i], params[i+1])
-	}
-	u.RawQuery = strings.ReplaceAll(q.Encode(), "+", "%20") // pgx takes a plus as it is
-	return u.String()
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // BenchmarkHandoff measures the time from the holder's release to the moment the
@@ -134,8 +135,8 @@ func BenchmarkTail(b *testing.B) {
 
 func benchmarkTail(b *testing.B, driver string, n int, guard func(library) schemaguard.Guard) {
 	dsn := pgtest.Shared(b).NewDB(b)
-	admin := open(b, "pgx", dsn)
-	mustExec(b, admin, "CREATE TABLE attempts (schema text, process int)")
+	admin := sqltest.Open(b, "pgx", dsn)
+	sqltest.Exec(b, admin, "CREATE TABLE attempts (schema text, process int)")
 	var pools []*sql.DB
 	for range n + 1 {
 		pools = append(pools, warm(b, driver, dsn, 2))
@@ -188,7 +189,7 @@ func BenchmarkHeartbeat(b *testing.B) {
 	for _, driver := range drivers {
 		db := warm(b, driver, pgtest.Shared(b).NewDB(b), 2)
 		b.Run("beat/"+driver, func(b *testing.B) {
-			tx := begin(b, db)
+			tx := sqltest.Begin(b, db)
 			for b.Loop() {
 				if _, err := tx.ExecContext(b.Context(), "SELECT 1"); err != nil {
 					b.Fatal(err)
@@ -208,7 +209,7 @@ func BenchmarkHeartbeat(b *testing.B) {
 // warm is a pool that has opened its connections.
 func warm(b *testing.B, driver, dsn string, conns int) *sql.DB {
 	b.Helper()
-	db := open(b, driver, dsn)
+	db := sqltest.Open(b, driver, dsn)
 	db.SetMaxIdleConns(conns)
 	for range conns {
 		conn, err := db.Conn(b.Context())

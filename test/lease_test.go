@@ -3,7 +3,6 @@
 package test
 
 import (
-	"bufio"
 	"context"
 	"database/sql"
 	sqldriver "database/sql/driver"
@@ -11,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,7 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Shopify/toxiproxy/v2/toxics"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/lib/pq"
@@ -30,7 +27,10 @@ import (
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/relay"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 const (
@@ -76,7 +76,7 @@ func holderKilled(t *testing.T, db testDB, driver string) {
 
 	since := time.Now()
 	holder.signal(t, syscall.SIGKILL)
-	checkTakeover(t, since, await(t, granted))
+	checkTakeover(t, since, await.Value(t, granted))
 }
 
 func holderFrozen(t *testing.T, db testDB, driver string) {
@@ -86,7 +86,7 @@ func holderFrozen(t *testing.T, db testDB, driver string) {
 
 	since := time.Now()
 	holder.signal(t, syscall.SIGSTOP)
-	checkTakeover(t, since, await(t, granted))
+	checkTakeover(t, since, await.Value(t, granted))
 
 	holder.signal(t, syscall.SIGCONT)
 	holder.hear(t, "fn: ErrLost")   // the cause that its context ended with
@@ -104,10 +104,10 @@ func holderTerminated(t *testing.T, db testDB, driver string) {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	})
-	await(t, held)
-	db.exec(t, fmt.Sprintf("SELECT pg_terminate_backend(%d)", db.holderPID(t)))
+	await.Value(t, held)
+	sqltest.Exec(t, db.admin, fmt.Sprintf("SELECT pg_terminate_backend(%d)", db.holderPID(t)))
 
-	err := await(t, returned).err
+	err := await.Value(t, returned).err
 	if !errors.Is(err, advisorylock.ErrLost) {
 		t.Errorf("got %v; want ErrLost", err)
 	}
@@ -147,19 +147,19 @@ func holderCutOff(t *testing.T, db testDB, driver string) {
 			}
 			return nil
 		})
-		await(t, held)
+		await.Value(t, held)
 		r.next = holdNext(t, pool(t, drivers[i%len(drivers)], db.dsn), key)
 		all[i] = r
 	}
 	db.awaitWaiters(t, rounds)
 	for _, r := range all {
 		r.cut = time.Now()
-		r.network.vanish(t)
+		r.network.Silence(relay.Lost)
 	}
 
 	inOrder, least, last := 0, time.Hour, time.Duration(0)
 	for i, r := range all {
-		next, returned := await(t, r.next), await(t, r.returned)
+		next, returned := await.Value(t, r.next), await.Value(t, r.returned)
 		checkTakeover(t, r.cut, next)
 		if !errors.Is(returned.err, advisorylock.ErrLost) {
 			t.Errorf("round %d: got %v; want ErrLost", i, returned.err)
@@ -174,7 +174,7 @@ func holderCutOff(t *testing.T, db testDB, driver string) {
 			inOrder++
 		}
 		least, last = min(least, ahead), max(last, next.at.Sub(r.cut))
-		r.network.close()
+		r.network.Close()
 	}
 	t.Logf("fn's context ended before the next holder had the lock in %d of %d, by %v at least; the last had it %v after the cut",
 		inOrder, rounds, least, last)
@@ -195,22 +195,22 @@ func holderCutOffAtTheEnd(t *testing.T, db testDB, driver string) {
 		fnDone = time.Now()
 		return nil
 	})
-	await(t, held)
+	await.Value(t, held)
 	granted := holdNext(t, pool(t, otherThan(driver), db.dsn), leaseKey)
 	db.awaitWaiters(t, 1)
 
 	since := time.Now()
-	network.vanish(t)
+	network.Silence(relay.Lost)
 	close(done)
-	checkTakeover(t, since, await(t, granted))
-	end := await(t, returned)
+	checkTakeover(t, since, await.Value(t, granted))
+	end := await.Value(t, returned)
 	if !errors.Is(end.err, advisorylock.ErrLost) {
 		t.Errorf("got %v; want ErrLost", end.err)
 	}
 	if took := end.at.Sub(fnDone); took > 20*time.Second {
 		t.Errorf("got Hold back %v after fn; want about 5.5 s at most", took)
 	}
-	network.close()
+	network.Close()
 }
 
 // A session that waits in pg_advisory_xact_lock keeps a snapshot. CREATE INDEX
@@ -239,7 +239,7 @@ func TestWaitersDisturbNobody(t *testing.T) {
 
 func indexUnderHold(t *testing.T, server *pgtest.Server, driver string) {
 	db := newTestDB(t, server)
-	db.exec(t, "CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 1000) g")
+	sqltest.Exec(t, db.admin, "CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 1000) g")
 	holder := pool(t, driver, db.dsn)
 	held, begin := make(chan struct{}), make(chan struct{})
 	var took time.Duration
@@ -251,10 +251,10 @@ func indexUnderHold(t *testing.T, server *pgtest.Server, driver string) {
 		took = time.Since(began)
 		return err
 	})
-	await(t, held)
+	await.Value(t, held)
 	waiters := startWaiters(t, db)
 	close(begin)
-	if err := await(t, returned).err; err != nil {
+	if err := await.Value(t, returned).err; err != nil {
 		t.Errorf("got %v; want the index", err)
 	}
 	t.Logf("CREATE INDEX CONCURRENTLY took %v beside %d waiters", took, waiters.count)
@@ -268,15 +268,15 @@ func indexUnderHold(t *testing.T, server *pgtest.Server, driver string) {
 
 func vacuumBesideWaiters(t *testing.T, server *pgtest.Server) {
 	db := newTestDB(t, server)
-	db.exec(t, "CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 1000) g")
+	sqltest.Exec(t, db.admin, "CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 1000) g")
 	holder := db.lock(t, leaseKey)
 	waiters := startWaiters(t, db)
-	db.exec(t, "DELETE FROM t")
+	sqltest.Exec(t, db.admin, "DELETE FROM t")
 	began := time.Now()
 	// Vacuum gives the pages back only when nobody can see the rows any more.
-	db.await(t, "vacuum to give the pages back", func() bool {
-		db.exec(t, "VACUUM t")
-		return db.queryInt(t, "SELECT pg_relation_size('t')") == 0
+	await.True(t, "vacuum to give the pages back", func() bool {
+		sqltest.Exec(t, db.admin, "VACUUM t")
+		return sqltest.Ask[int](t, db.admin, "SELECT pg_relation_size('t')") == 0
 	})
 	t.Logf("vacuum had the dead rows %v after the DELETE beside %d waiters", time.Since(began), waiters.count)
 	holder.release(t)
@@ -319,7 +319,7 @@ func loadOfWaiters(t *testing.T, server *pgtest.Server) {
 	}
 	holder.release(t)
 	for _, w := range waiting {
-		if m := await(t, w); m.err != nil {
+		if m := await.Value(t, w); m.err != nil {
 			t.Error(m.err)
 		}
 	}
@@ -329,12 +329,12 @@ func loadOfWaiters(t *testing.T, server *pgtest.Server) {
 // A bare lock_timeout writes an ERROR to the server's log at each expiry, one a
 // second for every process that waits.
 func checkServerLog(t *testing.T, server *pgtest.Server) {
-	control := open(t, drivers[0], server.DSN)
+	control := sqltest.Open(t, drivers[0], server.DSN)
 	if _, err := control.ExecContext(t.Context(), "SELECT 1/0"); err == nil {
 		t.Fatal("got no error; want division by zero")
 	}
 	var log string
-	eventually(t, "the control error in the server's log", func() (err error) {
+	await.Until(t, "the control error in the server's log", func() (err error) {
 		if log, err = server.Log(t.Context()); err != nil {
 			t.Skipf("not checked: %v", err)
 		}
@@ -376,8 +376,8 @@ func TestServerSideLimits(t *testing.T) {
 		"idle_in_transaction_session_timeout": "1s",
 	}
 	server := pgtest.Shared(t)
-	admin := open(t, drivers[0], server.DSN)
-	if ask[bool](t, admin, "SELECT current_setting('transaction_timeout', true) IS NOT NULL") {
+	admin := sqltest.Open(t, drivers[0], server.DSN)
+	if sqltest.Ask[bool](t, admin, "SELECT current_setting('transaction_timeout', true) IS NOT NULL") {
 		limits["transaction_timeout"] = "1200ms"
 	} else {
 		t.Logf("PostgreSQL %s has no transaction_timeout", server.Version)
@@ -386,16 +386,16 @@ func TestServerSideLimits(t *testing.T) {
 		"dsn": func(_ *testing.T, db testDB) string {
 			dsn := db.dsn
 			for name, value := range limits {
-				dsn = withParams(dsn, name, value)
+				dsn = pgtest.WithParams(dsn, name, value)
 			}
 			return dsn
 		},
 		"role": func(t *testing.T, db testDB) string {
 			role := newRole(t)
 			for name, value := range limits {
-				db.exec(t, fmt.Sprintf("ALTER ROLE %s SET %s = '%s'", quoted(role), name, value))
+				sqltest.Exec(t, db.admin, fmt.Sprintf("ALTER ROLE %s SET %s = '%s'", quoted(role), name, value))
 			}
-			return asRole(db.dsn, role)
+			return pgtest.WithUser(db.dsn, role, rolePassword)
 		},
 	} {
 		t.Run(from, func(t *testing.T) {
@@ -430,7 +430,7 @@ func holdBeyondLimits(t *testing.T, db testDB, limited *sql.DB) {
 	db.awaitWaiters(t, 1)
 	time.Sleep(600 * time.Millisecond)
 	before.release(t)
-	if err := await(t, returned).err; err != nil {
+	if err := await.Value(t, returned).err; err != nil {
 		t.Errorf("Hold: got %v; want nil", err)
 	}
 }
@@ -451,7 +451,7 @@ func waitBeyondLimits(t *testing.T, db testDB, limited *sql.DB, limits map[strin
 	db.awaitWaiters(t, 1)
 	time.Sleep(600 * time.Millisecond)
 	before.release(t)
-	if err := await(t, returned).err; err != nil {
+	if err := await.Value(t, returned).err; err != nil {
 		t.Errorf("WithXactLock: got %v; want nil", err)
 	}
 }
@@ -473,7 +473,7 @@ func checkSettings(t *testing.T, limited *sql.DB, limits map[string]string) {
 	}
 }
 
-func show(ctx context.Context, db querier, name string) string {
+func show(ctx context.Context, db sqltest.Querier, name string) string {
 	var value string
 	if err := db.QueryRowContext(ctx, "SHOW "+name).Scan(&value); err != nil {
 		return err.Error()
@@ -531,7 +531,7 @@ func TestTenantsShareAPool(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if got := db.queryInt(t, "SELECT count(*) FROM pg_tables WHERE schemaname LIKE 'tenant_%'"); got != tenants {
+		if got := sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM pg_tables WHERE schemaname LIKE 'tenant_%'"); got != tenants {
 			t.Errorf("got %d tables; want %d", got, tenants)
 		}
 		db.holdsNoLock(t)
@@ -555,7 +555,7 @@ func crowdOf(n int32) func() {
 func TestWaitingTellsWhoHolds(t *testing.T) {
 	leavesNoGoroutine(t)
 	db := newTestDB(t, pgtest.Shared(t))
-	holder := startHolder(t, withParams(db.dsn, "application_name", "payments"), drivers[0])
+	holder := startHolder(t, pgtest.WithParams(db.dsn, "application_name", "payments"), drivers[0])
 	pid := db.holderPID(t)
 	eachDriver(t, func(t *testing.T, driver string) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -570,7 +570,7 @@ func TestWaitingTellsWhoHolds(t *testing.T) {
 		if !errors.As(err, &wait) || !errors.Is(err, context.Canceled) {
 			t.Fatalf("got %v; want a WaitError and context.Canceled", err)
 		}
-		w := await(t, told)
+		w := await.Value(t, told)
 		if w.Key != int64(leaseKey) || w.Name != "app" || w.Waited <= 0 {
 			t.Errorf("got a wait for key %d, name %q, %v; want %d, app, and some time", w.Key, w.Name, w.Waited, leaseKey)
 		}
@@ -589,7 +589,6 @@ func TestWaitingTellsWhoHolds(t *testing.T) {
 func init() {
 	children["hold"] = holdUntilTold
 	children["wait"] = waitInHold
-	toxics.Register("silence", new(silence))
 }
 
 // holdUntilTold holds leaseKey until its input ends or the lease is lost, and
@@ -676,7 +675,7 @@ func startWaiters(t *testing.T, db testDB) waiters {
 func (w waiters) finish(t *testing.T) {
 	t.Helper()
 	for _, next := range w.here {
-		if m := await(t, next); m.err != nil {
+		if m := await.Value(t, next); m.err != nil {
 			t.Error(m.err)
 		}
 	}
@@ -693,81 +692,6 @@ func startHolder(t *testing.T, dsn, driver string) *program {
 	return p
 }
 
-// program is a child process, told by its input and heard by its output.
-type program struct {
-	cmd   *exec.Cmd
-	in    io.WriteCloser
-	lines chan string // closed at the end of the output
-}
-
-func start(t *testing.T, name string, env ...string) *program {
-	t.Helper()
-	p := &program{cmd: child(t, name, env...), lines: make(chan string, 100)}
-	var err error
-	if p.in, err = p.cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.cmd.Stderr = os.Stderr
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(p.lines)
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			p.lines <- lines.Text()
-		}
-	}()
-	t.Cleanup(func() { _ = p.end(syscall.SIGKILL) })
-	return p
-}
-
-// say writes a line to the program.
-func (p *program) say(t *testing.T, line string) {
-	t.Helper()
-	if _, err := io.WriteString(p.in, line+"\n"); err != nil {
-		t.Fatalf("say %q: %v", line, err)
-	}
-}
-
-// hear waits for a line that starts with want, and returns it.
-func (p *program) hear(t *testing.T, want string) string {
-	t.Helper()
-	line := await(t, p.lines)
-	if !strings.HasPrefix(line, want) {
-		t.Fatalf("got %q from the process; want %q", line, want)
-	}
-	return line
-}
-
-func (p *program) signal(t *testing.T, s syscall.Signal) {
-	t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// finish ends the program by the end of its input; it must have no complaint.
-func (p *program) finish(t *testing.T) {
-	t.Helper()
-	if err := p.end(0); err != nil {
-		t.Errorf("the process: %v", err)
-	}
-}
-
-func (p *program) end(s syscall.Signal) error {
-	_ = p.in.Close()
-	if s != 0 {
-		_ = p.cmd.Process.Signal(s)
-	}
-	for range p.lines { // the pipe must be read to its end first
-	}
-	return p.cmd.Wait()
-}
-
 // testDB is a database of the test's own, and a pool to look at it with.
 type testDB struct {
 	dsn   string
@@ -779,11 +703,11 @@ type testDB struct {
 func newTestDB(t *testing.T, server *pgtest.Server) testDB {
 	t.Helper()
 	dsn := server.NewDB(t)
-	admin := open(t, "pgx", withParams(dsn, "application_name", "bootlock-test"))
+	admin := sqltest.Open(t, "pgx", pgtest.WithParams(dsn, "application_name", "bootlock-test"))
 	db := testDB{dsn: dsn, admin: admin}
 	t.Cleanup(func() {
-		db.await(t, "all connections to end", func() bool {
-			return db.queryInt(t, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"+
+		await.True(t, "all connections to end", func() bool {
+			return sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"+
 				" AND backend_type = 'client backend' AND application_name <> 'bootlock-test'") == 0
 		})
 	})
@@ -796,48 +720,21 @@ const advisoryLocks = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.o
 // awaitWaiters waits until n sessions wait for advisory locks at the same time.
 func (db testDB) awaitWaiters(t *testing.T, n int) {
 	t.Helper()
-	db.await(t, fmt.Sprintf("%d to wait for the lock", n), func() bool {
-		return db.queryInt(t, advisoryLocks+" AND NOT l.granted") == n
+	await.True(t, fmt.Sprintf("%d to wait for the lock", n), func() bool {
+		return sqltest.Ask[int](t, db.admin, advisoryLocks+" AND NOT l.granted") == n
 	})
 }
 
 // holdsNoLock waits until no advisory lock is left, with all pools still open.
 func (db testDB) holdsNoLock(t *testing.T) {
 	t.Helper()
-	db.await(t, "all advisory locks to go", func() bool { return db.queryInt(t, advisoryLocks) == 0 })
+	await.True(t, "all advisory locks to go", func() bool { return sqltest.Ask[int](t, db.admin, advisoryLocks) == 0 })
 }
 
 // holderPID is the backend that has the one lock of the database.
 func (db testDB) holderPID(t *testing.T) int {
 	t.Helper()
-	return db.queryInt(t, strings.Replace(advisoryLocks, "count(*)", "l.pid", 1)+" AND l.granted")
-}
-
-func (db testDB) queryInt(t *testing.T, query string) int {
-	t.Helper()
-	var n int
-	// Not the test's context, which has ended when the clean-up runs.
-	if err := db.admin.QueryRowContext(context.Background(), query).Scan(&n); err != nil {
-		t.Fatalf("%s: %v", query, err)
-	}
-	return n
-}
-
-func (db testDB) exec(t *testing.T, statement string) {
-	t.Helper()
-	if _, err := db.admin.ExecContext(context.Background(), statement); err != nil {
-		t.Fatalf("%s: %v", statement, err)
-	}
-}
-
-func (db testDB) await(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	eventually(t, what, func() error {
-		if !ok() {
-			return errors.New("not yet")
-		}
-		return nil
-	})
+	return sqltest.Ask[int](t, db.admin, strings.Replace(advisoryLocks, "count(*)", "l.pid", 1)+" AND l.granted")
 }
 
 // lock is a plain transaction that has advisory locks.
@@ -868,9 +765,9 @@ func (l lock) release(t *testing.T) {
 // pool opens a pool from which nothing may be missing at the end of the test.
 func pool(t *testing.T, driver, dsn string) *sql.DB {
 	t.Helper()
-	db := open(t, driver, dsn)
+	db := sqltest.Open(t, driver, dsn)
 	t.Cleanup(func() {
-		eventually(t, "all connections to be back in the pool", func() error {
+		await.Until(t, "all connections to be back in the pool", func() error {
 			if inUse := db.Stats().InUse; inUse != 0 {
 				return fmt.Errorf("got %d in use", inUse)
 			}
@@ -878,37 +775,6 @@ func pool(t *testing.T, driver, dsn string) *sql.DB {
 		})
 	})
 	return db
-}
-
-// vanish drops all that is sent either way from now on, and the end of
-// connections as well: fallSilent would tell the client when the server ends its
-// session, which rescues a driver that hangs.
-func (n *network) vanish(t *testing.T) {
-	t.Helper()
-	for _, direction := range []string{"upstream", "downstream"} {
-		toxic := `{"type": "silence", "stream": "` + direction + `"}`
-		if _, err := n.proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-// silence is the toxic of vanish.
-type silence struct{}
-
-// Pipe drops what comes.
-func (*silence) Pipe(stub *toxics.ToxicStub) {
-	in := stub.Input
-	for {
-		select {
-		case <-stub.Interrupt:
-			return
-		case chunk := <-in:
-			if chunk == nil {
-				in = nil
-			}
-		}
-	}
 }
 
 // moment is when something happened, and the error that it happened with.

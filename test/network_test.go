@@ -5,22 +5,20 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/Shopify/toxiproxy/v2"
-	"github.com/jackc/pgx/v5"
-	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/relay"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // A call that hangs would go on until TCP gives up, which takes minutes at
@@ -67,7 +65,7 @@ func TestSilentNetwork(t *testing.T) {
 				if got != tt.steps {
 					t.Errorf("got  %s\nwant %s", got, tt.steps)
 				}
-				o.network.speak()
+				o.network.Speak()
 				o.wantBack(t, func(ctx context.Context) error { return schemaguard.Ensure(ctx, o.db, o.schema, nil) })
 			})
 		}
@@ -117,13 +115,13 @@ func TestNetworkGoesSilentInTheWait(t *testing.T) {
 		for op, wait := range waits {
 			for _, long := range []bool{false, true} {
 				run(fmt.Sprintf("%s long=%t", op, long), func(t *testing.T, o outage) {
-					admin := open(t, "pgx", o.dsn)
+					admin := sqltest.Open(t, "pgx", o.dsn)
 					holder := occupy(t, o.dsn, o.key)
 					ctx, cut := o.prepare(t)
 					locker, lasting := lastingWait(advisorylock.Locker{})
 					done := inBackground(func() error { return wait(ctx, locker, o.db, o.key) })
 					if long {
-						await(t, lasting)
+						await.Value(t, lasting)
 					}
 					awaitWaiters(t, admin, o.key, 1)
 					cut()
@@ -134,8 +132,8 @@ func TestNetworkGoesSilentInTheWait(t *testing.T) {
 					if !errors.As(err, &waitErr) {
 						t.Errorf("got %v; want a WaitError", err)
 					}
-					o.network.speak()
-					mustCommit(t, holder)
+					o.network.Speak()
+					sqltest.Commit(t, holder)
 					o.wantBack(t, func(ctx context.Context) error { return wait(ctx, advisorylock.Locker{}, o.db, o.key) })
 				})
 			}
@@ -164,7 +162,7 @@ func TestSilentNetworkAndAPoolOfOne(t *testing.T) {
 			if err := o.db.PingContext(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			o.network.fallSilent(t, o.kind)
+			o.network.Silence(o.silence)
 			for name, call := range calls {
 				ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 				defer cancel()
@@ -173,7 +171,7 @@ func TestSilentNetworkAndAPoolOfOne(t *testing.T) {
 					t.Errorf("%s: got %v; want context.DeadlineExceeded", name, err)
 				}
 			}
-			o.network.speak()
+			o.network.Speak()
 			for _, call := range calls {
 				o.wantBack(t, func(ctx context.Context) error { return call(ctx, o) })
 			}
@@ -184,24 +182,12 @@ func TestSilentNetworkAndAPoolOfOne(t *testing.T) {
 // outage is what a test of a silent network has.
 type outage struct {
 	network *network
-	kind    outageKind
+	silence relay.Silence
 	dsn     string           // by the straight way
 	db      *sql.DB          // by way of the network
 	schema  string           // of its own, as is
 	key     advisorylock.Key // since all share one database
 }
-
-// outageKind is what becomes of what is sent while the network is silent. Nothing
-// is closed meanwhile.
-type outageKind string
-
-const (
-	// It never arrives; the connections break when the network is back.
-	lost outageKind = `"type": "timeout", "attributes": {"timeout": 0}`
-	// It arrives when the network is back, as TCP sees to after a short outage:
-	// a driver that was given up then comes back and has succeeded.
-	late outageKind = `"type": "latency", "attributes": {"latency": 86400000}`
-)
 
 // eachOutage runs the tests that it is given, for each driver and kind of
 // silence, in parallel, and checks that none leaves anything behind: no
@@ -212,13 +198,13 @@ func eachOutage(t *testing.T, tests func(t *testing.T, run func(name string, tes
 	before := goleak.IgnoreCurrent()
 	t.Run("in", func(t *testing.T) { // returns when all in it are done
 		tests(t, func(name string, test func(t *testing.T, o outage)) {
-			for kind, name := range map[outageKind]string{lost: name + ", lost", late: name + ", late"} {
+			for silence, name := range map[relay.Silence]string{relay.Lost: name + ", lost", relay.Late: name + ", late"} {
 				t.Run(name, func(t *testing.T) {
 					eachDriver(t, func(t *testing.T, driver string) {
 						t.Parallel()
-						o := outage{kind: kind, dsn: dsn, network: newNetwork(t, dsn), key: advisorylock.KeyOf(t.Name())}
+						o := outage{silence: silence, dsn: dsn, network: newNetwork(t, dsn), key: advisorylock.KeyOf(t.Name())}
 						o.schema = "app" + o.key.String()
-						o.db = open(t, driver, o.network.dsn)
+						o.db = sqltest.Open(t, driver, o.network.dsn)
 						test(t, o)
 						o.leavesNothing(t)
 					})
@@ -233,10 +219,7 @@ func eachOutage(t *testing.T, tests func(t *testing.T, run func(name string, tes
 // noGoroutine waits for all goroutines to end but those that were there before.
 func noGoroutine(t *testing.T, before goleak.Option) {
 	t.Helper()
-	// toxiproxy itself leaves one behind when a toxic is removed just as its
-	// connection ends.
-	itsOwn := goleak.IgnoreTopFunction("github.com/Shopify/toxiproxy/v2/toxics.(*NoopToxic).Pipe")
-	eventually(t, "all goroutines to end", func() error { return goleak.Find(before, itsOwn) })
+	await.Until(t, "all goroutines to end", func() error { return goleak.Find(before) })
 }
 
 var errEnough = errors.New("waited long enough")
@@ -247,7 +230,7 @@ func (o outage) prepare(t *testing.T) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	t.Cleanup(func() { cancel(nil) })
 	return ctx, sync.OnceFunc(func() {
-		o.network.fallSilent(t, o.kind)
+		o.network.Silence(o.silence)
 		time.AfterFunc(200*time.Millisecond, func() { cancel(errEnough) })
 	})
 }
@@ -256,7 +239,7 @@ func (o outage) prepare(t *testing.T) (context.Context, func()) {
 // has ended.
 func returns(t *testing.T, ctx context.Context, done <-chan error) error {
 	t.Helper()
-	await(t, ctx.Done())
+	await.Value(t, ctx.Done())
 	select {
 	case err := <-done:
 		return err
@@ -288,13 +271,13 @@ func (o outage) wantBack(t *testing.T, call func(ctx context.Context) error) {
 // the driver has come back.
 func (o outage) leavesNothing(t *testing.T) {
 	t.Helper()
-	eventually(t, "all connections to be back", func() error {
+	await.Until(t, "all connections to be back", func() error {
 		if inUse := o.db.Stats().InUse; inUse != 0 {
 			return fmt.Errorf("got %d in use", inUse)
 		}
 		return nil
 	})
-	eventually(t, "its locks to be free while the pool is open", func() error {
+	await.Until(t, "its locks to be free while the pool is open", func() error {
 		for _, key := range []advisorylock.Key{o.key, schemaguard.KeyFor(o.schema)} {
 			if sessions, err := advisorylock.Sessions(t.Context(), o.db, key); err != nil || len(sessions) != 0 {
 				return fmt.Errorf("got %v, %w", sessions, err)
@@ -305,57 +288,21 @@ func (o outage) leavesNothing(t *testing.T) {
 	if err := o.db.Close(); err != nil {
 		t.Error(err)
 	}
-	o.network.close()
+	o.network.Close()
 }
 
 // network is a way to the server that can go silent.
 type network struct {
-	dsn   string
-	proxy *toxiproxy.Proxy
+	*relay.Relay
+	dsn string
 }
 
 func newNetwork(t *testing.T, dsn string) *network {
 	t.Helper()
-	config, err := pgx.ParseConfig(dsn)
+	server, err := pgtest.Addr(dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	upstream := net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port)))
-	api := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
-	n := &network{proxy: toxiproxy.NewProxy(api, t.Name(), "127.0.0.1:0", upstream)}
-	if err := n.proxy.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(n.close)
-	n.dsn = throughAddr(t, dsn, n.proxy.Listen)
-	return n
-}
-
-// fallSilent stops all that is sent either way, on the connections that are
-// there and on new ones.
-func (n *network) fallSilent(t testing.TB, kind outageKind) {
-	for _, stream := range []string{"upstream", "downstream"} {
-		toxic := "{" + string(kind) + `, "stream": "` + stream + `"}`
-		if _, err := n.proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-// speak lets everything through again.
-func (n *network) speak() { n.proxy.Toxics.ResetToxics(context.Background()) }
-
-func (n *network) close() {
-	n.speak()
-	n.proxy.Stop()
-}
-
-// throughAddr is dsn by way of another address.
-func throughAddr(t testing.TB, dsn, addr string) string {
-	t.Helper()
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return withHost(dsn, host, port)
+	r := relay.New(t, server)
+	return &network{r, pgtest.WithAddr(dsn, r.Addr)}
 }

@@ -16,7 +16,9 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // fleetSize is the number of processes, half of them on each driver.
@@ -93,9 +95,9 @@ func secondStart(t *testing.T, db testDB, fleet fleet) {
 func winnerFails(t *testing.T, db testDB, fleet fleet, schema string, fail func(winner *program)) int {
 	t.Helper()
 	fleet.begin(t, "first fails", schema)
-	db.await(t, "a migrate to be in the middle", func() bool { return db.attempts(t, schema) > 0 })
+	await.True(t, "a migrate to be in the middle", func() bool { return db.attempts(t, schema) > 0 })
 	db.awaitWaiters(t, len(fleet.procs)-1)
-	winner := db.queryInt(t, "SELECT process FROM attempts WHERE schema = '"+schema+"'")
+	winner := sqltest.Ask[int](t, db.admin, "SELECT process FROM attempts WHERE schema = '"+schema+"'")
 	fail(fleet.procs[winner])
 	for i, p := range fleet.procs {
 		if i == winner {
@@ -112,13 +114,13 @@ func winnerFails(t *testing.T, db testDB, fleet fleet, schema string, fail func(
 func newOnceDB(t *testing.T, server *pgtest.Server) testDB {
 	t.Helper()
 	db := newTestDB(t, server)
-	db.exec(t, "CREATE TABLE attempts (schema text, process int)") // each migrate that found something to do
+	sqltest.Exec(t, db.admin, "CREATE TABLE attempts (schema text, process int)") // each migrate that found something to do
 	return db
 }
 
 func (db testDB) attempts(t *testing.T, schema string) int {
 	t.Helper()
-	return db.queryInt(t, "SELECT count(*) FROM attempts WHERE schema = '"+schema+"'")
+	return sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM attempts WHERE schema = '"+schema+"'")
 }
 
 // wantRuns checks how many set out to migrate, and how many did.
@@ -127,7 +129,7 @@ func (db testDB) wantRuns(t *testing.T, schema string, attempts, done int) {
 	if got := db.attempts(t, schema); got != attempts {
 		t.Errorf("%s: got %d attempts to migrate; want %d", schema, got, attempts)
 	}
-	if got := db.queryInt(t, "SELECT count(*) FROM "+schema+".version"); got != done {
+	if got := sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM "+schema+".version"); got != done {
 		t.Errorf("%s: migrated %d times; want %d", schema, got, done)
 	}
 }

@@ -13,8 +13,9 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/test/conformance/matrix"
+	"github.com/bootlock/bootlock/test/pgbouncer"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // A session-level lock strands behind PgBouncer in transaction mode: the unlock
@@ -34,7 +35,7 @@ func TestPgBouncer(t *testing.T) {
 			t.Parallel()
 			db := newTestDB(t, pgtest.Shared(t))
 			bouncer := db
-			bouncer.dsn = matrix.NewPgBouncer(t, "transaction", 4).DSN(db.dsn)
+			bouncer.dsn = pgbouncer.New(t, pgtest.Shared(t), "transaction", 4).DSN(db.dsn)
 			test(t, bouncer)
 			db.holdsNoLock(t)
 		})
@@ -43,7 +44,7 @@ func TestPgBouncer(t *testing.T) {
 
 func pooledExclusion(t *testing.T, db testDB) {
 	var inside, most atomic.Int32
-	visit := func(ctx context.Context, db querier) error {
+	visit := func(ctx context.Context, db sqltest.Querier) error {
 		n := inside.Add(1)
 		defer inside.Add(-1)
 		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
@@ -105,7 +106,7 @@ func pooledEnsure(t *testing.T, db testDB) {
 			}
 		}
 	}
-	if got := db.queryInt(t, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'app\\__'"); got != 5 {
+	if got := sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'app\\__'"); got != 5 {
 		t.Errorf("got %d schemas; want 5", got)
 	}
 	fleet.finish(t)

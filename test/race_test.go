@@ -1,7 +1,6 @@
 package test
 
 import (
-	"bufio"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -19,7 +18,9 @@ import (
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // racers is how many processes start at once, half of them on each driver.
@@ -71,7 +72,7 @@ func TestRaceOfBootstraps(t *testing.T) {
 	guarded := track.rounds("bootstrap under the guard", 15, track.all(heat{Guarded: true, Bootstrap: true}))
 	wantNoFailure(t, guarded)
 	wantNoClash(t, guarded)
-	n := ask[int](t, open(t, "pgx", track.dsn), `SELECT count(*) FROM pg_namespace n WHERE nspname LIKE 'round%'
+	n := sqltest.Ask[int](t, sqltest.Open(t, "pgx", track.dsn), `SELECT count(*) FROM pg_namespace n WHERE nspname LIKE 'round%'
 		AND has_schema_privilege('public', n.oid, 'USAGE') AND to_regclass(n.nspname || '.migrations') IS NOT NULL`)
 	if want := len(guarded) / racers; n < want {
 		t.Errorf("got %d schemas with the grant and the table; want %d", n, want)
@@ -167,7 +168,7 @@ func run(db *sql.DB, h heat) finish {
 	return f
 }
 
-func bootstrap(ctx context.Context, db querier, schema string) error {
+func bootstrap(ctx context.Context, db sqltest.Querier, schema string) error {
 	for _, statement := range []string{
 		"GRANT USAGE ON SCHEMA %s TO public",
 		"CREATE TABLE IF NOT EXISTS %s.migrations (id int)",
@@ -190,54 +191,21 @@ type track struct {
 
 type lane struct {
 	driver string
-	in     *json.Encoder
-	out    <-chan []byte
+	*program
 }
 
 func newTrack(t *testing.T) *track {
 	t.Helper()
 	tr := &track{t: t, dsn: pgtest.Shared(t).NewDB(t)}
 	for i := range racers {
-		tr.lanes = append(tr.lanes, newLane(t, drivers[i%len(drivers)], tr.dsn))
+		driver := drivers[i%len(drivers)]
+		tr.lanes = append(tr.lanes, lane{driver, start(t, "racer", "RACE_DRIVER="+driver, "RACE_DSN="+tr.dsn)})
 	}
 	for _, l := range tr.lanes {
-		if line := await(t, l.out); string(line) != "ready" {
-			t.Fatalf("a process says %q; want ready", line)
-		}
+		l.hear(t, "ready")
 	}
 	t.Cleanup(func() { nothingLeft(t, tr.dsn) })
 	return tr
-}
-
-func newLane(t *testing.T, driver, dsn string) lane {
-	t.Helper()
-	cmd := child(t, "racer", "RACE_DRIVER="+driver, "RACE_DSN="+dsn)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := make(chan []byte)
-	go func() {
-		defer close(lines)
-		for scan := bufio.NewScanner(out); scan.Scan(); {
-			lines <- slices.Clone(scan.Bytes())
-		}
-	}()
-	t.Cleanup(func() {
-		in.Close() //nolint:errcheck // it is told to end
-		for range lines {
-		}
-		_ = cmd.Wait() // the end of the test's context may have killed it
-	})
-	return lane{driver: driver, in: json.NewEncoder(in), out: lines}
 }
 
 // all gives every process the same heat.
@@ -299,13 +267,15 @@ func (tr *track) run(heats []heat) []entry {
 	entries := make([]entry, len(heats))
 	for i, h := range heats {
 		h.At, h.Schema = at.Add(rand.N(h.spread+1)), fmt.Sprintf("round%d", tr.round)
-		if err := tr.lanes[i].in.Encode(h); err != nil {
+		line, err := json.Marshal(h)
+		if err != nil {
 			tr.t.Fatal(err)
 		}
+		tr.lanes[i].say(tr.t, string(line))
 		entries[i] = entry{driver: tr.lanes[i].driver, heat: h}
 	}
 	for i, l := range tr.lanes {
-		if err := json.Unmarshal(await(tr.t, l.out), &entries[i].finish); err != nil {
+		if err := json.Unmarshal([]byte(await.Value(tr.t, l.lines)), &entries[i].finish); err != nil {
 			tr.t.Fatalf("a process ended in the middle of the race: %v", err)
 		}
 	}

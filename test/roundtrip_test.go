@@ -5,17 +5,16 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // A statement with an argument, or one that a driver prepares by itself, costs
@@ -31,7 +30,7 @@ func TestRoundTrips(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			wire := newWiretap(t, pgtest.Shared(t).NewDB(t))
-			db := lockPool(t, mode[0], withParams(wire.dsn, mode[1:]...))
+			db := lockPool(t, mode[0], pgtest.WithParams(wire.dsn, mode[1:]...))
 			db.SetMaxOpenConns(1)
 			if err := db.PingContext(t.Context()); err != nil {
 				t.Fatal(err)
@@ -82,7 +81,7 @@ func TestWiretapSeesPreparedStatements(t *testing.T) {
 	t.Parallel()
 	eachDriver(t, func(t *testing.T, driver string) {
 		wire := newWiretap(t, pgtest.Shared(t).NewDB(t))
-		db := open(t, driver, wire.dsn)
+		db := sqltest.Open(t, driver, wire.dsn)
 		if err := db.PingContext(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -134,7 +133,7 @@ func (w *wiretap) seen() (trips int, sent []string) {
 
 func newWiretap(t *testing.T, dsn string) *wiretap {
 	t.Helper()
-	config, err := pgx.ParseConfig(dsn)
+	addr, err := pgtest.Addr(dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +141,7 @@ func newWiretap(t *testing.T, dsn string) *wiretap {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &wiretap{dsn: withParams(throughAddr(t, dsn, listener.Addr().String()), "sslmode", "disable")}
+	w := &wiretap{dsn: pgtest.WithParams(pgtest.WithAddr(dsn, listener.Addr().String()), "sslmode", "disable")}
 	var conns sync.WaitGroup
 	conns.Go(func() {
 		for {
@@ -152,7 +151,7 @@ func newWiretap(t *testing.T, dsn string) *wiretap {
 			}
 			conns.Go(func() {
 				defer client.Close()
-				server, err := net.Dial("tcp", net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port))))
+				server, err := net.Dial("tcp", addr)
 				if err != nil {
 					t.Error(err)
 					return

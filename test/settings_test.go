@@ -1,15 +1,13 @@
 package test
 
 import (
-	"database/sql"
 	"fmt"
-	"maps"
-	"net/url"
 	"strings"
 	"testing"
 
 	"github.com/bootlock/bootlock/test/conformance"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // Every promise, where the database or the role is set up in a way that a library
@@ -31,18 +29,11 @@ func TestConformanceOddSettings(t *testing.T) {
 	}
 }
 
-// oddTimeouts would end the wait of a library that lets them: the long waits of the
-// suite take a second.
-var oddTimeouts = map[string]string{
-	"lock_timeout":                        "700ms",
-	"idle_in_transaction_session_timeout": "45s",
-}
-
 // oddRole is a superuser in whose sessions the names of the lock functions mean
 // something else, and much else is not as usual.
 func oddRole(t *testing.T, driver string) conformance.Target {
 	dsn := pgtest.Shared(t).NewDB(t)
-	admin := open(t, driver, dsn)
+	admin := sqltest.Open(t, driver, dsn)
 	role := "odd_" + driver
 	statements := []string{
 		"CREATE ROLE " + role + " LOGIN SUPERUSER PASSWORD 'odd'",
@@ -80,37 +71,28 @@ func oddRole(t *testing.T, driver string) conformance.Target {
 		statements = append(statements, "ALTER ROLE "+role+" SET "+setting+" = "+quoted)
 	}
 	for _, statement := range statements {
-		oddExec(t, admin, statement)
+		sqltest.Exec(t, admin, statement)
 	}
-	server := open(t, driver, pgtest.Shared(t).DSN)
+	server := sqltest.Open(t, driver, pgtest.Shared(t).DSN)
 	t.Cleanup(func() {
-		oddExec(t, admin, "REASSIGN OWNED BY "+role+" TO CURRENT_USER")
-		oddExec(t, server, "DROP ROLE "+role)
+		sqltest.Exec(t, admin, "REASSIGN OWNED BY "+role+" TO CURRENT_USER")
+		sqltest.Exec(t, server, "DROP ROLE "+role)
 	})
-	return conformance.Target{Driver: driver, DSN: oddUser(t, dsn, role, "odd"), Admin: dsn}
+	return conformance.Target{Driver: driver, DSN: pgtest.WithUser(dsn, role, "odd"), Admin: dsn}
 }
 
 // oddDSN has the timeouts in the DSN, as a service has that wants no statement of
 // its own to hang.
 func oddDSN(t *testing.T, driver string) conformance.Target {
 	dsn := pgtest.Shared(t).NewDB(t)
-	params := map[string]string{"statement_timeout": "10s", "default_transaction_isolation": "repeatable read"}
-	maps.Copy(params, oddTimeouts)
-	return conformance.Target{Driver: driver, DSN: oddParams(t, dsn, params), Admin: dsn}
-}
-
-func oddParams(t *testing.T, dsn string, params map[string]string) string {
-	t.Helper()
-	u, err := url.Parse(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	q := u.Query()
-	for setting, value := range params {
-		q.Set(setting, value)
-	}
-	u.RawQuery = strings.ReplaceAll(q.Encode(), "+", "%20")
-	return u.String()
+	return conformance.Target{Driver: driver, Admin: dsn, DSN: pgtest.WithParams(dsn,
+		"statement_timeout", "10s",
+		"default_transaction_isolation", "repeatable read",
+		// They would end the wait of a library that lets them: the long waits of the
+		// suite take a second.
+		"lock_timeout", "700ms",
+		"idle_in_transaction_session_timeout", "45s",
+	)}
 }
 
 // encoded is a database whose encoding is not UTF8. pgx, other than lib/pq, does
@@ -118,26 +100,9 @@ func oddParams(t *testing.T, dsn string, params map[string]string) string {
 // database's encoding.
 func encoded(t *testing.T, driver, encoding string) conformance.Target {
 	server := pgtest.Shared(t)
-	admin := open(t, driver, server.DSN)
+	admin := sqltest.Open(t, driver, server.DSN)
 	name := strings.ToLower("odd_" + encoding + "_" + driver)
-	oddExec(t, admin, fmt.Sprintf("CREATE DATABASE %s TEMPLATE template0 ENCODING '%s' LC_COLLATE 'C' LC_CTYPE 'C'", name, encoding))
-	t.Cleanup(func() { oddExec(t, admin, "DROP DATABASE "+name+" WITH (FORCE)") })
-	return conformance.Target{Driver: driver, DSN: oddParams(t, server.DSNFor(name), map[string]string{"client_encoding": "UTF8"})}
-}
-
-func oddExec(t *testing.T, db *sql.DB, statement string) {
-	t.Helper()
-	if _, err := db.Exec(statement); err != nil { //nolint:noctx // the test may be over
-		t.Errorf("%s: %v", statement, err)
-	}
-}
-
-func oddUser(t *testing.T, dsn, user, password string) string {
-	t.Helper()
-	u, err := url.Parse(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.User = url.UserPassword(user, password)
-	return u.String()
+	sqltest.Exec(t, admin, fmt.Sprintf("CREATE DATABASE %s TEMPLATE template0 ENCODING '%s' LC_COLLATE 'C' LC_CTYPE 'C'", name, encoding))
+	t.Cleanup(func() { sqltest.Exec(t, admin, "DROP DATABASE "+name+" WITH (FORCE)") })
+	return conformance.Target{Driver: driver, DSN: pgtest.WithParams(server.DSNFor(name), "client_encoding", "UTF8")}
 }

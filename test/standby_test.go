@@ -18,6 +18,7 @@ import (
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/replica"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // A primary with a standby, from one beginning.
@@ -45,11 +46,11 @@ func TestStandby(t *testing.T) {
 // since it asks for READ WRITE.
 func ensureOnStandby(t *testing.T, files replica.Files) {
 	primary, standby := files.Start(t)
-	admin := open(t, "pgx", primary.DSN())
-	mustExec(t, admin, "CREATE SCHEMA there; CREATE TABLE there.done (n int); INSERT INTO there.done VALUES (1)")
+	admin := sqltest.Open(t, "pgx", primary.DSN())
+	sqltest.Exec(t, admin, "CREATE SCHEMA there; CREATE TABLE there.done (n int); INSERT INTO there.done VALUES (1)")
 	standby.CatchUp(t, primary)
 	eachDriver(t, func(t *testing.T, driver string) {
-		db := open(t, driver, standby.DSN())
+		db := sqltest.Open(t, driver, standby.DSN())
 		upToDate := func(ctx context.Context, db *sql.DB) (done bool, err error) {
 			err = db.QueryRowContext(ctx, "SELECT count(*) > 0 FROM there.done").Scan(&done)
 			return done, err
@@ -92,7 +93,7 @@ func ensureOnStandby(t *testing.T, files replica.Files) {
 func failover(t *testing.T, files replica.Files, driver string, signal syscall.Signal) {
 	primary, standby := files.Start(t)
 	both := fmt.Sprintf("host=127.0.0.1,127.0.0.1 port=%d,%d user=postgres dbname=postgres sslmode=disable connect_timeout=10 target_session_attrs=read-write", primary.Port, standby.Port)
-	db := open(t, driver, both)
+	db := sqltest.Open(t, driver, both)
 	if err := schemaguard.Ensure(t.Context(), db, "before", nil); err != nil {
 		t.Fatal(err)
 	}
@@ -165,8 +166,8 @@ func failover(t *testing.T, files replica.Files, driver string, signal syscall.S
 		}
 	}
 
-	admin := open(t, "pgx", standby.DSN())
-	mustExec(t, admin, "SELECT pg_promote()")
+	admin := sqltest.Open(t, "pgx", standby.DSN())
+	sqltest.Exec(t, admin, "SELECT pg_promote()")
 	var left int
 	if err := admin.QueryRowContext(ctx, "SELECT count(*) FROM pg_namespace WHERE nspname IN ('in_bootstrap', 'at_commit')").Scan(&left); err != nil || left != 0 {
 		t.Errorf("got %d schemas, %v; want nothing half-made on the new primary", left, err)

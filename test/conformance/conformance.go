@@ -13,11 +13,12 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/recdriver"
+	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // Target is one way to a database that belongs to the suite alone.
@@ -57,16 +58,13 @@ func Run(t *testing.T, tg Target) {
 			"advisory locks": "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
 			"transactions":   "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'",
 		} {
-			eventually(t, "no "+what, func() bool { return number(t, admin, count) == 0 })
+			await.True(t, "no "+what, func() bool { return sqltest.Ask[int](t, admin, count) == 0 })
 		}
 	})
 }
 
-// limit is what nothing here takes, on the slowest machine.
-const limit = 60 * time.Second
-
 func (tg Target) ctx(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -75,25 +73,16 @@ func (tg Target) ctx(t *testing.T) context.Context {
 // when the test ends.
 func (tg Target) open(t *testing.T) *sql.DB {
 	t.Helper()
-	db, err := sql.Open(tg.Driver, tg.DSN)
-	if err != nil {
-		t.Fatal(err)
-	}
+	db := sqltest.Open(t, tg.Driver, tg.DSN)
 	t.Cleanup(func() {
-		eventually(t, "all connections are back in the pool", func() bool { return db.Stats().InUse == 0 })
-		db.Close()
+		await.True(t, "all connections to be back in the pool", func() bool { return db.Stats().InUse == 0 })
 	})
 	return db
 }
 
 func (tg Target) admin(t *testing.T) *sql.DB {
 	t.Helper()
-	db, err := sql.Open(tg.Driver, tg.Admin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	return db
+	return sqltest.Open(t, tg.Driver, tg.Admin)
 }
 
 // record opens a pool whose driver calls are recorded.
@@ -117,33 +106,6 @@ func (tg Target) driver(t *testing.T) driver.Driver {
 
 func keyOf(t *testing.T) advisorylock.Key { return advisorylock.KeyOf(t.Name()) }
 
-// eventually waits until the server or the process is in a state.
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for end := time.Now().Add(limit / 2); !is(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("got no end of waiting for: %s", what)
-		}
-	}
-}
-
-// number asks on a pool without a pooler in between. The tests may be over
-// already, so that it has no context of theirs.
-func number(t *testing.T, admin *sql.DB, query string) (n int) {
-	t.Helper()
-	if err := admin.QueryRowContext(context.Background(), query).Scan(&n); err != nil {
-		t.Fatalf("%s: %v", query, err)
-	}
-	return n
-}
-
-func exec(ctx context.Context, t *testing.T, db *sql.DB, statement string) {
-	t.Helper()
-	if _, err := db.ExecContext(ctx, statement); err != nil {
-		t.Fatalf("%s: %v", statement, err)
-	}
-}
-
 // sessions returns who has key and who waits for it, as the server sees it.
 func sessions(ctx context.Context, t *testing.T, admin *sql.DB, key advisorylock.Key) (holders, waiters []advisorylock.Session) {
 	t.Helper()
@@ -164,7 +126,7 @@ func sessions(ctx context.Context, t *testing.T, admin *sql.DB, key advisorylock
 // awaitWaiters waits until n sessions wait for key on the server.
 func awaitWaiters(ctx context.Context, t *testing.T, admin *sql.DB, key advisorylock.Key, n int) {
 	t.Helper()
-	eventually(t, "waiters on the server", func() bool {
+	await.True(t, "waiters on the server", func() bool {
 		_, waiters := sessions(ctx, t, admin, key)
 		return len(waiters) >= n
 	})
@@ -177,8 +139,8 @@ func terminate(ctx context.Context, t *testing.T, admin *sql.DB, key advisoryloc
 	if len(holders) != 1 {
 		t.Fatalf("got %d holders; want 1", len(holders))
 	}
-	exec(ctx, t, admin, holders[0].TerminateSQL())
-	eventually(t, "the holder's session is gone", func() bool {
+	sqltest.Exec(t, admin, holders[0].TerminateSQL())
+	await.True(t, "the holder's session is gone", func() bool {
 		left, _ := sessions(ctx, t, admin, key)
 		return len(left) == 0
 	})

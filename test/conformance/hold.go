@@ -11,6 +11,8 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 var holdPromises = []promise{
@@ -110,7 +112,7 @@ func holdOwnError(t *testing.T, tg Target) {
 func indexConcurrently(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
 	a, admin := tg.open(t), tg.admin(t)
-	exec(ctx, t, admin, "CREATE TABLE public.indexed (n int)")
+	sqltest.Exec(t, admin, "CREATE TABLE public.indexed (n int)")
 	const each = 2
 	var waiting []chan error
 	err := advisorylock.Hold(ctx, a, key, func(ctx context.Context) error {
@@ -165,7 +167,7 @@ func noSnapshot(t *testing.T, tg Target) {
 		if len(holders) != 1 {
 			t.Fatalf("got %d holders; want 1", len(holders))
 		}
-		n := number(t, admin, fmt.Sprintf(
+		n := sqltest.Ask[int](t, admin, fmt.Sprintf(
 			"SELECT count(*) FROM pg_stat_activity WHERE pid = %d AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)", holders[0].PID))
 		if n != 0 {
 			t.Error("got a snapshot while the holder idles; want none")
@@ -184,7 +186,7 @@ func noSnapshot(t *testing.T, tg Target) {
 			return err
 		}
 		holders, _ := sessions(ctx, t, admin, key)
-		if n := number(t, admin, fmt.Sprintf("SELECT count(*) FROM pg_stat_activity WHERE pid = %d AND backend_xmin IS NOT NULL", holders[0].PID)); n != 1 {
+		if n := sqltest.Ask[int](t, admin, fmt.Sprintf("SELECT count(*) FROM pg_stat_activity WHERE pid = %d AND backend_xmin IS NOT NULL", holders[0].PID)); n != 1 {
 			t.Error("control: got no snapshot with a cursor open; want one")
 		}
 		return nil
@@ -242,7 +244,7 @@ func sessionsShown(t *testing.T, tg Target) {
 		}
 		h := holders[0]
 		if h.PID <= 0 || h.User == "" || h.State != "idle in transaction" || h.Shared ||
-			time.Since(h.Since) > limit || !strings.Contains(h.Query, "war story") {
+			time.Since(h.Since) > await.Limit || !strings.Contains(h.Query, "war story") {
 			t.Errorf("got holder %+v; want an idle transaction that says what it holds", h)
 		}
 		return nil

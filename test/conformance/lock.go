@@ -15,6 +15,8 @@ import (
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/internal/sqlstate"
+	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 var lockPromises = []promise{
@@ -105,7 +107,7 @@ func exclusion(t *testing.T, tg Target) {
 	overlapped := rush(func(int) error {
 		inside.enter()
 		defer inside.leave()
-		for end := time.Now().Add(limit / 2); inside.most.Load() < 2 && time.Now().Before(end); {
+		for end := time.Now().Add(await.Limit / 2); inside.most.Load() < 2 && time.Now().Before(end); {
 			time.Sleep(time.Millisecond)
 		}
 		return nil
@@ -170,7 +172,7 @@ var errOwn = errors.New("the callback's own error")
 func rollsBack(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
 	db, admin := tg.open(t), tg.admin(t)
-	exec(ctx, t, admin, "CREATE TABLE public.rolls_back (n int)")
+	sqltest.Exec(t, admin, "CREATE TABLE public.rolls_back (n int)")
 	var r locktrace.Recorder
 	locker := advisorylock.Locker{Trace: r.Trace()}
 	err := locker.WithXactLock(ctx, db, key, func(ctx context.Context, tx *sql.Tx) error {
@@ -183,14 +185,14 @@ func rollsBack(t *testing.T, tg Target) {
 		t.Errorf("got %v; want the callback's own error, untouched", err)
 	}
 	wantOrder(t, &r, "connect > begin > lock > rollback > release")
-	if n := number(t, admin, "SELECT count(*) FROM public.rolls_back"); n != 0 {
+	if n := sqltest.Ask[int](t, admin, "SELECT count(*) FROM public.rolls_back"); n != 0 {
 		t.Errorf("got %d rows; want the insert rolled back", n)
 	}
 	err = advisorylock.WithXactLock(ctx, db, key, func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, "INSERT INTO public.rolls_back VALUES (2)")
 		return err
 	})
-	if n := number(t, admin, "SELECT count(*) FROM public.rolls_back"); err != nil || n != 1 {
+	if n := sqltest.Ask[int](t, admin, "SELECT count(*) FROM public.rolls_back"); err != nil || n != 1 {
 		t.Errorf("got %d rows, %v; want 1 row committed", n, err)
 	}
 }
@@ -256,7 +258,7 @@ func waitEnds(t *testing.T, tg Target) {
 			short, cancelShort := context.WithTimeout(ctx, 50*time.Millisecond)
 			defer cancelShort()
 			wantIs(t, wait(short), context.DeadlineExceeded)
-			eventually(t, "no waiter is left on the server", func() bool {
+			await.True(t, "no waiter is left on the server", func() bool {
 				_, waiters := sessions(ctx, t, admin, key)
 				return len(waiters) == 0
 			})
@@ -287,7 +289,7 @@ func waits(db *sql.DB, key advisorylock.Key) map[string]func(ctx context.Context
 func cancelledInside(t *testing.T, tg Target) {
 	key := keyOf(t)
 	a, b, admin := tg.open(t), tg.open(t), tg.admin(t)
-	exec(tg.ctx(t), t, admin, "CREATE TABLE public.cancelled_inside (n int)")
+	sqltest.Exec(t, admin, "CREATE TABLE public.cancelled_inside (n int)")
 	ctx, cancel := context.WithCancel(tg.ctx(t))
 	err := advisorylock.WithXactLock(ctx, a, key, func(fnCtx context.Context, tx *sql.Tx) error {
 		if _, err := tx.ExecContext(fnCtx, "INSERT INTO public.cancelled_inside VALUES (1)"); err != nil {
@@ -301,7 +303,7 @@ func cancelledInside(t *testing.T, tg Target) {
 		return nil
 	})
 	wantIs(t, err, context.Canceled)
-	if n := number(t, admin, "SELECT count(*) FROM public.cancelled_inside"); n != 0 {
+	if n := sqltest.Ask[int](t, admin, "SELECT count(*) FROM public.cancelled_inside"); n != 0 {
 		t.Errorf("got %d rows; want nothing committed", n)
 	}
 	if err := advisorylock.TryWithXactLock(tg.ctx(t), b, key, nothing); err != nil {

@@ -14,6 +14,8 @@ import (
 	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 var schemaPromises = []promise{
@@ -33,28 +35,11 @@ var schemaPromises = []promise{
 	{"UpToDate: another one, if the winner fails", winnerFails},
 }
 
-// The role without any right but to connect. Its name and password are the same
-// everywhere, so that a pooler can be told of it.
-const (
-	WeakRole     = "bootlock_weak"
-	WeakPassword = "weak"
-)
-
-// MakeWeakRole makes WeakRole, once per server. password_encryption is the
-// server's.
-func MakeWeakRole(ctx context.Context, admin *sql.DB) error {
-	_, err := admin.ExecContext(ctx, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", WeakRole, WeakPassword))
-	if sqlstate.Of(err) == "42710" { // it is there
-		return nil
-	}
-	return err
-}
-
 const hasSchema = "SELECT count(*) FROM pg_namespace WHERE nspname = '%s'"
 
 func schemaExists(t *testing.T, admin *sql.DB, schema string) bool {
 	t.Helper()
-	return number(t, admin, fmt.Sprintf(hasSchema, strings.ReplaceAll(schema, "'", "''"))) == 1
+	return sqltest.Ask[int](t, admin, fmt.Sprintf(hasSchema, strings.ReplaceAll(schema, "'", "''"))) == 1
 }
 
 func ensureOrder(t *testing.T, tg Target) {
@@ -127,7 +112,7 @@ func warmed(ctx context.Context, t *testing.T, tg Target, n int) []*sql.DB {
 	dbs := make([]*sql.DB, n)
 	for i := range dbs {
 		dbs[i] = tg.open(t)
-		exec(ctx, t, dbs[i], "SELECT 1")
+		sqltest.Exec(t, dbs[i], "SELECT 1")
 	}
 	return dbs
 }
@@ -148,8 +133,8 @@ func ensureMixed(t *testing.T, tg Target) {
 	var r locktrace.Recorder
 	ensured := make(chan error, 1)
 	go func() { ensured <- schemaguard.Guard{Trace: r.Trace()}.Ensure(ctx, db, "mixed", nil) }()
-	eventually(t, "the guarded process has found no schema and waits for the other", func() bool {
-		return number(t, admin, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%SCHEMA%mixed%' AND pid <> pg_backend_pid()") == 1
+	await.True(t, "the guarded process has found no schema and waits for the other", func() bool {
+		return sqltest.Ask[int](t, admin, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%SCHEMA%mixed%' AND pid <> pg_backend_pid()") == 1
 	})
 	if err := old.Commit(); err != nil {
 		t.Fatal(err)
@@ -176,7 +161,7 @@ func ensureBootstrap(t *testing.T, tg Target) {
 	for range 3 {
 		noErrors(t, together(n, func(i int) error { return guard.Ensure(ctx, dbs[i], "boot", nil) }))
 	}
-	exec(ctx, t, dbs[0], "INSERT INTO boot.migrations VALUES (1)")
+	sqltest.Exec(t, dbs[0], "INSERT INTO boot.migrations VALUES (1)")
 
 	failing := schemaguard.Guard{Bootstrap: func(context.Context, *sql.Tx) error { return errOwn }}
 	err := failing.Ensure(ctx, dbs[0], "boot_fails", nil)
@@ -314,7 +299,7 @@ func weakRole(t *testing.T, tg Target) {
 		t.Errorf("got %v, migrated %v; want 42501 with advice, and no migrate", err, migrated)
 	}
 
-	exec(ctx, t, tg.admin(t), "CREATE SCHEMA not_mine") // which it has no rights on either
+	sqltest.Exec(t, tg.admin(t), "CREATE SCHEMA not_mine") // which it has no rights on either
 	if err := schemaguard.Ensure(ctx, weak, "not_mine", migrate); err != nil || !migrated {
 		t.Errorf("got %v, migrated %v; want nil and migrate, the schema is there", err, migrated)
 	}

@@ -97,7 +97,7 @@ func startDocker(ctx context.Context, opts Options) (*Server, error) {
 		stop:    remove,
 	}
 	var said string // the log goes when the container does
-	s.Version, err = await(ctx, s.DSN, func() error {
+	s.Version, err = awaitServer(ctx, s.DSN, func() error {
 		if text, err := containerLog(ctx, pool, name); err == nil {
 			said = text
 		}

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/ory/dockertest/v3/docker"
+
+	"github.com/bootlock/bootlock/test/await"
 )
 
 // footprint returns a function that says what is left of the server, or nothing.
@@ -141,7 +143,7 @@ func TestKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			began := time.Now()
-			eventually(t, "gone", func() bool { return left() == "" })
+			await.True(t, "gone", func() bool { return left() == "" })
 			t.Logf("gone %v after SIGKILL", time.Since(began).Round(time.Millisecond))
 			if err := syscall.Kill(started.Heir, 0); err != nil {
 				t.Errorf("the heir is gone too, so that this test proved too little: %v", err)
@@ -167,5 +169,5 @@ func TestExpire(t *testing.T) {
 	if got := queryText(t, s.DSN, "SELECT 'alive'"); got != "alive" {
 		t.Errorf("got %q", got)
 	}
-	eventually(t, "expired", func() bool { return left() == "" })
+	await.True(t, "expired", func() bool { return left() == "" })
 }

@@ -112,7 +112,7 @@ func startCluster(ctx context.Context, bin string, own map[string]string) (*Serv
 			return errors.Join(dog.close(), os.RemoveAll(dir))
 		},
 	}
-	s.Version, err = await(ctx, s.DSN, func() error { return ended(dir) })
+	s.Version, err = awaitServer(ctx, s.DSN, func() error { return ended(dir) })
 	if err != nil {
 		return nil, errors.Join(err, s.stop())
 	}

@@ -214,9 +214,9 @@ func (s *Server) stopped() bool {
 	return !alive
 }
 
-// await polls until the server at dsn answers, and returns its version. alive
+// awaitServer polls until the server at dsn answers, and returns its version. alive
 // returns an error when the server can no longer come up.
-func await(ctx context.Context, dsn string, alive func() error) (string, error) {
+func awaitServer(ctx context.Context, dsn string, alive func() error) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {

@@ -17,6 +17,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
+
+	"github.com/bootlock/bootlock/test/await"
 )
 
 func TestMain(m *testing.M) {
@@ -137,15 +139,6 @@ func queryText(t *testing.T, dsn, sql string, args ...any) string {
 	return text
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("after 20 s: not yet %s", what)
-		}
-	}
-}
-
 // The same story for both origins that start a server: it answers, is reachable
 // from this machine only, makes databases and drops them, shows its log, and
 // leaves nothing behind when it is stopped.
@@ -202,7 +195,7 @@ func TestStartAndStop(t *testing.T) {
 				_, err := conn.Exec(ctx, "SELECT 1/0 AS looked_for")
 				return err
 			})
-			eventually(t, "the error in the log", func() bool {
+			await.True(t, "the error in the log", func() bool {
 				text, err := s.Log(ctx)
 				if err != nil {
 					t.Fatal(err)

@@ -4,7 +4,6 @@
 package replica
 
 import (
-	"database/sql"
 	"io"
 	"net"
 	"os"
@@ -16,9 +15,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // Files are what servers begin with. A primary and its standby have to come from
@@ -152,8 +153,8 @@ func (s *Server) start(t *testing.T, settings ...string) {
 		_ = s.pipe.Close()
 		_ = cmd.Wait()
 	})
-	db := open(t, s.DSN())
-	until(t, "the server answers; its log is "+s.dir+".log", func() bool { return db.PingContext(t.Context()) == nil })
+	db := sqltest.Open(t, "pgx", s.DSN())
+	await.True(t, "the server answers; its log is "+s.dir+".log", func() bool { return db.PingContext(t.Context()) == nil })
 }
 
 // DSN is the URL of the database postgres, as a superuser.
@@ -178,14 +179,14 @@ func (s *Server) End(t *testing.T, signal syscall.Signal) {
 	if err := syscall.Kill(pid, signal); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the server is gone", func() bool {
+	await.True(t, "the server is gone", func() bool {
 		return !slices.ContainsFunc(processes, func(pid int) bool { return syscall.Kill(pid, 0) == nil })
 	})
 }
 
 func (s *Server) backends(t *testing.T) (pids []int) {
 	t.Helper()
-	db := open(t, s.DSN())
+	db := sqltest.Open(t, "pgx", s.DSN())
 	rows, err := db.QueryContext(t.Context(), "SELECT pid FROM pg_stat_activity")
 	if err != nil {
 		t.Fatal(err)
@@ -207,33 +208,14 @@ func (s *Server) backends(t *testing.T) (pids []int) {
 // CatchUp waits until the standby has replayed what the primary has written.
 func (s *Server) CatchUp(t *testing.T, primary *Server) {
 	t.Helper()
-	from, to := open(t, primary.DSN()), open(t, s.DSN())
+	from, to := sqltest.Open(t, "pgx", primary.DSN()), sqltest.Open(t, "pgx", s.DSN())
 	var written string
 	if err := from.QueryRowContext(t.Context(), "SELECT pg_current_wal_lsn()::text").Scan(&written); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the standby has caught up", func() bool {
+	await.True(t, "the standby has caught up", func() bool {
 		var there bool
 		err := to.QueryRowContext(t.Context(), "SELECT pg_last_wal_replay_lsn() >= '"+written+"'").Scan(&there)
 		return err == nil && there
 	})
-}
-
-func until(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("got no end of waiting until %s", what)
-		}
-	}
-}
-
-func open(t *testing.T, dsn string) *sql.DB {
-	t.Helper()
-	db, err := sql.Open("pgx", dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	return db
 }

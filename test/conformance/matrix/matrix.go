@@ -1,8 +1,7 @@
 // Package matrix runs the conformance suite with given drivers on every server
 // that can be had, directly and through PgBouncer.
 //
-//   - [Run] does that, and writes down what ran.
-//   - [NewPgBouncer] starts a pooler.
+// [Run] does that, and writes down what ran.
 package matrix
 
 import (
@@ -10,7 +9,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,7 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/test/conformance"
+	"github.com/bootlock/bootlock/test/pgbouncer"
 	"github.com/bootlock/bootlock/test/pgtest"
 )
 
@@ -35,10 +35,10 @@ const (
 
 // Driver is one driver in one of its modes.
 type Driver struct {
-	Name    string // for people, with the version
-	Mode    string // for people; empty if the driver has but one
-	SQLName string // as registered with database/sql
-	Params  string // what makes the mode, for the DSN: "key=value"
+	Name    string   // for people, with the version
+	Mode    string   // for people; empty if the driver has but one
+	SQLName string   // as registered with database/sql
+	Params  []string // what makes the mode, for the DSN: name, value
 
 	// Trust says that the driver knows none of the ways to prove a password
 	// that PostgreSQL asks for today.
@@ -115,19 +115,19 @@ func onServer(t *testing.T, server *pgtest.Server, drivers []Driver) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = conformance.MakeWeakRole(t.Context(), admin)
+	err = makeWeakRole(t.Context(), admin)
 	admin.Close()
 	if err != nil {
 		t.Fatal(err)
 	}
 	direct := way{name: "direct", through: func(dsn string) string { return dsn }}
 	pooled := way{name: "PgBouncer"}
-	bouncer, err := startPgBouncer(t.Context(), server.DSN, "transaction", PoolSize)
+	bouncer, err := pgbouncer.Start(t.Context(), server, "transaction", pgbouncer.Plenty)
 	switch {
 	case err == nil:
 		t.Cleanup(bouncer.Stop)
 		pooled.through = bouncer.DSN
-	case errors.Is(err, errNoPgBouncer):
+	case errors.Is(err, pgbouncer.ErrMissing):
 		pooled.missing = err
 	default:
 		t.Fatal(err)
@@ -144,6 +144,14 @@ func onServer(t *testing.T, server *pgtest.Server, drivers []Driver) {
 	})
 }
 
+func makeWeakRole(ctx context.Context, admin *sql.DB) error {
+	_, err := admin.ExecContext(ctx, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", pgtest.WeakRole, pgtest.WeakPassword))
+	if sqlstate.Of(err) == "42710" { // it is there
+		return nil
+	}
+	return err
+}
+
 func tryTarget(t *testing.T, server *pgtest.Server, w way, d Driver) {
 	t.Helper()
 	note(t, server.Version, w, d)
@@ -155,12 +163,12 @@ func tryTarget(t *testing.T, server *pgtest.Server, w way, d Driver) {
 		t.Fatal(err)
 	}
 	t.Cleanup(drop)
-	dsn = withParams(t, dsn, d.Params)
+	dsn = pgtest.WithParams(dsn, d.Params...)
 	conformance.Run(t, conformance.Target{
 		Driver: d.SQLName,
 		DSN:    w.through(dsn),
 		Admin:  dsn,
-		Weak:   as(t, w.through(dsn), conformance.WeakRole, conformance.WeakPassword),
+		Weak:   pgtest.WithUser(w.through(dsn), pgtest.WeakRole, pgtest.WeakPassword),
 	})
 }
 
@@ -195,26 +203,4 @@ func note(t *testing.T, version string, w way, d Driver) {
 			t.Error(err)
 		}
 	})
-}
-
-func withParams(t *testing.T, dsn, params string) string {
-	t.Helper()
-	u, err := url.Parse(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if params != "" {
-		u.RawQuery += "&" + params
-	}
-	return u.String()
-}
-
-func as(t *testing.T, dsn, user, password string) string {
-	t.Helper()
-	u, err := url.Parse(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.User = url.UserPassword(user, password)
-	return u.String()
 }

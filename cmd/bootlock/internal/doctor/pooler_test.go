@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/doctor"
-	"github.com/bootlock/bootlock/test/conformance/matrix"
+	"github.com/bootlock/bootlock/test/pgbouncer"
 	"github.com/bootlock/bootlock/test/pgtest"
 )
 
@@ -18,7 +18,7 @@ func eachDriver(t *testing.T, test func(t *testing.T, driver string)) {
 
 // In statement mode PgBouncer refuses every transaction.
 func TestStatementModeFails(t *testing.T) {
-	bouncer := matrix.NewPgBouncer(t, "statement", matrix.PoolSize)
+	bouncer := pgbouncer.New(t, pgtest.Shared(t), "statement", pgbouncer.Plenty)
 	eachDriver(t, func(t *testing.T, driver string) {
 		report := examine(t, driver, bouncer.DSN(pgtest.Shared(t).NewDB(t)))
 		if f := find(t, report, "transactions"); report.Protects || f.Level != doctor.Fail || !strings.Contains(f.Advice, "pool_mode") {
@@ -30,7 +30,7 @@ func TestStatementModeFails(t *testing.T) {
 func TestSeesThePooler(t *testing.T) {
 	for mode, want := range map[string]string{"transaction": "transaction mode", "session": "session mode"} {
 		t.Run(mode, func(t *testing.T) {
-			bouncer := matrix.NewPgBouncer(t, mode, matrix.PoolSize)
+			bouncer := pgbouncer.New(t, pgtest.Shared(t), mode, pgbouncer.Plenty)
 			eachDriver(t, func(t *testing.T, driver string) {
 				report := examine(t, driver, bouncer.DSN(pgtest.Shared(t).NewDB(t)))
 				for _, f := range report.Findings {

@@ -1,4 +1,5 @@
-package matrix
+// Package pgbouncer starts PgBouncer, for tests.
+package pgbouncer
 
 import (
 	"context"
@@ -14,35 +15,35 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bootlock/bootlock/test/conformance"
 	"github.com/bootlock/bootlock/test/pgtest"
 )
 
-// PgBouncer is a pooler in front of one server.
-type PgBouncer struct {
+// Pooler is a PgBouncer in front of one server.
+type Pooler struct {
 	host string // and port
 	dir  string
 	cmd  *exec.Cmd
 	pipe io.Closer
 }
 
-// errNoPgBouncer says that the program is not installed.
-var errNoPgBouncer = errors.New("pgbouncer is not installed")
+// ErrMissing says that the program is not installed.
+var ErrMissing = errors.New("pgbouncer is not installed")
 
 // The shell ends PgBouncer and removes its files when this process ends, however it
 // does: then its standard input is closed.
 const bouncerScript = `pgbouncer -q "$1/pgbouncer.ini" >"$1/log" 2>&1 & cat >/dev/null; kill -INT $!; wait; rm -rf "$1"`
 
-// PoolSize is more server connections than any test needs.
-const PoolSize = 60
+// Plenty is a size with more server connections than any test needs.
+const Plenty = 60
 
-// NewPgBouncer starts PgBouncer in front of the server of all tests, until the test
-// ends. Without the program the test is skipped, or fails if
-// BOOTLOCK_REQUIRE_PGBOUNCER is 1.
-func NewPgBouncer(t *testing.T, mode string, size int) *PgBouncer {
+// New starts PgBouncer in a pool mode in front of server, until the test ends, with
+// size server connections for each database and user. The superuser of the server
+// and [pgtest.WeakRole] may pass. Without the program the test is skipped, or fails
+// if BOOTLOCK_REQUIRE_PGBOUNCER is 1.
+func New(t *testing.T, server *pgtest.Server, mode string, size int) *Pooler {
 	t.Helper()
-	b, err := startPgBouncer(t.Context(), pgtest.Shared(t).DSN, mode, size)
-	if errors.Is(err, errNoPgBouncer) && os.Getenv("BOOTLOCK_REQUIRE_PGBOUNCER") != "1" {
+	b, err := Start(t.Context(), server, mode, size)
+	if errors.Is(err, ErrMissing) && os.Getenv("BOOTLOCK_REQUIRE_PGBOUNCER") != "1" {
 		t.Skipf("not tested: %v", err)
 	}
 	if err != nil {
@@ -52,14 +53,13 @@ func NewPgBouncer(t *testing.T, mode string, size int) *PgBouncer {
 	return b
 }
 
-// startPgBouncer starts PgBouncer in a pool mode in front of the server at dsn,
-// with size server connections for each database and user. The superuser of dsn
-// and the role without rights may pass.
-func startPgBouncer(ctx context.Context, dsn, mode string, size int) (*PgBouncer, error) {
+// Start is New for those who stop the pooler themselves. Without the program the
+// error is [ErrMissing].
+func Start(ctx context.Context, server *pgtest.Server, mode string, size int) (*Pooler, error) {
 	if _, err := exec.LookPath("pgbouncer"); err != nil {
-		return nil, errNoPgBouncer
+		return nil, ErrMissing
 	}
-	server, err := url.Parse(dsn)
+	dsn, err := url.Parse(server.DSN)
 	if err != nil {
 		return nil, err
 	}
@@ -67,22 +67,22 @@ func startPgBouncer(ctx context.Context, dsn, mode string, size int) (*PgBouncer
 	if err != nil {
 		return nil, err
 	}
-	b := &PgBouncer{dir: dir}
-	if err := b.start(ctx, server, mode, size); err != nil {
+	b := &Pooler{dir: dir}
+	if err := b.run(ctx, dsn, mode, size); err != nil {
 		b.Stop()
 		return nil, fmt.Errorf("pgbouncer: %w", err)
 	}
 	return b, nil
 }
 
-func (b *PgBouncer) start(ctx context.Context, server *url.URL, mode string, size int) error {
+func (b *Pooler) run(ctx context.Context, server *url.URL, mode string, size int) error {
 	port, err := freePort()
 	if err != nil {
 		return err
 	}
 	b.host = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	password, _ := server.User.Password()
-	users := fmt.Sprintf("%q %q\n%q %q\n", server.User.Username(), password, conformance.WeakRole, conformance.WeakPassword)
+	users := fmt.Sprintf("%q %q\n%q %q\n", server.User.Username(), password, pgtest.WeakRole, pgtest.WeakPassword)
 	config := fmt.Sprintf(`[databases]
 * = host=%s port=%s
 [pgbouncer]
@@ -115,7 +115,7 @@ ignore_startup_parameters = extra_float_digits
 	return b.await(ctx)
 }
 
-func (b *PgBouncer) await(ctx context.Context) error {
+func (b *Pooler) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for {
@@ -133,17 +133,10 @@ func (b *PgBouncer) await(ctx context.Context) error {
 }
 
 // DSN is dsn through the pooler.
-func (b *PgBouncer) DSN(dsn string) string {
-	u, err := url.Parse(dsn)
-	if err != nil {
-		panic("matrix: " + err.Error())
-	}
-	u.Host = b.host
-	return u.String()
-}
+func (b *Pooler) DSN(dsn string) string { return pgtest.WithAddr(dsn, b.host) }
 
 // Stop ends the pooler and removes its files.
-func (b *PgBouncer) Stop() {
+func (b *Pooler) Stop() {
 	if b.cmd != nil {
 		_ = b.pipe.Close()
 		_ = b.cmd.Wait()

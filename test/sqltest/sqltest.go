@@ -1,0 +1,70 @@
+// Package sqltest is database/sql for tests: what fails ends the test. It imports no
+// driver.
+package sqltest
+
+import (
+	"context"
+	"database/sql"
+	"testing"
+
+	"github.com/bootlock/bootlock/test/await"
+)
+
+// Querier is a pool, a connection or a transaction.
+type Querier interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// Open opens a pool that is closed when the test ends.
+func Open(t testing.TB, driver, dsn string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open(driver, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+// Begin begins a transaction that is rolled back when the test ends.
+func Begin(t testing.TB, db *sql.DB) *sql.Tx {
+	t.Helper()
+	tx, err := db.BeginTx(context.Background(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tx.Rollback() })
+	return tx
+}
+
+// Commit commits tx.
+func Commit(t testing.TB, tx *sql.Tx) {
+	t.Helper()
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Exec runs statements. It may be called while the test cleans up.
+func Exec(t testing.TB, db Querier, statements string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), await.Limit)
+	defer cancel()
+	if _, err := db.ExecContext(ctx, statements); err != nil {
+		t.Fatalf("%s: %v", statements, err)
+	}
+}
+
+// Ask returns the one value that query has. It may be called while the test cleans
+// up.
+func Ask[T any](t testing.TB, db Querier, query string, args ...any) T {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), await.Limit)
+	defer cancel()
+	var v T
+	if err := db.QueryRowContext(ctx, query, args...).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return v
+}
