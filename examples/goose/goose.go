@@ -1,8 +1,8 @@
 // Package goose runs goose's Provider under the guard.
 //
-// A Provider has no lock unless it is given one, so the whole migrate has to be
-// serialised: Serialize, or UpToDate, which implies it. (With a session locker
-// it needs no more than [schemaguard.Ensure], but that locker polls every 5 s.)
+// A Provider takes no lock unless it is given one, so the whole migrate has to be
+// serialized: Serialize, or UpToDate, which implies it. With a session locker
+// [schemaguard.Ensure] is enough, but that locker asks every 5 s only.
 package goose
 
 import (
@@ -12,6 +12,7 @@ import (
 	"io/fs"
 
 	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
 
 	"github.com/bootlock/bootlock/schemaguard"
 )
@@ -37,12 +38,32 @@ func upToDate(ctx context.Context, db *sql.DB) (bool, error) {
 }
 
 // Migrate is the README's.
-func Migrate(ctx context.Context, db *sql.DB) error {
+func Migrate(ctx context.Context, db *sql.DB) error { return up(ctx, db) }
+
+// MigrateWithSessionLocker is the README's too.
+func MigrateWithSessionLocker(ctx context.Context, db *sql.DB) error {
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return err
+	}
+	return up(ctx, db, goose.WithSessionLocker(locker))
+}
+
+// MigrateWithTableLocker has goose's other locker, a row in a table.
+func MigrateWithTableLocker(ctx context.Context, db *sql.DB) error {
+	locker, err := lock.NewPostgresTableLocker()
+	if err != nil {
+		return err
+	}
+	return up(ctx, db, goose.WithLocker(locker))
+}
+
+func up(ctx context.Context, db *sql.DB, options ...goose.ProviderOption) error {
 	migrations, err := fs.Sub(files, "migrations")
 	if err != nil {
 		return err
 	}
-	provider, err := goose.NewProvider(goose.DialectPostgres, db, migrations)
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, migrations, options...)
 	if err != nil {
 		return err
 	}

@@ -36,13 +36,15 @@ func (r *report) document() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# Migration libraries, raced
 
-Written by `+"`go run ./race` in [examples](../examples), from [its results](../examples/race/results.json)"+`; not by hand.
+This page is written by `+"`go run ./race` in [examples](../examples), from [its results](../examples/race/results.json)"+`.
 
-%s separate processes start at the same moment, again and again, each time on a fresh database: PostgreSQL %s, %s, %d CPUs, loopback%s. Three ordinary migrations each (River: its own). [examples](../examples) has each library as its README shows it, and the line that puts it under the guard.
+In each round %s separate processes start at the same moment on a fresh database: PostgreSQL %s, %s, %d CPUs, loopback%s. Each library has three ordinary migrations; River has its own. [examples](../examples) shows each library as its README does, and the line that puts it under the guard.
 
 ![Without the guard nearly every start fails; with it none does, and it takes no longer than an advisory lock of one's own.](libraries.svg)
 
 ## What each library needs
+
+Raced were the libraries' Go interfaces, called inside the program at its start: of atlas its Go API, of ent auto-migration, of River rivermigrate. goose was raced as a Provider without a locker, and with either of its lockers, below.
 
 %s
 
@@ -54,24 +56,24 @@ Rounds with a failure / rounds, for N = %s processes. A round counts as failed i
 
 - **%s**: without any guard, in the schema public.
 - **%s**: the same in a schema of its own, after CREATE SCHEMA IF NOT EXISTS.
-- **%s**, **%s**, **%s**: `+"`schemaguard.Ensure`, `Guard{Serialize: true}`, `Guard{UpToDate: …}`"+`.
-- **%s**: the obvious guard of one's own, everything under one session lock that the others block on, for comparison.
+- **%s**, **%s**, **%s**: `+"`schemaguard.Ensure`, `schemaguard.Migrate`, `Guard{UpToDate: …}`"+`.
+- **%s**: for comparison, everything under one session lock on which the others block.
 
-Second rows of a library are its other driver, with few rounds. gorm and tern speak to pgx themselves.
+A second row shows the library's other driver, with few rounds. gorm and tern use pgx by themselves.
 
 ## Time until all %d processes are ready
 
-Median over the rounds in which nobody failed. × is the ratio to pg_advisory_lock around the same migrate, in the same rounds, and in brackets how far chance moves it (95 %% of the ratios when the rounds are drawn anew).
+The median of the rounds in which no process failed. × is the ratio to pg_advisory_lock around the same migrate in the same rounds. The brackets show how far chance moves it: 95 %% of the ratios when the rounds are drawn anew.
 
 %s
 
-## Migrations that are hard on locks
+## Lockers, and migrations that are hard on them
 
 %s
 
-pg_advisory_lock around a CREATE INDEX CONCURRENTLY hangs for ever; here it was given up after 10 s. golang-migrate itself gives up on its lock after 15 s.
+goose's session locker does not wait on the server but asks every 5 s, and its table locker creates a table of its own. golang-migrate stops waiting for its lock after 15 s. pg_advisory_lock around a CREATE INDEX CONCURRENTLY hangs for ever; here the processes were stopped after 10 s.
 
-## What they die of
+## How they fail
 
 The most frequent errors without a guard.
 
@@ -124,12 +126,12 @@ func (r *report) needs() table.Writer {
 		if l.second || l.special != "" {
 			continue
 		}
-		needs := "Serialize or UpToDate: no lock of its own"
+		needs := "Migrate or UpToDate: it takes no lock"
 		switch {
 		case l.ownLock:
-			needs = "Ensure; with CREATE INDEX CONCURRENTLY or slow migrations Serialize or UpToDate"
+			needs = "Ensure; with CREATE INDEX CONCURRENTLY or slow migrations Migrate or UpToDate"
 		case l.guard.UpToDate == nil:
-			needs = "Serialize: no lock of its own, and no version to ask for"
+			needs = "Migrate: it takes no lock, and has no version to ask for"
 		}
 		w.AppendRow(table.Row{l.name, r.Versions[l.name], fmt.Sprintf("[%s](../examples/%s/%s.go)", l.folder, l.folder, l.folder), needs, l.asks})
 	}

@@ -62,6 +62,9 @@ const (
 	pgx = "pgx"
 )
 
+// lockers are goose's own, which a Provider can be given.
+const lockers = "with its "
+
 const dirty = "SELECT count(*) FROM schema_migrations WHERE dirty"
 
 var (
@@ -74,17 +77,17 @@ var libraries = func() []library {
 	list := []library{
 		{
 			name: "golang-migrate", folder: "golangmigrate", module: "github.com/golang-migrate/migrate/v4", driver: pq,
-			asks:  "its version table, by a query. Not m.Version: to make an m is to wait for its lock and to create that table",
+			asks:  "its version table, by a query; not m.Version, since making an m waits for the lock and creates that table",
 			guard: golangmigrate.Guard, migrate: golangmigrate.Migrate, ownLock: true, want: tables, doubt: dirty,
 		},
 		{
 			name: "tern", folder: "tern", module: "github.com/jackc/tern/v2", driver: pgx,
-			asks:  "its version table, by a query. Not m.GetCurrentVersion: to make an m is to wait for its lock and to create that table",
+			asks:  "its version table, by a query; not m.GetCurrentVersion, since making an m waits for the lock and creates that table",
 			guard: tern.Guard, migrate: tern.Migrate, ownLock: true, want: tables,
 		},
 		{
 			name: "goose", folder: "goose", module: "github.com/pressly/goose/v3", driver: pgx,
-			asks:  "its version table, by a query. Not provider.HasPending, which creates that table unguarded, and after a clash tries again a second later",
+			asks:  "its version table, by a query; not provider.HasPending, which creates that table unguarded and tries again a second after a clash",
 			guard: goose.Guard, migrate: goose.Migrate, want: tables,
 		},
 		{
@@ -107,12 +110,12 @@ var libraries = func() []library {
 		},
 		{
 			name: "atlas", folder: "atlas", module: "ariga.io/atlas", driver: pgx,
-			asks:  "the difference, which only reads; that there is no schema yet it says by an error of its own",
+			asks:  "for the difference, which only reads; a schema that does not exist is an error of its own",
 			guard: atlas.Guard, migrate: atlas.Migrate, want: tables,
 		},
 		{
 			name: "bun", folder: "bun", module: "github.com/uptrace/bun", driver: pgx,
-			asks:  "migrator.MigrationsWithStatus, which only reads; with WithMarkAppliedOnSuccess, since bun else marks a migration as applied before it runs",
+			asks:  "migrator.MigrationsWithStatus, which only reads; WithMarkAppliedOnSuccess is needed, since bun marks a migration as applied before it runs it otherwise",
 			guard: bun.Guard, migrate: bun.Migrate, want: tables,
 		},
 		{
@@ -135,6 +138,16 @@ var libraries = func() []library {
 		list = append(list, l)
 	}
 	return append(list,
+		library{
+			name: "goose", folder: "goosesession", module: "github.com/pressly/goose/v3", driver: pgx,
+			guard: goose.Guard, migrate: goose.MigrateWithSessionLocker, ownLock: true, want: tables,
+			special: lockers + "session locker", timeout: 2 * time.Minute,
+		},
+		library{
+			name: "goose", folder: "goosetable", module: "github.com/pressly/goose/v3", driver: pgx,
+			guard: goose.Guard, migrate: goose.MigrateWithTableLocker, ownLock: true, want: tables,
+			special: lockers + "table locker", timeout: 2 * time.Minute,
+		},
 		library{
 			name: "golang-migrate", folder: "concurrently", module: "github.com/golang-migrate/migrate/v4", driver: pq,
 			guard: concurrently.Guard, migrate: concurrently.Migrate, want: tables, doubt: dirty,

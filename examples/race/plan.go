@@ -3,6 +3,7 @@ package main
 import (
 	"regexp"
 	"slices"
+	"strings"
 )
 
 // plan says what to measure.
@@ -32,7 +33,7 @@ func (p plan) sizesOf(l library) []int {
 	switch l.folder {
 	case "slow":
 		return []int{slices.Max(p.sizes[:min(2, len(p.sizes))])}
-	case "concurrently":
+	case "concurrently", "goosesession", "goosetable":
 		return p.sizes[:min(2, len(p.sizes))]
 	}
 	return p.sizes
@@ -48,6 +49,8 @@ func (p plan) modesOf(l library, n int) []mode {
 			return true
 		case l.second:
 			return !m.guarded()
+		case strings.HasPrefix(l.special, lockers):
+			return m != readme && m != schemaFirst && m != schemaOnly // they poll, and that takes its time
 		case l.folder == "slow":
 			return m != readme && m != serialize && m != once // Ensure leaves it to golang-migrate's own lock
 		}

@@ -1,5 +1,5 @@
-// Command after is the program before with the guard: two imports and one line.
-// A loop of db.Exec has no lock, so it needs Serialize.
+// Command after is the program with the guard. A loop of db.Exec takes no lock,
+// so one process at a time has to run it.
 package main
 
 import (
@@ -19,7 +19,7 @@ var migrations = []string{
 	"CREATE INDEX IF NOT EXISTS users_email ON app.users (email)",
 }
 
-func migrate(db *sql.DB) error {
+func migrate(_ context.Context, db *sql.DB) error {
 	for _, m := range migrations {
 		if _, err := db.Exec(m); err != nil {
 			return err
@@ -33,7 +33,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := (schemaguard.Guard{Serialize: true}).Ensure(context.Background(), db, "app", func(context.Context, *sql.DB) error { return migrate(db) }); err != nil {
+	if err := schemaguard.Migrate(context.Background(), db, "app", migrate); err != nil {
 		log.Fatal(err)
 	}
 	log.Print("ready")

@@ -1,5 +1,5 @@
-// Command before is a program in the old style, as it was: lib/pq, and its
-// migrations in a loop of db.Exec at each start.
+// Command before is a program in the old style: lib/pq, and migrations in a loop
+// of db.Exec at each start.
 package main
 
 import (
