@@ -50,7 +50,7 @@ func BenchmarkWithXactLock(b *testing.B) {
 }
 
 func compare(b *testing.B, driver string, one, other func(ctx context.Context, db *sql.DB) error) {
-	db := lockPool(b, driver, pgtest.Shared(b).NewDB(b))
+	db := pool(b, driver, pgtest.Shared(b).NewDB(b))
 	ctx, cancel := context.WithCancel(b.Context())
 	defer cancel()
 	timed := func(call func(ctx context.Context, db *sql.DB) error) time.Duration {

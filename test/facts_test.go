@@ -374,7 +374,8 @@ func TestFactTerminatedSession(t *testing.T) {
 		admin := sqltest.Open(t, "pgx", dsn)
 		tx := sqltest.Begin(t, db)
 		sqltest.Exec(t, tx, "SELECT pg_advisory_xact_lock(1)")
-		terminateHolder(t, admin, 1)
+		sqltest.Exec(t, admin, "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE l.locktype = 'advisory' AND d.datname = current_database()")
+		await.True(t, "the session to end", func() bool { return sqltest.Ask[int](t, admin, advisoryLocks) == 0 })
 		err := tx.Commit()
 		switch driver_ {
 		case "pgx":

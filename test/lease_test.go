@@ -228,48 +228,16 @@ func TestWaitersDisturbNobody(t *testing.T) {
 		}
 	})
 	t.Run("while they wait", func(t *testing.T) {
-		for _, driver := range drivers {
-			t.Run("create index concurrently/"+driver, func(t *testing.T) { t.Parallel(); indexUnderHold(t, server, driver) })
-		}
 		t.Run("vacuum", func(t *testing.T) { t.Parallel(); vacuumBesideWaiters(t, server) })
 		t.Run("load", func(t *testing.T) { t.Parallel(); loadOfWaiters(t, server) })
 	})
 	t.Run("server log", func(t *testing.T) { checkServerLog(t, server) })
 }
 
-func indexUnderHold(t *testing.T, server *pgtest.Server, driver string) {
-	db := newTestDB(t, server)
-	sqltest.Exec(t, db.admin, "CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 1000) g")
-	holder := pool(t, driver, db.dsn)
-	held, begin := make(chan struct{}), make(chan struct{})
-	var took time.Duration
-	returned := holdInBackground(t, 0, holder, leaseKey, func(ctx context.Context) error {
-		close(held)
-		<-begin
-		began := time.Now()
-		_, err := holder.ExecContext(ctx, "CREATE INDEX CONCURRENTLY i ON t (id)")
-		took = time.Since(began)
-		return err
-	})
-	await.Value(t, held)
-	waiters := startWaiters(t, db)
-	close(begin)
-	if err := await.Value(t, returned).err; err != nil {
-		t.Errorf("got %v; want the index", err)
-	}
-	t.Logf("CREATE INDEX CONCURRENTLY took %v beside %d waiters", took, waiters.count)
-	// One burst is a second. The waiters wait a minute.
-	if took > 15*time.Second {
-		t.Errorf("CREATE INDEX CONCURRENTLY took %v; want about a second", took)
-	}
-	waiters.finish(t)
-	db.holdsNoLock(t)
-}
-
 func vacuumBesideWaiters(t *testing.T, server *pgtest.Server) {
 	db := newTestDB(t, server)
 	sqltest.Exec(t, db.admin, "CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 1000) g")
-	holder := db.lock(t, leaseKey)
+	holder := occupy(t, db.dsn, leaseKey)
 	waiters := startWaiters(t, db)
 	sqltest.Exec(t, db.admin, "DELETE FROM t")
 	began := time.Now()
@@ -279,7 +247,7 @@ func vacuumBesideWaiters(t *testing.T, server *pgtest.Server) {
 		return sqltest.Ask[int](t, db.admin, "SELECT pg_relation_size('t')") == 0
 	})
 	t.Logf("vacuum had the dead rows %v after the DELETE beside %d waiters", time.Since(began), waiters.count)
-	holder.release(t)
+	sqltest.Commit(t, holder)
 	waiters.finish(t)
 	db.holdsNoLock(t)
 }
@@ -287,7 +255,7 @@ func vacuumBesideWaiters(t *testing.T, server *pgtest.Server) {
 // The load is counted at the driver, call by call.
 func loadOfWaiters(t *testing.T, server *pgtest.Server) {
 	db := newTestDB(t, server)
-	holder := db.lock(t, leaseKey)
+	holder := occupy(t, db.dsn, leaseKey)
 	var recorders []*recdriver.Driver
 	var waiting []<-chan moment
 	for _, d := range []sqldriver.Driver{&pq.Driver{}, stdlib.GetDefaultDriver()} {
@@ -317,7 +285,7 @@ func loadOfWaiters(t *testing.T, server *pgtest.Server) {
 			t.Errorf("waiter %d: got %d round trips in %v; want 1 to %d", i, calls, elapsed, most)
 		}
 	}
-	holder.release(t)
+	sqltest.Commit(t, holder)
 	for _, w := range waiting {
 		if m := await.Value(t, w); m.err != nil {
 			t.Error(m.err)
@@ -418,7 +386,7 @@ func TestServerSideLimits(t *testing.T) {
 // than the other two; the heartbeat comes every 2 s.
 func holdBeyondLimits(t *testing.T, db testDB, limited *sql.DB) {
 	t.Helper()
-	before := db.lock(t, leaseKey)
+	before := occupy(t, db.dsn, leaseKey)
 	returned := holdInBackground(t, 6*time.Second, limited, leaseKey, func(ctx context.Context) error {
 		select {
 		case <-time.After(1800 * time.Millisecond):
@@ -429,7 +397,7 @@ func holdBeyondLimits(t *testing.T, db testDB, limited *sql.DB) {
 	})
 	db.awaitWaiters(t, 1)
 	time.Sleep(600 * time.Millisecond)
-	before.release(t)
+	sqltest.Commit(t, before)
 	if err := await.Value(t, returned).err; err != nil {
 		t.Errorf("Hold: got %v; want nil", err)
 	}
@@ -437,7 +405,7 @@ func holdBeyondLimits(t *testing.T, db testDB, limited *sql.DB) {
 
 func waitBeyondLimits(t *testing.T, db testDB, limited *sql.DB, limits map[string]string) {
 	t.Helper()
-	before := db.lock(t, leaseKey)
+	before := occupy(t, db.dsn, leaseKey)
 	returned := background(func() error {
 		return advisorylock.WithXactLock(t.Context(), limited, leaseKey, func(ctx context.Context, tx *sql.Tx) error {
 			for name, want := range limits {
@@ -450,7 +418,7 @@ func waitBeyondLimits(t *testing.T, db testDB, limited *sql.DB, limits map[strin
 	})
 	db.awaitWaiters(t, 1)
 	time.Sleep(600 * time.Millisecond)
-	before.release(t)
+	sqltest.Commit(t, before)
 	if err := await.Value(t, returned).err; err != nil {
 		t.Errorf("WithXactLock: got %v; want nil", err)
 	}
@@ -479,27 +447,6 @@ func show(ctx context.Context, db sqltest.Querier, name string) string {
 		return err.Error()
 	}
 	return value
-}
-
-// On a pool of one the lease would take the only connection and fn wait for it
-// for ever.
-func TestHoldOnPoolOfOne(t *testing.T) {
-	leavesNoGoroutine(t)
-	db := newTestDB(t, pgtest.Shared(t))
-	eachDriver(t, func(t *testing.T, driver string) {
-		one := pool(t, driver, db.dsn)
-		one.SetMaxOpenConns(1)
-		err := advisorylock.Hold(t.Context(), one, leaseKey, func(context.Context) error {
-			t.Error("fn was called")
-			return nil
-		})
-		if !errors.Is(err, advisorylock.ErrPoolTooSmall) {
-			t.Errorf("got %v; want ErrPoolTooSmall", err)
-		}
-		if opened := one.Stats().OpenConnections; opened != 0 {
-			t.Errorf("got %d connections; want it refused before any", opened)
-		}
-	})
 }
 
 // Fifty tenants bootstrap at once on one pool of ten. Were all ten connections
@@ -690,91 +637,6 @@ func startHolder(t *testing.T, dsn, driver string) *program {
 	p := start(t, "hold", "DSN="+dsn, "DRIVER="+driver)
 	p.hear(t, "held")
 	return p
-}
-
-// testDB is a database of the test's own, and a pool to look at it with.
-type testDB struct {
-	dsn   string
-	admin *sql.DB
-}
-
-// newTestDB makes a database. At the end of the test nobody may be connected to
-// it any more.
-func newTestDB(t *testing.T, server *pgtest.Server) testDB {
-	t.Helper()
-	dsn := server.NewDB(t)
-	admin := sqltest.Open(t, "pgx", pgtest.WithParams(dsn, "application_name", "bootlock-test"))
-	db := testDB{dsn: dsn, admin: admin}
-	t.Cleanup(func() {
-		await.True(t, "all connections to end", func() bool {
-			return sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"+
-				" AND backend_type = 'client backend' AND application_name <> 'bootlock-test'") == 0
-		})
-	})
-	return db
-}
-
-const advisoryLocks = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database" +
-	" WHERE l.locktype = 'advisory' AND d.datname = current_database()"
-
-// awaitWaiters waits until n sessions wait for advisory locks at the same time.
-func (db testDB) awaitWaiters(t *testing.T, n int) {
-	t.Helper()
-	await.True(t, fmt.Sprintf("%d to wait for the lock", n), func() bool {
-		return sqltest.Ask[int](t, db.admin, advisoryLocks+" AND NOT l.granted") == n
-	})
-}
-
-// holdsNoLock waits until no advisory lock is left, with all pools still open.
-func (db testDB) holdsNoLock(t *testing.T) {
-	t.Helper()
-	await.True(t, "all advisory locks to go", func() bool { return sqltest.Ask[int](t, db.admin, advisoryLocks) == 0 })
-}
-
-// holderPID is the backend that has the one lock of the database.
-func (db testDB) holderPID(t *testing.T) int {
-	t.Helper()
-	return sqltest.Ask[int](t, db.admin, strings.Replace(advisoryLocks, "count(*)", "l.pid", 1)+" AND l.granted")
-}
-
-// lock is a plain transaction that has advisory locks.
-type lock struct{ tx *sql.Tx }
-
-func (db testDB) lock(t *testing.T, keys ...advisorylock.Key) lock {
-	t.Helper()
-	tx, err := db.admin.BeginTx(context.Background(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = tx.Rollback() })
-	for _, key := range keys {
-		if _, err := tx.ExecContext(t.Context(), fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", key)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return lock{tx}
-}
-
-func (l lock) release(t *testing.T) {
-	t.Helper()
-	if err := l.tx.Commit(); err != nil {
-		t.Error(err)
-	}
-}
-
-// pool opens a pool from which nothing may be missing at the end of the test.
-func pool(t *testing.T, driver, dsn string) *sql.DB {
-	t.Helper()
-	db := sqltest.Open(t, driver, dsn)
-	t.Cleanup(func() {
-		await.Until(t, "all connections to be back in the pool", func() error {
-			if inUse := db.Stats().InUse; inUse != 0 {
-				return fmt.Errorf("got %d in use", inUse)
-			}
-			return nil
-		})
-	})
-	return db
 }
 
 // moment is when something happened, and the error that it happened with.

@@ -79,13 +79,13 @@ func TestOncePerFleet(t *testing.T) {
 func secondStart(t *testing.T, db testDB, fleet fleet) {
 	const schema = "up_to_date_0"
 	key := schemaguard.KeyFor(schema)
-	taken := db.lock(t, key, schemaguard.MigrateKey(key))
+	taken := occupy(t, db.dsn, key, schemaguard.MigrateKey(key))
 	for i, answer := range fleet.run(t, "up to date", schema) {
 		if answer.err != "" || answer.trace != "up to date" {
 			t.Errorf("process %d: got %q, error %q; want up to date and nothing else", i, answer.trace, answer.err)
 		}
 	}
-	taken.release(t)
+	sqltest.Commit(t, taken)
 	db.wantRuns(t, schema, 1, 1)
 }
 

@@ -30,7 +30,7 @@ func TestRoundTrips(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			wire := newWiretap(t, pgtest.Shared(t).NewDB(t))
-			db := lockPool(t, mode[0], pgtest.WithParams(wire.dsn, mode[1:]...))
+			db := pool(t, mode[0], pgtest.WithParams(wire.dsn, mode[1:]...))
 			db.SetMaxOpenConns(1)
 			if err := db.PingContext(t.Context()); err != nil {
 				t.Fatal(err)

@@ -1,10 +1,15 @@
 package test
 
 import (
+	"context"
+	"database/sql"
 	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/sqlstate"
+	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/conformance"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
@@ -29,6 +34,29 @@ func TestConformanceOddSettings(t *testing.T) {
 	}
 }
 
+// Unqualified, these are what is found when their schema stands in front of
+// pg_catalog on the search_path; a lock function of that name locks nothing.
+const lookAlikes = `
+	CREATE FUNCTION look_alike.pg_advisory_xact_lock(bigint) RETURNS void LANGUAGE sql AS '';
+	CREATE FUNCTION look_alike.pg_advisory_xact_lock_shared(bigint) RETURNS void LANGUAGE sql AS '';
+	CREATE FUNCTION look_alike.pg_try_advisory_xact_lock(bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+	CREATE FUNCTION look_alike.pg_try_advisory_xact_lock_shared(bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+	CREATE FUNCTION look_alike.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS 'SELECT $2';
+	CREATE FUNCTION look_alike.current_setting(text) RETURNS text LANGUAGE sql AS 'SELECT ''7s''';
+	CREATE FUNCTION look_alike.current_setting(text, boolean) RETURNS text LANGUAGE sql AS 'SELECT ''7s''';
+	CREATE FUNCTION look_alike.host(inet) RETURNS text LANGUAGE sql AS 'SELECT ''look_alike''';
+	CREATE VIEW look_alike.pg_locks AS SELECT * FROM pg_catalog.pg_locks WHERE false;
+	CREATE VIEW look_alike.pg_stat_activity AS SELECT * FROM pg_catalog.pg_stat_activity WHERE false;
+	CREATE VIEW look_alike.pg_namespace AS SELECT * FROM pg_catalog.pg_namespace WHERE false;
+	CREATE FUNCTION look_alike.glue(text, text) RETURNS text LANGUAGE sql AS 'SELECT ''look_alike''';
+	CREATE OPERATOR look_alike.|| (LEFTARG = text, RIGHTARG = text, FUNCTION = look_alike.glue);
+	DO $$ DECLARE typ text; BEGIN
+		FOREACH typ IN ARRAY ARRAY['text', 'name', 'oid', 'int2', 'int4', 'int8', 'boolean'] LOOP
+			EXECUTE format('CREATE FUNCTION look_alike.never(%1$s, %1$s) RETURNS boolean LANGUAGE sql AS ''SELECT false''', typ);
+			EXECUTE format('CREATE OPERATOR look_alike.= (LEFTARG = %1$s, RIGHTARG = %1$s, FUNCTION = look_alike.never)', typ);
+		END LOOP;
+	END $$`
+
 // oddRole is a superuser in whose sessions the names of the lock functions mean
 // something else, and much else is not as usual.
 func oddRole(t *testing.T, driver string) conformance.Target {
@@ -38,19 +66,7 @@ func oddRole(t *testing.T, driver string) conformance.Target {
 	statements := []string{
 		"CREATE ROLE " + role + " LOGIN SUPERUSER PASSWORD 'odd'",
 		"CREATE SCHEMA look_alike",
-	}
-	for _, f := range []string{
-		"pg_advisory_xact_lock(bigint) RETURNS void AS 'SELECT'",
-		"pg_advisory_xact_lock(int) RETURNS void AS 'SELECT'",
-		"pg_advisory_xact_lock_shared(bigint) RETURNS void AS 'SELECT'",
-		"pg_try_advisory_xact_lock(bigint) RETURNS bool AS 'SELECT true'",
-		"pg_try_advisory_xact_lock(int) RETURNS bool AS 'SELECT true'",
-		"pg_try_advisory_xact_lock_shared(bigint) RETURNS bool AS 'SELECT true'",
-		"set_config(text, text, bool) RETURNS text AS 'SELECT $1'",
-		"current_setting(text) RETURNS text AS 'SELECT $1'",
-		"current_setting(text, bool) RETURNS text AS 'SELECT $1'",
-	} {
-		statements = append(statements, "CREATE FUNCTION look_alike."+f+" LANGUAGE sql")
+		lookAlikes,
 	}
 	for setting, value := range map[string]string{
 		"search_path":                    "look_alike, pg_catalog",
@@ -78,7 +94,11 @@ func oddRole(t *testing.T, driver string) conformance.Target {
 		sqltest.Exec(t, admin, "REASSIGN OWNED BY "+role+" TO CURRENT_USER")
 		sqltest.Exec(t, server, "DROP ROLE "+role)
 	})
-	return conformance.Target{Driver: driver, DSN: pgtest.WithUser(dsn, role, "odd"), Admin: dsn}
+	odd := pgtest.WithUser(dsn, role, "odd")
+	if sqltest.Ask[bool](t, sqltest.Open(t, driver, odd), "SELECT 1 = 1") {
+		t.Fatal("the look-alike operator is not the one that is found; this test proves nothing")
+	}
+	return conformance.Target{Driver: driver, DSN: odd, Admin: dsn}
 }
 
 // oddDSN has the timeouts in the DSN, as a service has that wants no statement of
@@ -105,4 +125,58 @@ func encoded(t *testing.T, driver, encoding string) conformance.Target {
 	sqltest.Exec(t, admin, fmt.Sprintf("CREATE DATABASE %s TEMPLATE template0 ENCODING '%s' LC_COLLATE 'C' LC_CTYPE 'C'", name, encoding))
 	t.Cleanup(func() { sqltest.Exec(t, admin, "DROP DATABASE "+name+" WITH (FORCE)") })
 	return conformance.Target{Driver: driver, DSN: pgtest.WithParams(server.DSNFor(name), "client_encoding", "UTF8")}
+}
+
+func TestReadOnlyByDefault(t *testing.T) {
+	t.Parallel()
+	eachDriver(t, func(t *testing.T, driver string) {
+		dsn := pgtest.Shared(t).NewDB(t)
+		admin := sqltest.Open(t, "pgx", dsn)
+		sqltest.Exec(t, admin, "CREATE SCHEMA there")
+		db := pool(t, driver, pgtest.WithParams(dsn, "default_transaction_read_only", "on"))
+		for _, guard := range []schemaguard.Guard{{}, {SkipIfExists: true}} {
+			migrated := false
+			err := guard.Ensure(t.Context(), db, "there", func(context.Context, *sql.DB) error {
+				migrated = true
+				return nil
+			})
+			if err != nil || !migrated {
+				t.Errorf("got %v, migrated %t; want the schema that is there to be enough", err, migrated)
+			}
+		}
+		err := schemaguard.Ensure(t.Context(), db, "missing", nil)
+		if driver == "postgres" { // it asks for READ WRITE; see TestFactBeginReadWrite
+			if err != nil {
+				t.Errorf("got %v; want the schema created", err)
+			}
+			return
+		}
+		wantStep(t, err, locktrace.CreateSchema)
+		if sqlstate.Of(err) != "25006" || !strings.Contains(err.Error(), "default_transaction_read_only") {
+			t.Errorf("got %v; want 25006 and what to do about it", err)
+		}
+	})
+}
+
+func TestOwner(t *testing.T) {
+	t.Parallel()
+	eachDriver(t, func(t *testing.T, driver string) {
+		role := newRole(t)
+		dsn := pgtest.Shared(t).NewDB(t)
+		db := pool(t, driver, dsn)
+		guard := schemaguard.Guard{Owner: role}
+		if err := guard.Ensure(t.Context(), db, "app", nil); err != nil {
+			t.Fatal(err)
+		}
+		owner := sqltest.Ask[string](t, db, "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'app'")
+		if want := quoted(role); owner != want {
+			t.Errorf("got owner %s; want %s", owner, want)
+		}
+		guard.Owner += "_nobody"
+		err := guard.Ensure(t.Context(), db, "other", nil)
+		wantStep(t, err, locktrace.CreateSchema)
+		if sqlstate.Of(err) != "42704" {
+			t.Errorf("got %v; want 42704, there is no such role", err)
+		}
+	})
 }

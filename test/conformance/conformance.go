@@ -11,6 +11,8 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -102,6 +104,15 @@ func (tg Target) driver(t *testing.T) driver.Driver {
 	}
 	defer db.Close()
 	return db.Driver()
+}
+
+// encodable leaves out the texts that the encoding of the database cannot hold.
+func (tg Target) encodable(t *testing.T, texts []string) []string {
+	t.Helper()
+	latin := sqltest.Ask[string](t, tg.admin(t), "SHOW server_encoding") == "LATIN1"
+	return slices.DeleteFunc(texts, func(text string) bool {
+		return latin && strings.ContainsFunc(text, func(r rune) bool { return r > 0xff })
+	})
 }
 
 func keyOf(t *testing.T) advisorylock.Key { return advisorylock.KeyOf(t.Name()) }

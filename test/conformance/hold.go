@@ -117,7 +117,7 @@ func indexConcurrently(t *testing.T, tg Target) {
 	var waiting []chan error
 	err := advisorylock.Hold(ctx, a, key, func(ctx context.Context) error {
 		for range each {
-			for _, wait := range waits(tg.open(t), key) {
+			for _, wait := range waits(advisorylock.Locker{}, tg.open(t), key) {
 				done := make(chan error, 1)
 				waiting = append(waiting, done)
 				go func() { done <- wait(tg.ctx(t)) }()
@@ -173,14 +173,19 @@ func noSnapshot(t *testing.T, tg Target) {
 			t.Error("got a snapshot while the holder idles; want none")
 		}
 	}
-	err := errors.Join(
-		advisorylock.WithXactLock(ctx, a, key, func(ctx context.Context, _ *sql.Tx) error { look(ctx); return nil }),
-		advisorylock.Hold(ctx, a, key, func(ctx context.Context) error { look(ctx); return nil }),
-	)
-	if err != nil {
-		t.Fatal(err)
+	inXact := func(ctx context.Context, _ *sql.Tx) error { look(ctx); return nil }
+	inHold := func(ctx context.Context) error { look(ctx); return nil }
+	for _, l := range []advisorylock.Locker{{}, {TTL: time.Minute}, {Shared: true}, {Name: "app"}} {
+		err := errors.Join(
+			l.WithXactLock(ctx, a, key, inXact), l.TryWithXactLock(ctx, a, key, inXact),
+			l.Hold(ctx, a, key, inHold), l.TryHold(ctx, a, key, inHold),
+		)
+		if err != nil {
+			t.Fatalf("%+v: %v", l, err)
+		}
 	}
-	err = advisorylock.WithXactLock(ctx, b, key, func(ctx context.Context, tx *sql.Tx) error {
+	afterBursts(t, tg, b, nothing, inXact)
+	err := advisorylock.WithXactLock(ctx, b, key, func(ctx context.Context, tx *sql.Tx) error {
 		// Control: what keeps a snapshot is seen.
 		if _, err := tx.ExecContext(ctx, "DECLARE control CURSOR FOR SELECT 1"); err != nil {
 			return err
@@ -200,26 +205,45 @@ func noSnapshot(t *testing.T, tg Target) {
 // connection, and the holder's callback, which needs one, waits for ever.
 func poolProgress(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
+	const callers = 30
 	db := tg.open(t)
 	db.SetMaxOpenConns(3)
-	use := func(ctx context.Context) error {
-		_, err := db.ExecContext(ctx, "SELECT 1")
-		return err
-	}
-	noErrors(t, together(9, func(i int) error {
-		own := key + advisorylock.Key(i%3)
-		if i%2 == 0 {
-			return advisorylock.Hold(ctx, db, own, use)
+	for _, keys := range []int{1, 3, callers} {
+		var inside [callers]crowd
+		noErrors(t, together(callers, func(i int) error {
+			own := i % keys
+			use := func(ctx context.Context) error {
+				inside[own].enter()
+				defer inside[own].leave()
+				_, err := db.ExecContext(ctx, "SELECT 1")
+				return err
+			}
+			if i%2 == 0 {
+				return advisorylock.Hold(ctx, db, key+advisorylock.Key(own), use)
+			}
+			return advisorylock.WithXactLock(ctx, db, key+advisorylock.Key(own), func(ctx context.Context, _ *sql.Tx) error { return use(ctx) })
+		}))
+		for i := range keys {
+			if most := inside[i].most.Load(); most != 1 {
+				t.Errorf("%d keys: got %d inside at once; want 1", keys, most)
+			}
 		}
-		return advisorylock.WithXactLock(ctx, db, own, func(ctx context.Context, _ *sql.Tx) error { return use(ctx) })
-	}))
+	}
 }
 
+// poolOfOne: the lease would take the only connection, and the callback wait for it
+// for ever.
 func poolOfOne(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
 	db := tg.open(t)
 	db.SetMaxOpenConns(1)
-	wantIs(t, advisorylock.Hold(ctx, db, key, func(context.Context) error { return nil }), advisorylock.ErrPoolTooSmall)
+	wantIs(t, advisorylock.Hold(ctx, db, key, func(context.Context) error {
+		t.Error("got the callback called; want it left out")
+		return nil
+	}), advisorylock.ErrPoolTooSmall)
+	if opened := db.Stats().OpenConnections; opened != 0 {
+		t.Errorf("got %d connections; want it refused before any", opened)
+	}
 	if err := advisorylock.WithXactLock(ctx, db, key, nothing); err != nil {
 		t.Errorf("got %v from WithXactLock on a pool of one; want nil", err)
 	}

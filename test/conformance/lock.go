@@ -15,6 +15,7 @@ import (
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/internal/sqlstate"
+	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
@@ -36,6 +37,7 @@ var lockPromises = []promise{
 	{"keys are computable in SQL", keysInSQL},
 	{"a nested call fails at once", nested},
 	{"the callback has the session's settings", callbackSettings},
+	{"the callback has what the session has SET", sessionSettings},
 }
 
 type txFunc = func(ctx context.Context, tx *sql.Tx) error
@@ -199,14 +201,21 @@ func rollsBack(t *testing.T, tg Target) {
 
 func abrupt(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
-	db, other := tg.open(t), tg.open(t)
+	db, other, admin := tg.open(t), tg.open(t), tg.admin(t)
+	sqltest.Exec(t, admin, "CREATE TABLE public.abrupt (n int)")
 	for name, end := range map[string]func(){
 		"panic":  func() { panic(errOwn) },
 		"Goexit": runtime.Goexit,
 	} {
 		for how, call := range map[string]func(){
 			"WithXactLock": func() {
-				_ = advisorylock.WithXactLock(ctx, db, key, func(context.Context, *sql.Tx) error { end(); return nil })
+				_ = advisorylock.WithXactLock(ctx, db, key, func(ctx context.Context, tx *sql.Tx) error {
+					if _, err := tx.ExecContext(ctx, "INSERT INTO public.abrupt VALUES (1)"); err != nil {
+						return err
+					}
+					end()
+					return nil
+				})
 			},
 			"Hold": func() {
 				_ = advisorylock.Hold(ctx, db, key, func(context.Context) error { end(); return nil })
@@ -225,43 +234,50 @@ func abrupt(t *testing.T, tg Target) {
 			}
 		}
 	}
+	if n := sqltest.Ask[int](t, admin, "SELECT count(*) FROM public.abrupt"); n != 0 {
+		t.Errorf("got %d rows; want the inserts rolled back", n)
+	}
 }
 
 // waitEnds: on the end of a context pgx returns its error and lib/pq SQLSTATE
-// 57014, and neither the cause; callers must see no difference.
+// 57014, and neither the cause; callers must see no difference. "Could not get the
+// lock" without a name is what people find in their logs at night: who has it, since
+// when, and how to get rid of it, is what they need.
 func waitEnds(t *testing.T, tg Target) {
 	key := keyOf(t)
-	a, b, admin := tg.open(t), tg.open(t), tg.admin(t)
-	for name, wait := range waits(b, key) {
+	a, b, one, admin := tg.open(t), tg.open(t), tg.open(t), tg.admin(t)
+	one.SetMaxOpenConns(1)
+	locker, reported := reporting(new(locktrace.Recorder))
+	for name, wait := range waits(locker, b, key) {
 		err := advisorylock.WithXactLock(tg.ctx(t), a, key, func(ctx context.Context, _ *sql.Tx) error {
-			cancelled, cancel := context.WithCancelCause(ctx)
-			watched := make(chan struct{})
-			go func() {
-				defer close(watched)
-				defer cancel(errOwn)
-				awaitWaiters(ctx, t, admin, key, 1)
-			}()
-			err := wait(cancelled)
-			<-watched
-			wantIs(t, err, context.Canceled, errOwn)
-			var waitErr *advisorylock.WaitError
-			if !errors.As(err, &waitErr) || waitErr.Key != key {
-				t.Errorf("%s: got %v; want a WaitError with the key", name, err)
-			} else if len(waitErr.Holders) != 1 || !strings.Contains(err.Error(), waitErr.Holders[0].TerminateSQL()) {
-				t.Errorf("%s: got %v; want the holder, and the SQL that ends it", name, err)
-			}
-			var step *locktrace.StepError
-			if !errors.As(err, &step) || step.Step != locktrace.Lock {
-				t.Errorf("%s: got %v; want a StepError of lock", name, err)
+			holders, _ := sessions(ctx, t, admin, key)
+			for what, begun := range map[string]func(){
+				"at once":       func() { awaitWaiters(ctx, t, admin, key, 1) },
+				"after a while": func() { await.Value(t, reported) },
+			} {
+				cancelled, cancel := context.WithCancelCause(ctx)
+				watched := make(chan struct{})
+				go func() {
+					defer close(watched)
+					defer cancel(errOwn)
+					begun()
+				}()
+				err := wait(cancelled)
+				<-watched
+				wantIs(t, err, context.Canceled, errOwn)
+				wantHolder(t, name+" "+what, err, key, holders[0])
+				await.True(t, "the waiter to go", func() bool {
+					_, waiters := sessions(ctx, t, admin, key)
+					return len(waiters) == 0
+				})
 			}
 
+			// Who holds it is found out on a pool of one as well.
 			short, cancelShort := context.WithTimeout(ctx, 50*time.Millisecond)
 			defer cancelShort()
-			wantIs(t, wait(short), context.DeadlineExceeded)
-			await.True(t, "no waiter is left on the server", func() bool {
-				_, waiters := sessions(ctx, t, admin, key)
-				return len(waiters) == 0
-			})
+			err := advisorylock.WithXactLock(short, one, key, nothing)
+			wantIs(t, err, context.DeadlineExceeded)
+			wantHolder(t, "a pool of one", err, key, holders[0])
 			return nil
 		})
 		if err != nil {
@@ -273,12 +289,36 @@ func waitEnds(t *testing.T, tg Target) {
 	}
 }
 
+// wantHolder checks that err, of a wait for key, says who has it and how to end that.
+func wantHolder(t *testing.T, what string, err error, key advisorylock.Key, want advisorylock.Session) {
+	t.Helper()
+	wantStep(t, err, locktrace.Lock)
+	var wait *advisorylock.WaitError
+	if !errors.As(err, &wait) || wait.Key != key || wait.Waited <= 0 || len(wait.Holders) != 1 {
+		t.Errorf("%s: got %v; want a WaitError with the key, the time and one holder", what, err)
+		return
+	}
+	got := wait.Holders[0]
+	if !got.Since.Equal(want.Since) {
+		t.Errorf("%s: got a holder since %v; want %v", what, got.Since, want.Since)
+	}
+	got.Since = want.Since
+	if got != want {
+		t.Errorf("%s:\ngot  %+v\nwant %+v", what, got, want)
+	}
+	for _, part := range []string{key.String(), want.User, "idle in transaction", want.TerminateSQL()} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%s: got %v; want %q in it", what, err, part)
+		}
+	}
+}
+
 // waits are the calls that wait for a key.
-func waits(db *sql.DB, key advisorylock.Key) map[string]func(ctx context.Context) error {
+func waits(l advisorylock.Locker, db *sql.DB, key advisorylock.Key) map[string]func(ctx context.Context) error {
 	return map[string]func(ctx context.Context) error{
-		"WithXactLock": func(ctx context.Context) error { return advisorylock.WithXactLock(ctx, db, key, nothing) },
+		"WithXactLock": func(ctx context.Context) error { return l.WithXactLock(ctx, db, key, nothing) },
 		"Hold": func(ctx context.Context) error {
-			return advisorylock.Hold(ctx, db, key, func(context.Context) error { return nil })
+			return l.Hold(ctx, db, key, func(context.Context) error { return nil })
 		},
 	}
 }
@@ -290,19 +330,34 @@ func cancelledInside(t *testing.T, tg Target) {
 	key := keyOf(t)
 	a, b, admin := tg.open(t), tg.open(t), tg.admin(t)
 	sqltest.Exec(t, admin, "CREATE TABLE public.cancelled_inside (n int)")
-	ctx, cancel := context.WithCancel(tg.ctx(t))
-	err := advisorylock.WithXactLock(ctx, a, key, func(fnCtx context.Context, tx *sql.Tx) error {
-		if _, err := tx.ExecContext(fnCtx, "INSERT INTO public.cancelled_inside VALUES (1)"); err != nil {
-			return err
+	run := func(l advisorylock.Locker) error {
+		ctx, cancel := context.WithCancel(tg.ctx(t))
+		return l.WithXactLock(ctx, a, key, func(fnCtx context.Context, tx *sql.Tx) error {
+			if _, err := tx.ExecContext(fnCtx, "INSERT INTO public.cancelled_inside VALUES (1)"); err != nil {
+				return err
+			}
+			cancel()
+			<-fnCtx.Done()
+			for range 3 {
+				wantIs(t, advisorylock.TryWithXactLock(tg.ctx(t), b, key, nothing), advisorylock.ErrNotAcquired)
+			}
+			return nil
+		})
+	}
+	afterLongWait := func() error {
+		locker, reported := reporting(new(locktrace.Recorder))
+		done := make(chan error, 1)
+		err := advisorylock.WithXactLock(tg.ctx(t), b, key, func(ctx context.Context, _ *sql.Tx) error {
+			go func() { done <- run(locker) }()
+			return awaitReport(ctx, reported, done)
+		})
+		return errors.Join(err, <-done)
+	}
+	for name, err := range map[string]error{"at once": run(advisorylock.Locker{}), "after a long wait": afterLongWait()} {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: got %v; want the context's error", name, err)
 		}
-		cancel()
-		<-fnCtx.Done()
-		for range 3 {
-			wantIs(t, advisorylock.TryWithXactLock(tg.ctx(t), b, key, nothing), advisorylock.ErrNotAcquired)
-		}
-		return nil
-	})
-	wantIs(t, err, context.Canceled)
+	}
 	if n := sqltest.Ask[int](t, admin, "SELECT count(*) FROM public.cancelled_inside"); n != 0 {
 		t.Errorf("got %d rows; want nothing committed", n)
 	}
@@ -326,6 +381,7 @@ func lostSession(t *testing.T, tg Target) {
 			_, _ = tx.ExecContext(ctx, "SELECT 1")
 			return nil
 		},
+		"beside the callback's own error": func(context.Context, *sql.Tx) error { return errOwn },
 	} {
 		err := advisorylock.WithXactLock(ctx, db, key, func(ctx context.Context, tx *sql.Tx) error {
 			terminate(ctx, t, admin, key)
@@ -333,6 +389,12 @@ func lostSession(t *testing.T, tg Target) {
 		})
 		if !errors.Is(err, advisorylock.ErrLost) {
 			t.Errorf("%s: got %v; want ErrLost", name, err)
+		}
+		switch {
+		case strings.Contains(name, "commit"):
+			wantStep(t, err, locktrace.Commit)
+		case strings.Contains(name, "own error"):
+			wantIs(t, err, errOwn)
 		}
 		if err := advisorylock.WithXactLock(ctx, db, key, nothing); err != nil {
 			t.Errorf("%s: got %v from the next call; want a sound connection", name, err)
@@ -417,13 +479,17 @@ func awaitReport(ctx context.Context, reported <-chan struct{}, waited <-chan er
 func anyKey(t *testing.T, tg Target) {
 	ctx := tg.ctx(t)
 	a, b, admin := tg.open(t), tg.open(t), tg.admin(t)
-	for _, key := range []advisorylock.Key{math.MinInt64, math.MinInt64 + 1, -1 << 32, -1, 0, 1, 1 << 32, math.MaxInt64} {
+	for _, key := range []advisorylock.Key{math.MinInt64, math.MinInt64 + 1, -1<<31 - 1, -1 << 31, -1, 0, 1, 1<<31 - 1, 1 << 31, 1 << 32, math.MaxInt64} {
 		try := func(ctx context.Context) {
 			if err := advisorylock.TryWithXactLock(ctx, b, key, nothing); !errors.Is(err, advisorylock.ErrNotAcquired) {
 				t.Errorf("key %d: got %v; want ErrNotAcquired", key, err)
 			}
 			if holders, _ := sessions(ctx, t, admin, key); len(holders) != 1 {
 				t.Errorf("key %d: got %d holders; want 1", key, len(holders))
+			}
+			if n := sqltest.Ask[int](t, admin, fmt.Sprintf(`SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1
+				AND ((classid::bigint << 32) | objid::bigint)::text = '%d' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`, key)); n != 1 {
+				t.Errorf("key %d: got %d such locks on the server; want 1", key, n)
 			}
 		}
 		err := advisorylock.WithXactLock(ctx, a, key, func(ctx context.Context, _ *sql.Tx) error { try(ctx); return nil })
@@ -433,15 +499,29 @@ func anyKey(t *testing.T, tg Target) {
 	}
 }
 
+// keysInSQL: other programs, in other languages, take the same lock, and a key is
+// the same for ever.
 func keysInSQL(t *testing.T, tg Target) {
 	admin := tg.admin(t)
-	for _, name := range []string{"", "app", "schemaguard:app", "Grüße, it's"} {
-		var got int64
-		err := admin.QueryRowContext(tg.ctx(t), fmt.Sprintf(
-			"SELECT ('x' || left(encode(sha256(convert_to('%s', 'UTF8')), 'hex'), 16))::bit(64)::bigint", strings.ReplaceAll(name, "'", "''"))).Scan(&got)
-		if err != nil || advisorylock.Key(got) != advisorylock.KeyOf(name) {
-			t.Errorf("%q: got %d, %v in SQL; want %d", name, got, err, advisorylock.KeyOf(name))
+	negative, positive := false, false
+	names := []string{"", "app", "App", "Grüße, it's", `back\slash`, "схема", "図式🔒", strings.Repeat("x", 500)}
+	for _, name := range tg.encodable(t, names) {
+		schema := schemaguard.KeyFor(name)
+		for text, got := range map[string]advisorylock.Key{
+			name:                                     advisorylock.KeyOf(name),
+			"schemaguard:" + name:                    schema,
+			"schemaguard/migrate:" + schema.String(): schemaguard.MigrateKey(schema),
+		} {
+			want := sqltest.Ask[int64](t, admin, fmt.Sprintf(
+				"SELECT ('x' || left(encode(sha256(convert_to('%s', 'UTF8')), 'hex'), 16))::bit(64)::bigint", strings.ReplaceAll(text, "'", "''")))
+			if got != advisorylock.Key(want) {
+				t.Errorf("%q: got %d; the server says %d", text, got, want)
+			}
+			negative, positive = negative || got < 0, positive || got > 0
 		}
+	}
+	if !negative || !positive {
+		t.Error("the keys are all of one sign; want both")
 	}
 }
 
@@ -457,34 +537,65 @@ func nested(t *testing.T, tg Target) {
 	}
 }
 
-// callbackSettings: SET LOCAL x TO DEFAULT would lose what the session had set,
-// so the library must restore the values themselves, after a wait in bursts too.
+// callbackSettings: SET LOCAL x TO DEFAULT would lose what the session had set, so
+// the library must restore the values themselves, after a wait in bursts too. At
+// SERIALIZABLE the snapshot would be from before the wait, without what the holder
+// has committed.
 func callbackSettings(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
+	ctx := tg.ctx(t)
 	a, b, admin := tg.open(t), tg.open(t), tg.admin(t)
-	const asBefore = `SELECT 1 WHERE pg_catalog.current_setting('transaction_isolation') = 'read committed'
-		AND NOT EXISTS (SELECT FROM pg_catalog.pg_settings WHERE setting IS DISTINCT FROM reset_val
-			AND name IN ('lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'search_path'))`
+	sqltest.Exec(t, admin, "CREATE TABLE public.committed (n int)")
+	const asBefore = `SELECT 1 WHERE pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) 'read committed'
+		AND NOT EXISTS (SELECT FROM pg_catalog.pg_settings WHERE setting OPERATOR(pg_catalog.<>) reset_val
+			AND name OPERATOR(pg_catalog.=) ANY (ARRAY['lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'search_path']))`
 	check := func(ctx context.Context, tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, asBefore)
-		if err != nil {
-			return err
-		}
-		if n, _ := res.RowsAffected(); n != 1 {
-			t.Error("got other settings inside; want READ COMMITTED and those of the session")
-		}
+		wantRow(ctx, t, tx, asBefore)
 		return nil
 	}
-	if err := advisorylock.WithXactLock(ctx, a, key, check); err != nil {
+	if err := advisorylock.WithXactLock(ctx, a, keyOf(t), check); err != nil {
 		t.Error(err)
 	}
+	afterBursts(t, tg, b, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "INSERT INTO public.committed VALUES (1)")
+		return err
+	}, func(ctx context.Context, tx *sql.Tx) error {
+		wantRow(ctx, t, tx, "SELECT 1 FROM public.committed")
+		return check(ctx, tx)
+	})
+}
 
-	// The same after a wait that took several bursts.
-	var r locktrace.Recorder
-	locker, reported := reporting(&r)
+// sessionSettings: what was SET, and not come from the role or the DSN, is lost by
+// what falls back to the default.
+func sessionSettings(t *testing.T, tg Target) {
+	if tg.Admin != tg.DSN {
+		t.Skip("not tested: a pooler in transaction mode has no session to SET anything in")
+	}
+	one := tg.open(t)
+	one.SetMaxOpenConns(1)
+	sqltest.Exec(t, one, "SET lock_timeout = '210ms'; SET statement_timeout = '310ms'")
+	check := func(ctx context.Context, tx *sql.Tx) error {
+		wantRow(ctx, t, tx, `SELECT 1 WHERE pg_catalog.current_setting('lock_timeout') OPERATOR(pg_catalog.=) '210ms'
+			AND pg_catalog.current_setting('statement_timeout') OPERATOR(pg_catalog.=) '310ms'`)
+		return nil
+	}
+	if err := advisorylock.WithXactLock(tg.ctx(t), one, keyOf(t), check); err != nil {
+		t.Error(err)
+	}
+	afterBursts(t, tg, one, nothing, check)
+}
+
+// afterBursts has a session of db wait for the key while hold is inside, until it has
+// begun its second burst, and then run fn.
+func afterBursts(t *testing.T, tg Target, db *sql.DB, hold, fn txFunc) {
+	t.Helper()
+	key, admin := keyOf(t), tg.admin(t)
+	locker, reported := reporting(new(locktrace.Recorder))
 	waited := make(chan error, 1)
-	err := advisorylock.WithXactLock(ctx, a, key, func(ctx context.Context, _ *sql.Tx) error {
-		go func() { waited <- locker.WithXactLock(ctx, b, key, check) }()
+	err := advisorylock.WithXactLock(tg.ctx(t), tg.open(t), key, func(ctx context.Context, tx *sql.Tx) error {
+		if err := hold(ctx, tx); err != nil {
+			return err
+		}
+		go func() { waited <- locker.WithXactLock(tg.ctx(t), db, key, fn) }()
 		if err := awaitReport(ctx, reported, waited); err != nil {
 			return err // else it has blocked once, and the next burst begins
 		}
@@ -496,5 +607,19 @@ func callbackSettings(t *testing.T, tg Target) {
 	}
 	if err := <-waited; err != nil {
 		t.Errorf("got %v (SQLSTATE %q); want nil", err, sqlstate.Of(err))
+	}
+}
+
+// wantRow checks that query has a row, without a query, which would be the driver's
+// prepared statement, and the pooler's trouble.
+func wantRow(ctx context.Context, t *testing.T, tx *sql.Tx, query string) {
+	t.Helper()
+	res, err := tx.ExecContext(ctx, query)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if n, err := res.RowsAffected(); n != 1 || err != nil {
+		t.Errorf("got %d rows, %v; want one of: %s", n, err, query)
 	}
 }

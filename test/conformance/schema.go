@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
@@ -15,6 +16,7 @@ import (
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
 
@@ -228,32 +230,44 @@ func commitUnknown(t *testing.T, tg Target) {
 	}
 }
 
+// ensureNames: names are the user's: nothing folds their case, reads a dot in them,
+// or runs them.
 func ensureNames(t *testing.T, tg Target) {
 	ctx := tg.ctx(t)
 	db, admin := tg.open(t), tg.admin(t)
-	for _, name := range []string{
-		"plain", "Upper", "with space", "dot.ted", `quo"ted`, "apo'strophe", `back\slash`, "Größe", "$1", "select",
-		"; DROP SCHEMA plain", "--", strings.Repeat("x", 63),
-	} {
-		for range 2 {
-			if err := (schemaguard.Guard{SkipIfExists: true}).Ensure(ctx, db, name, nil); err != nil {
+	names := []string{
+		"plain", "Upper", "PG_upper", "select", "public2", "xpg_catalog",
+		"with space", " leading and trailing ", "new\nline\ttab",
+		"dot.ted", `"."`, `quo"ted`, `"quoted"`, `"`, "apo'strophe", `back\slash`, `back\'both`, `\`,
+		"$1", "%s", "$bootlock$", "--", "/* comment */",
+		"; DROP SCHEMA plain", `x"; CREATE SCHEMA "pwned"; --`, `x'; CREATE SCHEMA pwned; --`,
+		"Größe", "схема", "図式🔒",
+		strings.Repeat("x", 63), strings.Repeat("é", 31),
+	}
+	for _, name := range tg.encodable(t, names) {
+		for _, want := range []string{
+			"connect > look > release > connect > begin > lock > create schema > commit > release",
+			"connect > look > release",
+		} {
+			var r locktrace.Recorder
+			if err := (schemaguard.Guard{SkipIfExists: true, Trace: r.Trace()}).Ensure(ctx, db, name, nil); err != nil {
 				t.Errorf("%q: got %v; want nil", name, err)
 			}
+			wantOrder(t, &r, want)
 		}
 		if !schemaExists(t, admin, name) {
 			t.Errorf("%q: got no such schema; want the name as it is", name)
 		}
 	}
-	var r locktrace.Recorder
-	if err := (schemaguard.Guard{SkipIfExists: true, Trace: r.Trace()}).Ensure(ctx, db, "plain", nil); err != nil {
-		t.Error(err)
+	if sqltest.Ask[bool](t, admin, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'pwned')") {
+		t.Error("got the schema pwned; want names that are not run")
 	}
-	wantOrder(t, &r, "connect > look > release")
 }
 
+// refusedNames: what the server would cut to 63 bytes or refuse.
 func refusedNames(t *testing.T, tg Target) {
 	rec, db := tg.record(t)
-	for _, name := range []string{"", "nul\x00", "pg_mine", strings.Repeat("x", 64)} {
+	for _, name := range []string{"", "nul\x00", "pg_mine", "\xff", strings.Repeat("x", 64), strings.Repeat("é", 32)} {
 		if err := schemaguard.Ensure(tg.ctx(t), db, name, nil); err == nil {
 			t.Errorf("%q: got nil; want an error", name)
 		}
@@ -291,31 +305,51 @@ func weakRole(t *testing.T, tg Target) {
 	}
 	t.Cleanup(func() { weak.Close() })
 
-	migrated := false
-	migrate := func(context.Context, *sql.DB) error { migrated = true; return nil }
-	err = schemaguard.Ensure(ctx, weak, "not_mine", migrate)
-	wantStep(t, err, locktrace.CreateSchema)
-	if migrated || sqlstate.Of(err) != "42501" || !strings.Contains(fmt.Sprint(err), "GRANT CREATE ON DATABASE") {
-		t.Errorf("got %v, migrated %v; want 42501 with advice, and no migrate", err, migrated)
+	guards := map[string]schemaguard.Guard{
+		"plain":        {},
+		"SkipIfExists": {SkipIfExists: true},
+		"Bootstrap": {Bootstrap: func(ctx context.Context, tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS not_mine.migrations (id int)")
+			return err
+		}},
+	}
+	for name, guard := range guards {
+		err = guard.Ensure(ctx, weak, "not_mine", func(context.Context, *sql.DB) error {
+			t.Errorf("%s: got migrate called; want it left out", name)
+			return nil
+		})
+		wantStep(t, err, locktrace.CreateSchema)
+		if sqlstate.Of(err) != "42501" || !strings.Contains(fmt.Sprint(err), "GRANT CREATE ON DATABASE") {
+			t.Errorf("%s: got %v; want 42501 with advice", name, err)
+		}
+	}
+	admin := tg.admin(t)
+	sqltest.Exec(t, admin, "CREATE SCHEMA not_mine; GRANT CREATE, USAGE ON SCHEMA not_mine TO "+pgtest.WeakRole)
+	for name, guard := range guards {
+		migrated := false
+		err := guard.Ensure(ctx, weak, "not_mine", func(context.Context, *sql.DB) error { migrated = true; return nil })
+		if err != nil || !migrated {
+			t.Errorf("%s: got %v, migrated %v; want nil and migrate, the schema is there", name, err, migrated)
+		}
+	}
+	if sqltest.Ask[int](t, admin, "SELECT count(*) FROM pg_tables WHERE schemaname = 'not_mine'") != 1 {
+		t.Error("got no table of Bootstrap")
 	}
 
-	sqltest.Exec(t, tg.admin(t), "CREATE SCHEMA not_mine") // which it has no rights on either
-	if err := schemaguard.Ensure(ctx, weak, "not_mine", migrate); err != nil || !migrated {
-		t.Errorf("got %v, migrated %v; want nil and migrate, the schema is there", err, migrated)
-	}
-
-	bootstrapped := false
-	err = schemaguard.Guard{Bootstrap: func(context.Context, *sql.Tx) error { bootstrapped = true; return nil }}.Ensure(ctx, weak, "not_mine", nil)
-	if err != nil || !bootstrapped {
-		t.Errorf("got %v, Bootstrap run %v; want nil, true", err, bootstrapped)
-	}
-
-	// It may see no more of a holder than its process id.
+	// It may see no more of a holder than its process id, user and application. For
+	// the query the server has the text "<insufficient privilege>".
 	key := keyOf(t)
 	err = advisorylock.WithXactLock(ctx, tg.open(t), key, func(ctx context.Context, _ *sql.Tx) error {
 		holders, _ := sessions(ctx, t, weak, key)
-		if len(holders) != 1 || holders[0].PID <= 0 {
-			t.Errorf("got holders %+v; want one with its process id", holders)
+		if len(holders) != 1 || holders[0].PID <= 0 || holders[0].User == "" ||
+			holders[0].Query != "" || holders[0].State != "" || !holders[0].Since.IsZero() {
+			t.Errorf("got holders %+v; want one with its process id, and what may not be seen to be zero", holders)
+		}
+		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		defer cancel()
+		err := advisorylock.WithXactLock(short, weak, key, nothing)
+		if err == nil || !strings.Contains(err.Error(), holders[0].TerminateSQL()) || strings.Contains(err.Error(), "privilege") {
+			t.Errorf("got %v; want the holder's process id, and nothing about privileges", err)
 		}
 		return nil
 	})
@@ -324,15 +358,33 @@ func weakRole(t *testing.T, tg Target) {
 	}
 }
 
+// ensurePoolOfOne: a migrate that runs before the lock's connection is given back
+// hangs for ever here.
 func ensurePoolOfOne(t *testing.T, tg Target) {
 	db := tg.open(t)
 	db.SetMaxOpenConns(1)
-	err := schemaguard.Ensure(tg.ctx(t), db, "pool_of_one", func(ctx context.Context, db *sql.DB) error {
-		_, err := db.ExecContext(ctx, "CREATE TABLE pool_of_one.t (n int)")
-		return err
-	})
-	if err != nil {
-		t.Errorf("got %v; want nil", err)
+	for _, guard := range []schemaguard.Guard{
+		{},
+		{SkipIfExists: true},
+		{Bootstrap: func(ctx context.Context, tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS pool_of_one.migrations (n int)")
+			return err
+		}},
+	} {
+		err := guard.Ensure(tg.ctx(t), db, "pool_of_one", func(ctx context.Context, db *sql.DB) error {
+			tx, err := db.BeginTx(ctx, nil)
+			if err != nil {
+				return err
+			}
+			defer tx.Rollback() //nolint:errcheck // after Commit
+			if _, err := tx.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS pool_of_one.t (n int)"); err != nil {
+				return err
+			}
+			return tx.Commit()
+		})
+		if err != nil {
+			t.Errorf("got %v; want nil", err)
+		}
 	}
 }
 

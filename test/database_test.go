@@ -1,0 +1,165 @@
+package test
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
+)
+
+// testDB is a database of the test's own, and a pool to look at it with.
+type testDB struct {
+	dsn   string
+	admin *sql.DB
+}
+
+// newTestDB makes a database. At the end of the test nobody may be connected to
+// it any more.
+func newTestDB(t *testing.T, server *pgtest.Server) testDB {
+	t.Helper()
+	dsn := server.NewDB(t)
+	admin := sqltest.Open(t, "pgx", pgtest.WithParams(dsn, "application_name", "bootlock-test"))
+	db := testDB{dsn: dsn, admin: admin}
+	t.Cleanup(func() {
+		await.True(t, "all connections to end", func() bool {
+			return sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"+
+				" AND backend_type = 'client backend' AND application_name <> 'bootlock-test'") == 0
+		})
+	})
+	return db
+}
+
+const advisoryLocks = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database" +
+	" WHERE l.locktype = 'advisory' AND d.datname = current_database()"
+
+// awaitWaiters waits until n sessions wait for advisory locks at the same time.
+func (db testDB) awaitWaiters(t *testing.T, n int) {
+	t.Helper()
+	await.True(t, fmt.Sprintf("%d to wait for the lock", n), func() bool {
+		return sqltest.Ask[int](t, db.admin, advisoryLocks+" AND NOT l.granted") == n
+	})
+}
+
+// holdsNoLock waits until no advisory lock is left, with all pools still open.
+func (db testDB) holdsNoLock(t *testing.T) {
+	t.Helper()
+	await.True(t, "all advisory locks to go", func() bool { return sqltest.Ask[int](t, db.admin, advisoryLocks) == 0 })
+}
+
+// holderPID is the backend that has the one lock of the database.
+func (db testDB) holderPID(t *testing.T) int {
+	t.Helper()
+	return sqltest.Ask[int](t, db.admin, strings.Replace(advisoryLocks, "count(*)", "l.pid", 1)+" AND l.granted")
+}
+
+// pool opens a pool from which nothing may be missing at the end of the test.
+func pool(t testing.TB, driver, dsn string) *sql.DB {
+	t.Helper()
+	db := sqltest.Open(t, driver, dsn)
+	t.Cleanup(func() {
+		await.True(t, "all connections to be back in the pool", func() bool { return db.Stats().InUse == 0 })
+	})
+	return db
+}
+
+// nothingLeft waits for the server to notice connections that were just closed.
+func nothingLeft(t testing.TB, dsn string) {
+	t.Helper()
+	admin := sqltest.Open(t, "pgx", dsn)
+	defer admin.Close()
+	await.True(t, "all locks and transactions to go", func() bool {
+		return sqltest.Ask[int](t, admin, advisoryLocks) == 0 && sqltest.Ask[int](t, admin,
+			"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'") == 0
+	})
+}
+
+// occupy takes keys by hand, in a session of its own, until the transaction that it
+// returns ends.
+func occupy(t testing.TB, dsn string, keys ...advisorylock.Key) *sql.Tx {
+	t.Helper()
+	tx := sqltest.Begin(t, sqltest.Open(t, "pgx", dsn))
+	for _, key := range keys {
+		sqltest.Exec(t, tx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", key))
+	}
+	return tx
+}
+
+// wantTaken returns an error unless key is taken, as seen by another session.
+func wantTaken(ctx context.Context, other *sql.DB, key advisorylock.Key) error {
+	err := advisorylock.TryWithXactLock(ctx, other, key, noTx)
+	if !errors.Is(err, advisorylock.ErrNotAcquired) {
+		return fmt.Errorf("another session tried for the lock: got %v; want ErrNotAcquired", err)
+	}
+	return nil
+}
+
+func noTx(context.Context, *sql.Tx) error { return nil }
+
+// lastingWait adds to l a channel that gets what Trace.Waiting is told once the
+// wait goes on for more than a second, in bursts.
+func lastingWait(l advisorylock.Locker) (advisorylock.Locker, <-chan locktrace.Wait) {
+	lasting := make(chan locktrace.Wait, 10)
+	l.Trace = &locktrace.Trace{Waiting: func(_ context.Context, w locktrace.Wait) { lasting <- w }}
+	return l, lasting
+}
+
+// awaitWaiters waits until so many sessions of the database of db wait for key.
+func awaitWaiters(t testing.TB, db sqltest.Querier, key advisorylock.Key, want int) {
+	t.Helper()
+	await.Until(t, fmt.Sprintf("%d waiters for key %d", want, key), func() error {
+		got := sqltest.Ask[int](t, db, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objsubid = 1
+			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+			AND ((classid::bigint << 32) | objid::bigint) = $1`, int64(key))
+		if got != want {
+			return fmt.Errorf("got %d", got)
+		}
+		return nil
+	})
+}
+
+func inBackground(call func() error) <-chan error {
+	done := make(chan error, 1)
+	go func() { done <- call() }()
+	return done
+}
+
+func wantStep(t testing.TB, err error, want locktrace.Step) {
+	t.Helper()
+	var failed *locktrace.StepError
+	if !errors.As(err, &failed) || failed.Step != want {
+		t.Errorf("got %v; want a StepError that says %q", err, want)
+	}
+}
+
+func quoted(name string) string { return pgx.Identifier{name}.Sanitize() }
+
+const rolePassword = "boot lock"
+
+// newRole creates a role that may log in and nothing else. Call it before the
+// database is created: a role that owns something there cannot be dropped.
+func newRole(t testing.TB) string {
+	t.Helper()
+	b := make([]byte, 6)
+	_, _ = rand.Read(b) // never fails
+	name := `Role "` + hex.EncodeToString(b) + `"`
+	admin := sqltest.Open(t, "pgx", pgtest.Shared(t).DSN)
+	sqltest.Exec(t, admin, "CREATE ROLE "+quoted(name)+" LOGIN PASSWORD '"+rolePassword+"'")
+	t.Cleanup(func() {
+		if _, err := admin.ExecContext(context.Background(), "DROP ROLE "+quoted(name)); err != nil {
+			t.Error(err)
+		}
+	})
+	return name
+}

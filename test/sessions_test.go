@@ -1,0 +1,66 @@
+package test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
+)
+
+func TestSessionsListsHoldersAndWaiters(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Shared(t).NewDB(t)
+	admin := sqltest.Open(t, "pgx", dsn)
+	const key = advisorylock.Key(7<<32 | 9)
+	first := pool(t, "postgres", pgtest.WithParams(dsn, "application_name", "exclusive"))
+	second := pool(t, "pgx", pgtest.WithParams(dsn, "application_name", "shared"))
+	holder := occupy(t, pgtest.WithParams(dsn, "application_name", "holder"), key)
+	// The two-key form with the same numbers is another lock, and so is the
+	// same key in another database.
+	sqltest.Exec(t, sqltest.Begin(t, sqltest.Open(t, "pgx", dsn)), "SELECT pg_advisory_xact_lock(7, 9)")
+	sqltest.Exec(t, sqltest.Begin(t, sqltest.Open(t, "pgx", pgtest.Shared(t).NewDB(t))), "SELECT pg_advisory_xact_lock("+key.String()+")")
+
+	ctx := t.Context()
+	exclusive := inBackground(func() error { return advisorylock.WithXactLock(ctx, first, key, noTx) })
+	awaitWaiters(t, admin, key, 1)
+	shared := inBackground(func() error {
+		return advisorylock.Locker{Shared: true}.WithXactLock(ctx, second, key, noTx)
+	})
+
+	eachDriver(t, func(t *testing.T, driver string) {
+		db := sqltest.Open(t, driver, dsn)
+		await.Until(t, "a holder and two waiters", func() error {
+			sessions, err := advisorylock.Sessions(ctx, db, key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			pids := map[int]bool{}
+			for _, s := range sessions {
+				got = append(got, fmt.Sprintf("%s granted=%t shared=%t", s.Application, s.Granted, s.Shared))
+				pids[s.PID] = true
+			}
+			if len(got) > 1 {
+				slices.Sort(got[1:]) // by start of a transaction that begins anew every second
+			}
+			want := []string{"holder granted=true shared=false", "exclusive granted=false shared=false", "shared granted=false shared=true"}
+			if !slices.Equal(got, want) || len(pids) != 3 {
+				return fmt.Errorf("got %q; want %q", got, want)
+			}
+			return nil
+		})
+	})
+	sqltest.Commit(t, holder)
+	for _, done := range []<-chan error{exclusive, shared} {
+		if err := await.Value(t, done); err != nil {
+			t.Error(err)
+		}
+	}
+	if sessions, err := advisorylock.Sessions(ctx, admin, key); err != nil || len(sessions) != 0 {
+		t.Errorf("afterwards: got %v, %v; want none", sessions, err)
+	}
+}
