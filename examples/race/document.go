@@ -40,7 +40,7 @@ This page is written by `+"`go run ./race` in [examples](../examples), from [its
 
 In each round %s separate processes start at the same moment on a fresh database: PostgreSQL %s, %s, %d CPUs, loopback%s. Each library has three ordinary migrations; River has its own. [examples](../examples) shows each library as its README does, and the line that puts it under the guard.
 
-![Without the guard nearly every start fails; with it none does, and it takes no longer than an advisory lock of one's own.](libraries.svg)
+![For each library, the starts in which a process failed, without the guard and with it, and the time until all are ready](libraries.svg)
 
 ## What each library needs
 

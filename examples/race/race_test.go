@@ -319,7 +319,7 @@ func TestPictureOfAPart(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		return bytes.Count(picture, []byte(" %<"))
+		return bytes.Count(picture, []byte(`class="ratio"`))
 	}
 	none := labels(of(readme, 1), of(serialize, 1))
 	for name, tt := range map[string]struct {
