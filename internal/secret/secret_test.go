@@ -1,0 +1,43 @@
+package secret_test
+
+import (
+	"errors"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/bootlock/bootlock/internal/secret"
+)
+
+func TestHide(t *testing.T) {
+	t.Parallel()
+	_, badEscape := url.Parse("postgres://user:s3%zzcret@host/db")
+	_, badPort := url.Parse("postgres://user:s3cret/x@host:1/db")
+	_, badSpace := url.Parse("postgres://user:s3 cret@host/db")
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{badEscape, "the connection string is no valid URL"},
+		{badPort, "the connection string is no valid URL"},
+		{badSpace, "the connection string is no valid URL"},
+		{
+			errors.New(`missing "=" after "postgres//user:s3cret@host/db" in connection info string`),
+			"the connection string is neither a URL nor a list of key=value",
+		},
+		{
+			errors.New("cannot parse `host=h password s3`cret`: failed to parse as keyword/value (invalid keyword/value)"),
+			"cannot parse the connection string: failed to parse as keyword/value (invalid keyword/value)",
+		},
+		{errors.New("dial tcp 127.0.0.1:1: connect: connection refused"), "dial tcp 127.0.0.1:1: connect: connection refused"},
+		{errors.New(`pq: password authentication failed for user "app"`), `pq: password authentication failed for user "app"`},
+	} {
+		got := secret.Hide(test.err)
+		if got.Error() != test.want || strings.Contains(got.Error(), "cret") || !errors.Is(got, test.err) {
+			t.Errorf("got %v; want %s, around the driver's error", got, test.want)
+		}
+	}
+	if err := secret.Hide(nil); err != nil {
+		t.Errorf("got %v; want nil", err)
+	}
+}
