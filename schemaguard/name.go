@@ -10,19 +10,18 @@ import (
 )
 
 // KeyFor returns the key under which schema is created: KeyOf("schemaguard:" +
-// schema), the same for ever. There is one key per schema, for all components
-// that use it: with one per component they would race each other.
+// schema), the same for ever. There is one key per schema, shared by all
+// components that use it: with one key per component they would race each other.
 func KeyFor(schema string) advisorylock.Key {
 	return advisorylock.KeyOf("schemaguard:" + schema)
 }
 
-// MigrateKey returns the key under which migrate is serialised, given the one
-// of the schema: KeyOf("schemaguard/migrate:" + key in decimal).
+// MigrateKey returns the key under which migrate runs in one process at a time,
+// given the key of the schema: KeyOf("schemaguard/migrate:" + key in decimal).
 //
-// It is a key of its own, since the schema's is held for milliseconds, so that
-// it does no harm to block on it, and this one for as long as a migration
-// takes. With one key for both, a process that comes to create the schema would
-// wait for a whole migration, for which it has no need.
+// The two differ because the schema's lock is held for milliseconds and that of
+// migrate for as long as a migration takes. With one key for both, a process
+// that only wants to create the schema would wait for a whole migration.
 func MigrateKey(key advisorylock.Key) advisorylock.Key {
 	return advisorylock.KeyOf("schemaguard/migrate:" + key.String())
 }

@@ -2,7 +2,7 @@
 //
 // atlas compares the database with the schema wanted and applies the difference;
 // what it does by itself takes no lock (its driver has a Lock, whose callers poll
-// for it), so the whole migrate has to be serialised: Serialize, or UpToDate,
+// for it), so the whole migrate has to be serialized: Serialize, or UpToDate,
 // which implies it.
 package atlas
 

@@ -1,7 +1,7 @@
 // Package bun runs bun's migrations under the guard.
 //
 // bun's Lock is a row in a table that Init creates without a lock; nobody waits
-// for it, and it survives a crash. So the whole migrate has to be serialised:
+// for it, and it survives a crash. So the whole migrate has to be serialized:
 // Serialize, or UpToDate, which implies it; and bun's Lock is left out.
 package bun
 

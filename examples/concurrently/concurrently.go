@@ -8,9 +8,9 @@
 // connection and the migrations on another, as with a pg_advisory_lock around
 // the whole of migrate, it does not even see the cycle, and all hang for ever.
 //
-// So the whole migrate has to be serialised, by a guard whose waiters do not
-// keep a snapshot: Serialize, or UpToDate, which implies it. What is true for
-// golang-migrate here is true for every library.
+// So the whole migrate has to be serialized, by a guard whose waiters do not
+// keep a snapshot: Serialize, or UpToDate, which implies it. What holds for
+// golang-migrate here holds for every library.
 package concurrently
 
 import (

@@ -1,8 +1,8 @@
 // Package ent runs ent's automatic migration under the guard.
 //
-// ent has no lock, so the whole migrate has to be serialised: Serialize. There
-// is no UpToDate, since the automatic migration keeps no version that could be
-// asked: it compares the database with the tables, each time.
+// ent has no lock, so the whole migrate has to be serialized: Serialize. There
+// is no UpToDate, since the automatic migration keeps no version to ask for: it
+// compares the database with the tables each time.
 package ent
 
 import (

@@ -3,9 +3,9 @@
 // golang-migrate has a lock of its own, pg_advisory_lock around its version
 // table and around Up, so three ordinary migrations need no more than
 // [schemaguard.Ensure]: only the schema is unguarded. The Guard here asks for
-// more, since that lock has two weak points: whoever waits for it longer than
-// 15 s gives up, and it deadlocks with CREATE INDEX CONCURRENTLY (packages slow
-// and concurrently show both).
+// more, since that lock has two weak points: a process that waits for it longer
+// than 15 s gives up, and it deadlocks with CREATE INDEX CONCURRENTLY (packages
+// slow and concurrently show both).
 package golangmigrate
 
 import (

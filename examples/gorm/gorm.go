@@ -1,8 +1,8 @@
 // Package gorm runs gorm's AutoMigrate under the guard.
 //
-// AutoMigrate has no lock, so the whole migrate has to be serialised:
-// Serialize. There is no UpToDate, since AutoMigrate keeps no version that could
-// be asked: it compares every table with its model, each time.
+// AutoMigrate has no lock, so the whole migrate has to be serialized:
+// Serialize. There is no UpToDate, since AutoMigrate keeps no version to ask
+// for: it compares every table with its model each time.
 package gorm
 
 import (

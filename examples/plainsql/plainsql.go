@@ -2,7 +2,7 @@
 // statements and a table of versions, under the guard.
 //
 // Nothing locks here, and IF NOT EXISTS is no lock, so the whole migrate has to
-// be serialised: Serialize, or UpToDate, which implies it.
+// be serialized: Serialize, or UpToDate, which implies it.
 package plainsql
 
 import (

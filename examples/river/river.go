@@ -1,6 +1,6 @@
 // Package river runs River's migrations, over database/sql, under the guard.
 //
-// rivermigrate has no lock, so the whole migrate has to be serialised:
+// rivermigrate has no lock, so the whole migrate has to be serialized:
 // Serialize, or UpToDate, which implies it. Package riverpgx does the same over
 // a pgxpool.
 package river

@@ -1,6 +1,6 @@
 // Package riverpgx runs River's migrations, over a pgxpool, under the guard.
 //
-// rivermigrate has no lock, so the whole migrate has to be serialised:
+// rivermigrate has no lock, so the whole migrate has to be serialized:
 // Serialize, or UpToDate, which implies it. Package river does the same over
 // database/sql.
 package riverpgx

@@ -1,7 +1,7 @@
 // Package sqlmigrate runs sql-migrate under the guard.
 //
 // sql-migrate has no lock on PostgreSQL, so the whole migrate has to be
-// serialised: Serialize, or UpToDate, which implies it.
+// serialized: Serialize, or UpToDate, which implies it.
 package sqlmigrate
 
 import (

@@ -4,7 +4,7 @@
 // around Migrate, so ordinary migrations need no more than
 // [schemaguard.Ensure]: only the schema is unguarded. With a CREATE INDEX
 // CONCURRENTLY among them that lock deadlocks (see package concurrently), and
-// the whole migrate has to be serialised. The Guard here does that, and saves
+// the whole migrate has to be serialized. The Guard here does that, and saves
 // the others their turn.
 package tern
 
