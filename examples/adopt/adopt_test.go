@@ -174,7 +174,7 @@ func startAll(t *testing.T, program, catalog, exists string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer gate.Rollback()
+	defer gate.Rollback() //nolint:errcheck // it is rolled back below, unless the test ends before
 	if _, err := gate.ExecContext(t.Context(), "LOCK TABLE pg_catalog."+catalog+" IN SHARE MODE"); err != nil {
 		t.Fatal(err)
 	}
@@ -215,23 +215,31 @@ func await(t *testing.T, db *sql.DB, n int, condition string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	seen := map[string]bool{}
-	for len(seen) < n {
-		rows, err := db.QueryContext(ctx, "SELECT application_name FROM pg_stat_activity "+
-			"WHERE datname = current_database() AND application_name LIKE 'process %' AND "+condition)
+	for seen := map[string]bool{}; len(seen) < n; time.Sleep(10 * time.Millisecond) {
+		names, err := sessions(ctx, db, condition)
 		if err != nil {
 			t.Fatalf("%d of %d processes with %s: %v", len(seen), n, condition, err)
 		}
-		for rows.Next() {
-			var name string
-			if err := rows.Scan(&name); err != nil {
-				t.Fatal(err)
-			}
+		for _, name := range names {
 			seen[name] = true
 		}
-		if err := rows.Err(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// sessions returns the processes that have a session that meets the condition.
+func sessions(ctx context.Context, db *sql.DB, condition string) (names []string, err error) {
+	rows, err := db.QueryContext(ctx, "SELECT application_name FROM pg_stat_activity "+
+		"WHERE datname = current_database() AND application_name LIKE 'process %' AND "+condition)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	return names, rows.Err()
 }

@@ -270,7 +270,8 @@ func TestExpectGuardFailsAndGoesOn(t *testing.T) {
 		"denied, there":     {denied, true, created + "! > rollback > release > connect > look > release > migrate", false},
 		"denied, not there": {denied, false, created + "! > rollback > release > connect > look > release", true},
 		"clash": {
-			recdriver.SQLError{Code: "23505", Constraint: "pg_namespace_nspname_index"}, false,
+			recdriver.SQLError{Code: "23505", Constraint: "pg_namespace_nspname_index"},
+			false,
 			created + "! > rollback > release > " + created + " > commit > release > migrate", false,
 		},
 	} {
@@ -302,8 +303,13 @@ func TestExpectGuardDefaultError(t *testing.T) {
 func TestExpectGuardPanics(t *testing.T) {
 	t.Parallel()
 	for _, scene := range []schemaguardtest.Scene{
-		{Fail: locktrace.Connect}, {Fail: locktrace.Release}, {Fail: locktrace.Rollback},
-		{Fail: locktrace.Look}, {Fail: locktrace.UpToDate}, {Fail: "typo"}, {Fail: locktrace.Lock, FailAfter: 1},
+		{Fail: locktrace.Connect},
+		{Fail: locktrace.Release},
+		{Fail: locktrace.Rollback},
+		{Fail: locktrace.Look},
+		{Fail: locktrace.UpToDate},
+		{Fail: "typo"},
+		{Fail: locktrace.Lock, FailAfter: 1},
 	} {
 		func() {
 			defer func() {

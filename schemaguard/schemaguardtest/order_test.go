@@ -14,8 +14,10 @@ func TestCheckOrder(t *testing.T) {
 	var rec locktrace.Recorder
 	trace := rec.Trace()
 	for _, e := range []locktrace.Event{
-		{Step: locktrace.Connect}, {Step: locktrace.Begin},
-		{Step: locktrace.Lock, Err: errors.New("boom")}, {Step: locktrace.Release},
+		{Step: locktrace.Connect},
+		{Step: locktrace.Begin},
+		{Step: locktrace.Lock, Err: errors.New("boom")},
+		{Step: locktrace.Release},
 	} {
 		trace.Done(context.Background(), e)
 	}
