@@ -52,6 +52,7 @@ $(LINT):
 
 lint: $(LINT) ## run the linters of .golangci.yml
 	set -e; for dir in $(MODULES) examples; do (cd $$dir && $(LINT) run ./...); done
+	cd test/legacy && GOWORK=off $(LINT) run ./...
 
 demo: server ## see the race without the guard, and none with it
 	$(GO) run ./cmd/bootlock demo
@@ -64,3 +65,13 @@ tidy: ## run go mod tidy in every module
 
 deps: ## check that users get nothing but the standard library and this module
 	scripts/check-deps.sh
+
+release: ## test, tag and push VERSION=v1.2.3; REHEARSE=1 pushes nothing
+	scripts/release.sh "$(VERSION)"
+
+# The certificates of this machine: without any, TLS to a server can't be checked.
+image: ## build the command's Docker image from dist/, as bootlock:VERSION
+	rm -rf dist/image && mkdir -p dist/image
+	cp dist/bootlock_$(VERSION)_linux_$$($(GO) env GOARCH)/bootlock dist/image/
+	cp /etc/ssl/certs/ca-certificates.crt dist/image/
+	docker build --quiet --build-arg BINARY=bootlock --tag bootlock:$(VERSION) --file Dockerfile dist/image

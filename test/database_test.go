@@ -96,13 +96,12 @@ func occupy(t testing.TB, dsn string, keys ...advisorylock.Key) *sql.Tx {
 	return tx
 }
 
-// wantTaken returns an error unless key is taken, as seen by another session.
-func wantTaken(ctx context.Context, other *sql.DB, key advisorylock.Key) error {
-	err := advisorylock.TryWithXactLock(ctx, other, key, noTx)
-	if !errors.Is(err, advisorylock.ErrNotAcquired) {
-		return fmt.Errorf("another session tried for the lock: got %v; want ErrNotAcquired", err)
+// wantTaken checks that key is taken, as seen by another session.
+func wantTaken(t testing.TB, other *sql.DB, key advisorylock.Key) {
+	t.Helper()
+	if err := advisorylock.TryWithXactLock(t.Context(), other, key, noTx); !errors.Is(err, advisorylock.ErrNotAcquired) {
+		t.Errorf("another session tried for the lock: got %v; want ErrNotAcquired", err)
 	}
-	return nil
 }
 
 func noTx(context.Context, *sql.Tx) error { return nil }

@@ -15,13 +15,15 @@ import (
 	"github.com/bootlock/bootlock/schemaguard"
 )
 
-// User and Post are models like those in gorm's guides.
+// These are models like those in gorm's guides.
 type (
+	// User has posts.
 	User struct {
 		ID    uint
 		Name  string
 		Posts []Post
 	}
+	// Post is of one user.
 	Post struct {
 		ID     uint
 		UserID uint `gorm:"index"`

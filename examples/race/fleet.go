@@ -28,8 +28,7 @@ func newFleet(n int) (*fleet, error) {
 	for i := range f.workers {
 		w, err := newWorker()
 		if err != nil {
-			f.close()
-			return nil, err
+			return nil, errors.Join(err, f.close())
 		}
 		f.workers[i] = w
 	}

@@ -232,7 +232,7 @@ func TestHungWorkerIsReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.close()
+	defer func() { _ = f.close() }() // the hung one is killed
 	// golang-migrate does not look at its context.
 	db, err := sql.Open(pq, dsn)
 	if err != nil {

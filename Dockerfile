@@ -1,0 +1,11 @@
+# The command, and nothing else, for "COPY --from" and for init containers. It is
+# built from the binaries of scripts/build-binaries.sh, so that the image holds what the
+# release holds:
+#
+#	make image VERSION=v0.1.0
+FROM scratch
+ARG BINARY
+COPY ca-certificates.crt /etc/ssl/certs/
+COPY ${BINARY} /bootlock
+USER 65532:65532
+ENTRYPOINT ["/bootlock"]
