@@ -87,7 +87,7 @@ func TestLockSpanNamesTheHolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer holder.Rollback()
+	defer holder.Rollback() //nolint:errcheck // nothing was written
 	lock := fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", int64(schemaguard.KeyFor("app")))
 	if _, err := holder.ExecContext(t.Context(), lock); err != nil {
 		t.Fatal(err)

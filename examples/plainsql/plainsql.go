@@ -58,7 +58,7 @@ func step(ctx context.Context, db *sql.DB, v int) error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback()
+	defer tx.Rollback() //nolint:errcheck // after Commit it does nothing
 	if _, err := tx.ExecContext(ctx, migrations[v]); err != nil {
 		return err
 	}

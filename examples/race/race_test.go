@@ -243,7 +243,7 @@ func TestHungWorkerIsReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback()
+	defer tx.Rollback() //nolint:errcheck // nothing was written
 	if _, err := tx.ExecContext(t.Context(), "CREATE TABLE schema_migrations (version bigint); LOCK TABLE pg_catalog.pg_class"); err != nil {
 		t.Fatal(err)
 	}
