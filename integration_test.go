@@ -15,7 +15,7 @@ func TestIntegration(t *testing.T) {
 	if testing.Short() {
 		t.Skip("not tested with -short: what needs a PostgreSQL server")
 	}
-	if _, err := os.Stat("go.work"); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat("test/go.mod"); errors.Is(err, fs.ErrNotExist) {
 		t.Skip("not tested outside the repository: what needs a PostgreSQL server")
 	}
 	if !haveServer(t) {
