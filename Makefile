@@ -55,7 +55,7 @@ lint: $(LINT) ## run the linters of .golangci.yml
 	cd test/legacy && GOWORK=off $(LINT) run ./...
 
 demo: server ## see the race without the guard, and none with it
-	$(GO) run ./cmd/bootlock demo
+	$(GO) run ./cmd/bootlock demo $${BOOTLOCK_TEST_DSN:+--dsn "$$BOOTLOCK_TEST_DSN"}
 
 bench: server ## run the benchmarks
 	$(GO) test -C test -run '^$$' -bench . -benchmem -timeout 20m $(TESTFLAGS) ./...

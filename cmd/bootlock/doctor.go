@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/doctor"
+	"github.com/bootlock/bootlock/cmd/bootlock/internal/signals"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -30,25 +31,25 @@ The exit code is 0 if the guard protects here, and 1 if it would not.`,
 }
 
 func (a *app) doctor(parent context.Context, asJSON bool) error {
-	ctx, _, stop := catchSignals(parent)
+	ctx, _, stop := signals.Catch(parent)
 	defer stop()
 	first, err := a.connect(ctx, "doctor")
 	if err != nil {
 		return err
 	}
-	defer first.Close()
+	defer first.Close() //nolint:errcheck // nothing was changed
 	second, err := a.connect(ctx, "doctor")
 	if err != nil {
 		return err
 	}
-	defer second.Close()
+	defer second.Close() //nolint:errcheck // nothing was changed
 
-	report, err := doctor.Run(ctx, first, second)
+	report, err := doctor.Run(ctx, first.DB, second.DB)
 	if err != nil {
 		return a.failure(ctx, err)
 	}
 	if err := showReport(a.out, report, asJSON); err != nil {
-		return &exitError{exitOwn, err}
+		return &exitError{code: exitOwn, err: err}
 	}
 	if !report.Protects {
 		return &exitError{code: exitFailed}

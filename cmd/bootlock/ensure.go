@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"database/sql"
-	"errors"
 	"fmt"
+	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +15,7 @@ import (
 )
 
 type ensurer struct {
-	lease
+	turn
 	schema, owner, bootstrap string
 	skip, serialize          bool
 }
@@ -28,29 +28,55 @@ func (a *app) ensureCommand() *cobra.Command {
 		Long: `ensure creates the schema under a lock, commits, gives the connection back, and
 then runs COMMAND, if there is one. Any number of processes may do that at once.
 
-With --bootstrap the statements of a file run under the same lock, in the same
-transaction. They may run in every start, and so should be idempotent; neither
-psql's backslash commands nor BEGIN and COMMIT can be among them.
+With --bootstrap the statements of a file, or of stdin with "-", run under the same
+lock, in the same transaction. They may run in every start, and so should be
+idempotent; neither psql's backslash commands nor BEGIN and COMMIT can be among
+them. With --unless they are left out, and the lock with them, if the query says
+that there is nothing to do.
 
 COMMAND is not serialised, and takes the place of bootlock (on Windows it is a
-child), unless --serialize is given: then it runs under a lock, as with
-bootlock run, and one process at a time. Migration tools without a lock of
-their own need that.
+child): no lock and no connection is left, so that a server can run there. With
+--serialize COMMAND runs under a lock, as with bootlock run, in one process at a
+time. Migration tools without a lock of their own need that. With --unless as well,
+it runs once for all.
+
+On a standby ensure refuses; bootlock wait is for processes that only read.
+
+With --serialize: ` + strings.TrimPrefix(childHelp, "Signals") + `
 
 ` + exitHelp,
 		Example: `  bootlock ensure --schema app
   bootlock ensure --schema app --owner app --bootstrap grants.sql
-  bootlock ensure --schema app --serialize -- alembic upgrade head`,
+  bootlock ensure --schema app --serialize -- alembic upgrade head
+  bootlock ensure --schema graphile_worker --bootstrap graphile_worker.sql -- node app.js`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := e.check(args); err != nil {
 				return err
 			}
-			return a.ensure(cmd.Context(), e, args)
+			guard, err := e.guard(a.in)
+			if err != nil {
+				return &exitError{code: exitUsage, err: err}
+			}
+			ctx, finish, err := e.begin(cmd.Context(), a, "ensure", args)
+			if err != nil {
+				return err
+			}
+			if err := e.ensure(ctx, guard); err != nil || e.child == nil || e.serialize {
+				return finish(err)
+			}
+			if err := finish(context.Cause(ctx)); err != nil {
+				return err
+			}
+			code, err := e.child.Replace()
+			if err != nil {
+				return commandError(err)
+			}
+			return exitWith(code)
 		},
 	}
 	cmd.Flags().StringVar(&e.schema, "schema", "", "the schema's name, as it is, without quotes")
 	cmd.Flags().StringVar(&e.owner, "owner", "", "the role that is to own it, if it is created now (default: the one that connects)")
-	cmd.Flags().StringVar(&e.bootstrap, "bootstrap", "", "a file of SQL to run under the same lock, in the same transaction")
+	cmd.Flags().StringVar(&e.bootstrap, "bootstrap", "", "a file of SQL to run under the same lock, in the same transaction; - is stdin")
 	cmd.Flags().BoolVar(&e.skip, "skip-if-exists", false, "if the schema is there, take no lock and leave out --bootstrap")
 	cmd.Flags().BoolVar(&e.serialize, "serialize", false, "run COMMAND in one process at a time")
 	e.flags(cmd)
@@ -60,97 +86,97 @@ their own need that.
 }
 
 func (e *ensurer) check(args []string) error {
-	if err := checkName("--schema", e.schema); err != nil {
+	if err := checkSchema(e.schema); err != nil {
 		return err
 	}
 	if e.serialize && len(args) == 0 {
 		return usage("--serialize needs a COMMAND")
 	}
-	return e.lease.check()
+	e.name, e.what, e.end = e.schema, fmt.Sprintf("the lock of schema %q", e.schema), "bootlock end --schema "+shellQuote(e.schema)
+	return e.turn.check()
 }
 
-func (a *app) ensure(parent context.Context, e *ensurer, args []string) error {
-	guard, err := e.guard()
-	if err != nil {
-		return &exitError{exitUsage, err}
-	}
-	ctx, signals, stop := catchSignals(parent)
-	defer stop()
-	var child *child
-	if len(args) > 0 {
-		if child, err = a.command(args, e.grace, signals); err != nil {
-			return err
-		}
-	}
-	db, err := a.connect(ctx, "ensure")
-	if err != nil {
+// checkSchema refuses what the server would refuse, or cut, later on.
+func checkSchema(name string) error {
+	if err := checkName("--schema", name); err != nil {
 		return err
 	}
-	defer db.Close()
-
-	ctx, granted := e.limit(ctx)
-	what := fmt.Sprintf("the lock of schema %q", e.schema)
-	guard.Trace = a.trace(what)
-	var migrate func(context.Context, *sql.DB) error
-	if e.serialize {
-		migrate = func(ctx context.Context, _ *sql.DB) error {
-			granted()
-			return child.run(ctx)
-		}
-	}
-	err = guard.Ensure(ctx, db, e.schema, migrate)
-	if err != nil || child == nil || e.serialize {
-		return a.failure(ctx, explainWait(ctx, what, err))
-	}
-	granted()
-	if cause := context.Cause(ctx); cause != nil {
-		return a.failure(ctx, cause)
-	}
-	if err := db.Close(); err != nil {
-		return &exitError{exitOwn, err}
-	}
-	return child.replace()
-}
-
-func (e *ensurer) guard() (schemaguard.Guard, error) {
-	guard := schemaguard.Guard{Owner: e.owner, SkipIfExists: e.skip, Serialize: e.serialize, TTL: e.ttl}
-	if e.bootstrap == "" {
-		return guard, nil
-	}
-	text, err := os.ReadFile(e.bootstrap)
-	if err != nil {
-		return guard, err
-	}
-	guard.Bootstrap = func(ctx context.Context, tx *sql.Tx) error { return execFile(ctx, tx, string(text)) }
-	return guard, nil
-}
-
-// execFile runs the statements, and finds out whether one of them ended the
-// transaction, and with it the lock: a setting that is local to it is gone then.
-func execFile(ctx context.Context, tx *sql.Tx, text string) error {
-	mark := rand.Text()
-	if _, err := tx.ExecContext(ctx, "SELECT pg_catalog.set_config('bootlock.bootstrap', '"+mark+"', true)"); err != nil {
-		return err
-	}
-	if _, err := tx.ExecContext(ctx, text); err != nil {
-		return err
-	}
-	var now sql.NullString
-	if err := tx.QueryRowContext(ctx, "SELECT pg_catalog.current_setting('bootlock.bootstrap', true)").Scan(&now); err != nil {
-		return err
-	}
-	if now.String != mark {
-		return errors.New("the file ended the transaction, and with it the lock: leave out BEGIN, COMMIT and ROLLBACK")
+	switch {
+	case strings.HasPrefix(name, "pg_"):
+		return usage("--schema %s: PostgreSQL keeps names that start with pg_ for itself", name)
+	case len(name) > 63:
+		return usage("--schema has %d bytes; PostgreSQL would cut it to 63", len(name))
 	}
 	return nil
 }
 
-// explainWait says who had the lock for longer than --timeout.
-func explainWait(ctx context.Context, what string, err error) error {
-	var wait *advisorylock.WaitError
-	var late *timeoutError
-	if errors.As(err, &wait) && errors.As(context.Cause(ctx), &late) {
-		return notInTime(what, wait.Holders, fmt.Sprintf("within %v", late.after))
+// guard has what does not need a connection.
+func (e *ensurer) guard(stdin io.Reader) (schemaguard.Guard, error) {
+	guard := schemaguard.Guard{Owner: e.owner, SkipIfExists: e.skip, Serialize: e.serialize, TTL: e.ttl, Trace: e.trace()}
+	var text []byte
+	var err error
+	switch e.bootstrap {
+	case "":
+		return guard, nil
+	case "-":
+		text, err = io.ReadAll(stdin)
+	default:
+		text, err = os.ReadFile(e.bootstrap)
+	}
+	if err != nil {
+		return guard, err
+	}
+	guard.Bootstrap = func(ctx context.Context, tx *sql.Tx) error { return execFile(ctx, tx, e.bootstrap, string(text)) }
+	return guard, nil
+}
+
+// ensure creates the schema, and runs COMMAND if it is to be serialised.
+func (e *ensurer) ensure(ctx context.Context, guard schemaguard.Guard) error {
+	key := schemaguard.KeyFor(e.schema)
+	migrateKey := schemaguard.MigrateKey(key)
+	keys := []advisorylock.Key{key}
+	if e.serialize {
+		keys = append(keys, migrateKey)
+	}
+	if err := checkNesting(e.server.ID, e.what, keys...); err != nil {
+		return err
+	}
+	if e.unless != "" {
+		guard = e.withUnless(guard)
+	}
+	var migrate func(context.Context, *sql.DB) error
+	if e.serialize {
+		migrate = func(ctx context.Context, _ *sql.DB) error { return e.run(ctx, []advisorylock.Key{migrateKey}) }
+	}
+	err := guard.Ensure(ctx, e.server.DB, e.schema, migrate)
+	e.granted()
+	if isDenied(err) {
+		return &exitError{code: exitOwn, err: fmt.Errorf("%w\n  to allow it: %s", err, e.grantSQL(ctx))}
 	}
 	return err
+}
+
+// withUnless asks --unless before anything is done, and once more when it is
+// this process's turn.
+func (e *ensurer) withUnless(guard schemaguard.Guard) schemaguard.Guard {
+	ask := func(ctx context.Context) (bool, error) {
+		done, err := askAgain(ctx, e.server.DB, e.unless)
+		if err != nil {
+			return false, fmt.Errorf("--unless: %w", err)
+		}
+		if done {
+			e.nothingToDo()
+		}
+		return done, nil
+	}
+	guard.UpToDate = func(ctx context.Context, _ *sql.DB) (bool, error) { return ask(ctx) }
+	if bootstrap := guard.Bootstrap; bootstrap != nil {
+		guard.Bootstrap = func(ctx context.Context, tx *sql.Tx) error {
+			if done, err := ask(ctx); done || err != nil {
+				return err
+			}
+			return bootstrap(ctx, tx)
+		}
+	}
+	return guard
 }

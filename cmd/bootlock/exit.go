@@ -5,9 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/cmd/bootlock/internal/server"
+	"github.com/bootlock/bootlock/cmd/bootlock/internal/signals"
+	"github.com/bootlock/bootlock/internal/sqlstate"
 )
 
 // The exit codes that are not the command's own. 64 to 75 are those of
@@ -26,19 +32,22 @@ const (
 
 const exitHelp = `Exit codes of run and ensure: that of COMMAND, or 128 and the number of the
 signal that ended it; else
-   64  wrong usage
-   69  the server could not be reached, or refused the connection
+   64  wrong usage, or a lock that this command already runs under
+   69  the server could not be reached, refused the connection, or is a standby
    70  the lock was lost while COMMAND ran
-   75  somebody else had the lock for too long; COMMAND was not started
-  125  something else went wrong; COMMAND was not started
+   75  somebody else had the lock for too long; COMMAND was not started (-E)
+  125  something else went wrong, such as a pooler in statement mode or an error
+       of --bootstrap; COMMAND was not started
   126  COMMAND cannot be run
   127  COMMAND was not found`
 
 // exitError is an error that says how bootlock exits. Without an error in it
 // there is nothing to say.
 type exitError struct {
-	code int
-	err  error
+	code    int
+	err     error
+	holders []advisorylock.Session // who is in the way
+	end     string                 // the command that would end them
 }
 
 func (e *exitError) Error() string {
@@ -56,25 +65,29 @@ func (a *app) exit(command string, err error) int {
 	if err == nil {
 		return 0
 	}
-	exit := &exitError{exitUsage, fmt.Errorf("%w\nsee %s --help", err, command)}
+	exit := &exitError{code: exitUsage, err: fmt.Errorf("%w\nsee %s --help", err, command)}
 	_ = errors.As(err, &exit)
 	if exit.err != nil {
-		a.log.fail(exit.err, slog.Int("exit_code", exit.code))
+		attrs := []slog.Attr{slog.Int("exit_code", exit.code)}
+		if exit.holders != nil {
+			attrs = append(attrs, slog.Any("holders", exit.holders))
+		}
+		a.log.fail(exit.err.Error(), holders(exit.holders, exit.end), attrs...)
 	}
 	return exit.code
 }
 
 func usage(format string, args ...any) error {
-	return &exitError{exitUsage, fmt.Errorf(format, args...)}
+	return &exitError{code: exitUsage, err: fmt.Errorf(format, args...)}
 }
 
-// signalError is a signal that asked bootlock to end before COMMAND ran.
-type signalError struct {
-	name   string
-	number int
+// exitWith is the end with the exit code of COMMAND.
+func exitWith(code int) error {
+	if code == 0 {
+		return nil
+	}
+	return &exitError{code: code}
 }
-
-func (e *signalError) Error() string { return "ended by " + e.name }
 
 // timeoutError is the end of --timeout.
 type timeoutError struct{ after time.Duration }
@@ -88,31 +101,38 @@ func (a *app) failure(ctx context.Context, err error) error {
 		return nil
 	}
 	if errors.Is(err, advisorylock.ErrLost) {
-		return &exitError{exitLost, err}
+		return &exitError{code: exitLost, err: err}
 	}
 	var exit *exitError
 	if errors.As(err, &exit) {
 		return exit
 	}
-	var ended *signalError
+	var ended *signals.EndedError
 	if errors.As(context.Cause(ctx), &ended) {
-		return &exitError{exitSignal + ended.number, ended}
+		return &exitError{code: exitSignal + ended.Number, err: ended}
 	}
 	var late *timeoutError
-	if errors.As(context.Cause(ctx), &late) || errors.Is(err, advisorylock.ErrNotAcquired) {
-		return &exitError{exitNotInTime, err}
+	if errors.As(err, &late) || errors.Is(err, advisorylock.ErrNotAcquired) {
+		return &exitError{code: exitNotInTime, err: err}
+	}
+	// What a pooler in statement mode refuses breaks the connection as well, and
+	// is no reason to think that the server is gone.
+	if errors.Is(err, advisorylock.ErrUnsupported) {
+		return &exitError{code: exitOwn, err: err}
+	}
+	var unreachable *server.UnreachableError
+	if errors.As(err, &unreachable) {
+		return &exitError{code: exitUnreachable, err: unreachable}
 	}
 	if isUnreachable(err) {
-		return &exitError{exitUnreachable, fmt.Errorf("the server was lost: %w", err)}
+		return &exitError{code: exitUnreachable, err: fmt.Errorf("the server was lost: %w", err)}
 	}
-	return &exitError{exitOwn, err}
+	return &exitError{code: exitOwn, err: err}
 }
 
-// notInTime says who had the lock for too long.
-func notInTime(what string, who []advisorylock.Session, within string) error {
-	text := "somebody else has " + what
-	if within != "" {
-		text = what + " was not free " + within
-	}
-	return &exitError{exitNotInTime, errors.New(text + holders(who))}
+// isUnreachable reports whether err says that there is no server, or no longer.
+func isUnreachable(err error) bool {
+	var connect *pgconn.ConnectError
+	var network *net.OpError
+	return errors.As(err, &connect) || errors.As(err, &network) || sqlstate.Lost(err)
 }

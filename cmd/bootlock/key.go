@@ -101,7 +101,7 @@ func (a *app) showKeys(keys []keyInfo, asJSON bool) error {
 		case asJSON:
 			line, err := json.Marshal(k)
 			if err != nil {
-				return &exitError{exitOwn, err}
+				return &exitError{code: exitOwn, err: err}
 			}
 			fmt.Fprintf(a.out, "%s\n", line)
 		case a.quiet:

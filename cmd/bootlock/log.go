@@ -8,9 +8,40 @@ import (
 	"strings"
 	"time"
 
-	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/cmd/bootlock/internal/dsn"
 )
+
+const logHelp = `Messages go to stderr: as text for people, or with --log json as one JSON object
+a line, errors of the command line included. -q leaves out all but errors.
+
+Fields of every line
+  time            RFC 3339
+  level           INFO or ERROR; an ERROR is the last line, and says why
+  msg             what happened; see below
+
+Messages, and the fields that they have besides
+  waiting for the server   server, waited_seconds, error
+  waiting for the lock     lock, key, waited_seconds, holders
+  got the lock             lock, key, waited_seconds
+  done                     lock, waited_seconds, held_seconds, exit_code
+  nothing to do            lock, waited_seconds
+  not used                 keywords
+  (any ERROR)              exit_code, and holders if somebody was in the way
+
+Values
+  lock            the name by --lock, by --schema, or the number by --key; a list
+                  of them, separated by commas, if COMMAND runs under several
+  key             the bigint as a string, since it may exceed what a JSON reader
+                  keeps of a number
+  *_seconds       a number, with fractions
+  exit_code       bootlock's own
+  holders         a list of sessions, as bootlock locks --json shows them: pid,
+                  application, user, client, state, since, query, granted, shared;
+                  what the role may not see is empty
+  server, error   text; keywords is a list of text
+
+More fields and messages may be added; those listed stay.`
 
 // logger writes what there is to say on stderr: as text for people, or as JSON
 // lines.
@@ -25,6 +56,7 @@ func (l *logger) configure(quiet bool, format string) error {
 	l.quiet = quiet
 	switch format {
 	case "text":
+		l.json = nil
 	case "json":
 		l.json = slog.New(slog.NewJSONHandler(l.w, nil))
 	default:
@@ -33,55 +65,45 @@ func (l *logger) configure(quiet bool, format string) error {
 	return nil
 }
 
-// say tells people text; the JSON line has msg and attrs instead.
+// say tells people text; the JSON line has msg and attrs instead. Without a text
+// there is a JSON line only.
 func (l *logger) say(text, msg string, attrs ...slog.Attr) {
 	switch {
 	case l.quiet:
 	case l.json != nil:
 		l.json.LogAttrs(context.Background(), slog.LevelInfo, l.redact(msg), attrs...)
-	default:
+	case text != "":
 		fmt.Fprintln(l.w, "bootlock: "+l.redact(text))
 	}
 }
 
-// fail tells of an error, even if quiet.
-func (l *logger) fail(err error, attrs ...slog.Attr) {
-	text := l.redact(err.Error())
+// fail tells of an error, even if quiet; people are told more besides.
+func (l *logger) fail(text, more string, attrs ...slog.Attr) {
 	if l.json != nil {
-		l.json.LogAttrs(context.Background(), slog.LevelError, text, attrs...)
+		l.json.LogAttrs(context.Background(), slog.LevelError, l.redact(text), attrs...)
 		return
 	}
-	fmt.Fprintln(l.w, "bootlock: "+text)
+	fmt.Fprintln(l.w, "bootlock: "+l.redact(text+more))
 }
 
 func (l *logger) redact(text string) string {
-	text = redact(text)
+	text = dsn.Redact(text)
 	if l.secret != "" {
-		text = strings.ReplaceAll(text, l.secret, hidden)
+		text = strings.ReplaceAll(text, l.secret, dsn.Hidden)
 	}
 	return text
 }
 
-func (l *logger) waitingForServer(server string, waited time.Duration, err error) {
-	l.say(fmt.Sprintf("waiting for the server at %s: %v", server, err),
-		"waiting for the server", slog.String("server", server), seconds(waited), slog.String("error", l.redact(err.Error())))
-}
-
-// waitingForLock is a hook of locktrace.Trace.
-func (l *logger) waitingForLock(what string) func(context.Context, locktrace.Wait) {
-	return func(_ context.Context, w locktrace.Wait) {
-		l.say(fmt.Sprintf("waiting for %s for %v now%s", what, w.Waited.Round(100*time.Millisecond), holders(w.Holders)),
-			"waiting for the lock", slog.String("lock", w.Name), slog.String("key", advisorylock.Key(w.Key).String()), seconds(w.Waited), slog.Any("holders", w.Holders))
-	}
-}
-
-func seconds(d time.Duration) slog.Attr { return slog.Float64("waited_seconds", d.Seconds()) }
+func seconds(name string, d time.Duration) slog.Attr { return slog.Float64(name, d.Seconds()) }
 
 // holders says who has the lock, and how to end them.
-func holders(sessions []locktrace.Session) string {
+func holders(sessions []locktrace.Session, end string) string {
 	var b strings.Builder
 	for _, s := range sessions {
 		fmt.Fprintf(&b, "\n  held by %v\n  to end it: %s", s, s.TerminateSQL())
+	}
+	if len(sessions) > 0 && end != "" {
+		fmt.Fprintf(&b, "\n  or: %s", end)
 	}
 	return b.String()
 }

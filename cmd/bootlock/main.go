@@ -3,7 +3,9 @@
 //
 //	bootlock run    --lock NAME -- COMMAND…    hold a lock while COMMAND runs
 //	bootlock ensure --schema NAME -- COMMAND…  create a schema, then run COMMAND
+//	bootlock wait   --schema NAME              wait until a schema is there, or ready
 //	bootlock locks                             who holds, who waits, how to end it
+//	bootlock end    --lock NAME                end the holder
 //	bootlock key NAME                          the key, and the SQL that computes it
 //	bootlock demo                              see the race, without and with the guard
 //
@@ -14,9 +16,13 @@ import (
 	"context"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/bootlock/bootlock/cmd/bootlock/internal/child"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
@@ -37,6 +43,7 @@ type app struct {
 
 func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	a := &app{in: in, out: out, err: errOut, log: &logger{w: errOut}}
+	a.logEarly(args)
 	root := a.rootCommand()
 	root.SetArgs(args)
 	root.SetIn(in)
@@ -56,16 +63,24 @@ creates schemas without losing the race for them.
 
 ` + connectionHelp + `
 
+Every flag can also be given by an environment variable, such as BOOTLOCK_TIMEOUT
+for --timeout and BOOTLOCK_WAIT_FOR_SERVER for --wait-for-server; the command line
+wins. bootlock help logging describes the messages.
+
 ` + exitHelp,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		Version:       buildVersion(),
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := fromEnvironment(cmd); err != nil {
+				return err
+			}
 			return a.log.configure(a.quiet, a.logFormat)
 		},
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.dsn, "dsn", "", "the database, as URL or key=value (default: DATABASE_URL, else the PG* environment)")
-	flags.DurationVar(&a.waitForServer, "wait-for-server", 0, "how long to wait for a server that is not up yet")
+	flags.DurationVar(&a.waitForServer, "wait-for-server", 0, "how long to wait for a server, or its database, that is not there yet")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no messages on stderr but errors")
 	flags.StringVar(&a.logFormat, "log", "text", "how messages on stderr look: text or json")
 	must(root.RegisterFlagCompletionFunc("log", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp)))
@@ -73,14 +88,75 @@ creates schemas without losing the race for them.
 	root.AddCommand(
 		a.runCommand(),
 		a.ensureCommand(),
+		a.waitCommand(),
 		a.locksCommand(),
+		a.endCommand(),
 		a.doctorCommand(),
 		a.keyCommand(),
 		a.versionCommand(),
 		a.demoCommand(),
 		a.demoProcessCommand(),
+		a.watchdogCommand(),
+		&cobra.Command{Use: "logging", Short: "The messages of bootlock, and the fields of --log json", Long: logHelp},
 	)
 	return root
+}
+
+// fromEnvironment sets the flags that the command line leaves out from variables
+// such as BOOTLOCK_TIMEOUT. --try and --timeout exclude each other: that of the
+// command line then decides. The demo makes databases, and so only goes where the
+// command line sends it.
+func fromEnvironment(cmd *cobra.Command) (err error) {
+	given := func(name string) bool { return cmd.Flags().Changed(name) }
+	try, timeout := given("try"), given("timeout")
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		variable := "BOOTLOCK_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		value := os.Getenv(variable)
+		switch {
+		case value == "" || err != nil || given(f.Name) || f.Name == "help" || f.Name == "version":
+		case f.Name == "timeout" && try, f.Name == "try" && timeout, f.Name == "dsn" && cmd.Name() == "demo":
+		default:
+			if e := cmd.Flags().Set(f.Name, value); e != nil {
+				err = usage("%s: %v", variable, e)
+			}
+		}
+	})
+	return err
+}
+
+// logEarly makes messages about a command line that cannot be read what --log
+// says in it.
+func (a *app) logEarly(args []string) {
+	format := os.Getenv("BOOTLOCK_LOG")
+	for i, arg := range args {
+		if arg == "--" {
+			break
+		}
+		if value, ok := strings.CutPrefix(arg, "--log="); ok {
+			format = value
+		} else if arg == "--log" && i+1 < len(args) {
+			format = args[i+1]
+		}
+	}
+	if format == "json" {
+		_ = a.log.configure(false, format)
+	}
+}
+
+// watchdogCommand is the hidden subcommand that outlives bootlock for a moment.
+func (a *app) watchdogCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               child.WatchdogCommand,
+		Hidden:            true,
+		Args:              cobra.ExactArgs(1),
+		PersistentPreRunE: func(*cobra.Command, []string) error { return nil },
+		RunE: func(_ *cobra.Command, args []string) error {
+			if err := child.Watchdog(args[0], a.in); err != nil {
+				return &exitError{code: exitOwn, err: err}
+			}
+			return nil
+		},
+	}
 }
 
 // must panics on an error that only a programmer can cause.

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
-	"log/slog"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -13,46 +13,35 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/advisorylock/locktrace"
 )
 
-// lease are the flags of run and ensure.
-type lease struct {
-	ttl, timeout, grace time.Duration
-}
-
-func (l *lease) flags(cmd *cobra.Command) {
-	cmd.Flags().DurationVar(&l.ttl, "ttl", 30*time.Second, "how long a holder that has gone silent keeps the lock")
-	cmd.Flags().DurationVar(&l.timeout, "timeout", 0, "how long to wait for the lock (default: for ever)")
-	cmd.Flags().DurationVar(&l.grace, "grace", 10*time.Second, "how long COMMAND has to end after SIGTERM when the lock is lost")
-	// What follows the command's name is the command's, with or without --.
-	cmd.Flags().SetInterspersed(false)
-}
-
-func (l *lease) check() error {
-	switch {
-	case l.ttl < time.Second:
-		return usage("--ttl must be one second at least")
-	case l.timeout < 0 || l.grace < 0:
-		return usage("--timeout and --grace cannot be negative")
-	}
-	return nil
-}
-
-// limit ends ctx with a timeoutError, unless stopped before.
-func (l *lease) limit(ctx context.Context) (_ context.Context, stop func()) {
-	if l.timeout == 0 {
-		return ctx, func() {}
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(l.timeout, func() { cancel(&timeoutError{l.timeout}) })
-	return ctx, func() { timer.Stop() }
-}
-
 type runner struct {
-	lease
-	name        string
+	turn
+	names       []string
+	keys        []int64
 	try, shared bool
+	locks       []namedLock // in the order in which they are taken
+}
+
+// namedLock is a lock and what it is called.
+type namedLock struct {
+	key  advisorylock.Key
+	name string // empty if it was given by its key
+}
+
+func (l namedLock) String() string {
+	if l.name == "" {
+		return "key " + l.key.String()
+	}
+	return fmt.Sprintf("lock %q", l.name)
+}
+
+// flag is how the command line names the lock.
+func (l namedLock) flag() string {
+	if l.name == "" {
+		return "--key " + l.key.String()
+	}
+	return "--lock " + shellQuote(l.name)
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -61,22 +50,32 @@ func (a *app) runCommand() *cobra.Command {
 		Use:   "run --lock NAME [flags] [--] COMMAND [ARGUMENT…]",
 		Short: "Hold a lock while COMMAND runs",
 		Long: `run waits for the lock, runs COMMAND, and exits with its exit code. COMMAND has
-stdin, stdout, stderr and the environment of bootlock. Signals go to it and its
-children; on a terminal it stays in the foreground, with whatever is typed there.
-Nothing is started if the lock could not be had.
+stdin, stdout, stderr and the environment of bootlock. Nothing is started if the
+lock could not be had.
+
+With several --lock and --key all of them are taken, in the order of their keys,
+so that two commands never wait for each other. --key N is the lock that another
+program takes by pg_advisory_lock(N). A run inside a run of the same lock would
+wait for itself, and is refused.
 
 The lock is a lease that the server enforces: it is free again when bootlock is
-gone, and --ttl after it has gone silent. When it is lost while COMMAND runs,
-because the server or the network is, COMMAND gets SIGTERM, and after --grace
-SIGKILL.
+gone, and --ttl after it has gone silent. It is held for as long as COMMAND runs,
+so a server belongs under bootlock ensure, or after bootlock run. COMMAND may do
+whatever it likes in the database, CREATE INDEX CONCURRENTLY included: the lock is
+held in a session of its own that stands in nobody's way. A clash with a process
+that does not take the lock is not tried again.
 
-COMMAND may do whatever it likes in the database, CREATE INDEX CONCURRENTLY
-included: the lock is held in a session of its own that stands in nobody's way.
+With --unless, COMMAND runs once for all: the query is asked before the lock is
+taken and after waiting for it, and those who find the lock taken go on together
+when whoever has it is done. A table that is missing counts as no.
+
+` + childHelp + `
 
 ` + exitHelp,
 		Example: `  bootlock run --lock migrate -- npx prisma migrate deploy
   bootlock run --lock nightly --try -- ./report.sh
-  bootlock run --lock load --timeout 5m -- psql -f load.sql`,
+  bootlock run --lock load --timeout 5m -- psql -f load.sql
+  bootlock run --lock migrate --unless "SELECT max(version) >= 42 FROM migrations" -- ./migrate`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errors.New("run needs a COMMAND")
@@ -87,23 +86,63 @@ included: the lock is held in a session of its own that stands in nobody's way.
 			if err := r.check(); err != nil {
 				return err
 			}
-			return a.runUnder(cmd.Context(), r, args)
+			ctx, finish, err := r.begin(cmd.Context(), a, "run", args)
+			if err != nil {
+				return err
+			}
+			return finish(r.hold(ctx))
 		},
 	}
-	cmd.Flags().StringVar(&r.name, "lock", "", "the lock's name")
+	cmd.Flags().StringArrayVar(&r.names, "lock", nil, "the lock's name; can be repeated")
+	cmd.Flags().Int64SliceVar(&r.keys, "key", nil, "the lock's key, where another program uses that; can be repeated")
 	cmd.Flags().BoolVar(&r.try, "try", false, "do not wait for the lock")
 	cmd.Flags().BoolVar(&r.shared, "shared", false, "share the lock with others that share it")
 	r.flags(cmd)
-	must(cmd.MarkFlagRequired("lock"))
-	cmd.MarkFlagsMutuallyExclusive("try", "timeout")
+	cmd.MarkFlagsOneRequired("lock", "key")
 	return cmd
 }
 
+const childHelp = `Signals go to COMMAND and its children; on a terminal it stays in the foreground,
+with whatever is typed there. A second Ctrl-C within two seconds makes it a SIGTERM,
+a third SIGKILL; --kill-after does that for any signal. When the lock is lost while
+COMMAND runs, because the server or the network is, COMMAND gets SIGTERM, and after
+--grace SIGKILL. On Linux a session that the server ends is noticed at once,
+elsewhere by the next heartbeat, a second later at most.
+
+When bootlock itself is killed, its lock is free at once, and COMMAND and its
+children are killed; on Windows they are not, nor, on a terminal, are the children.
+What COMMAND leaves in the background goes on without the lock when COMMAND ends.`
+
 func (r *runner) check() error {
-	if err := checkName("--lock", r.name); err != nil {
-		return err
+	for _, name := range r.names {
+		if err := checkName("--lock", name); err != nil {
+			return err
+		}
+		r.locks = append(r.locks, namedLock{advisorylock.KeyOf(name), name})
 	}
-	return r.lease.check()
+	for _, key := range r.keys {
+		r.locks = append(r.locks, namedLock{key: advisorylock.Key(key)})
+	}
+	slices.SortStableFunc(r.locks, func(a, b namedLock) int { return cmp.Compare(a.key, b.key) })
+	r.locks = slices.CompactFunc(r.locks, func(a, b namedLock) bool { return a.key == b.key })
+	switch {
+	case r.try && r.timeout > 0:
+		return usage("--try does not wait: leave out --timeout")
+	case r.shared && r.unless != "":
+		return usage("--unless is for one COMMAND at a time: leave out --shared")
+	}
+	var names []string
+	for _, l := range r.locks {
+		names = append(names, cmp.Or(l.name, l.key.String()))
+	}
+	r.name = strings.Join(names, ",")
+	r.lockIs(r.locks[0])
+	return r.turn.check()
+}
+
+// lockIs says which of the locks is waited for.
+func (r *runner) lockIs(l namedLock) {
+	r.what, r.end = l.String(), "bootlock end "+l.flag()
 }
 
 func checkName(flag, name string) error {
@@ -113,72 +152,98 @@ func checkName(flag, name string) error {
 	return nil
 }
 
-func (a *app) runUnder(parent context.Context, r *runner, args []string) error {
-	ctx, signals, stop := catchSignals(parent)
-	defer stop()
-	child, err := a.command(args, r.grace, signals)
-	if err != nil {
-		return err
+// hold takes the locks and runs COMMAND.
+func (r *runner) hold(ctx context.Context) error {
+	var keys []advisorylock.Key
+	for _, l := range r.locks {
+		if err := checkNesting(r.server.ID, l.String(), l.key); err != nil {
+			return err
+		}
+		keys = append(keys, l.key)
 	}
-	db, err := a.connect(ctx, "run")
-	if err != nil {
-		return err
+	command := func(ctx context.Context) error { return r.run(ctx, keys) }
+	if r.unless != "" {
+		return r.once(ctx, command)
 	}
-	defer db.Close()
+	return r.take(ctx, r.locks, mode{try: r.try, shared: r.shared}, command)
+}
 
-	ctx, granted := r.limit(ctx)
-	what := fmt.Sprintf("lock %q", r.name)
-	locker := advisorylock.Locker{TTL: r.ttl, Shared: r.shared, Name: r.name, Trace: a.trace(what)}
+// mode is how locks are taken.
+type mode struct{ try, shared bool }
+
+// take takes locks, one inside the other, and calls fn.
+func (r *runner) take(ctx context.Context, locks []namedLock, m mode, fn func(ctx context.Context) error) error {
+	if len(locks) == 0 {
+		return fn(ctx)
+	}
+	lock, inside := locks[0], false
+	locker := advisorylock.Locker{TTL: r.ttl, Shared: m.shared, Name: lock.name, Trace: r.trace()}
 	hold := locker.Hold
-	if r.try {
+	if m.try {
 		hold = locker.TryHold
 	}
-	key := advisorylock.KeyOf(r.name)
-	err = hold(ctx, db, key, func(ctx context.Context) error {
-		granted()
-		return child.run(ctx)
+	r.lockIs(lock)
+	err := hold(ctx, r.server.DB, lock.key, func(ctx context.Context) error {
+		inside = true
+		return r.take(ctx, locks[1:], m, fn)
 	})
-	return a.failure(ctx, r.explain(ctx, db, key, what, err))
-}
-
-// explain says who has the lock, in the words of this command.
-func (r *runner) explain(ctx context.Context, db *sql.DB, key advisorylock.Key, what string, err error) error {
-	if errors.Is(err, advisorylock.ErrNotAcquired) {
-		return notInTime(what, holdersOf(ctx, db, key), "")
+	if !inside && r.try && errors.Is(err, advisorylock.ErrNotAcquired) {
+		err = &exitError{
+			code: r.conflictCode, err: fmt.Errorf("somebody else has %v", lock),
+			holders: r.holdersOf(ctx, lock.key), end: r.end,
+		}
 	}
-	return explainWait(ctx, what, err)
+	return err
 }
 
-func holdersOf(ctx context.Context, db *sql.DB, key advisorylock.Key) []advisorylock.Session {
+// once runs command in one process of all that ask --unless, and no longer if
+// the answer is yes.
+//
+// Those who find the lock taken wait for it in shared mode, so that all go on at
+// once. If the winner has failed, they queue for the lock, and do not try for it:
+// some of many would always still have it in shared mode.
+func (r *runner) once(ctx context.Context, command func(ctx context.Context) error) error {
+	unlessDone := func(ctx context.Context) error {
+		if done, err := r.done(ctx); done || err != nil {
+			return err
+		}
+		return command(ctx)
+	}
+	if done, err := r.done(ctx); done || err != nil {
+		return err
+	}
+	err := r.take(ctx, r.locks, mode{try: true}, unlessDone)
+	if r.try || !errors.Is(err, advisorylock.ErrNotAcquired) {
+		return err
+	}
+	err = r.take(ctx, r.locks, mode{shared: true}, func(context.Context) error { return nil })
+	if err != nil {
+		return err
+	}
+	if done, err := r.done(ctx); done || err != nil {
+		return err
+	}
+	return r.take(ctx, r.locks, mode{}, unlessDone)
+}
+
+// done asks --unless.
+func (r *runner) done(ctx context.Context) (bool, error) {
+	done, err := askAgain(ctx, r.server.DB, r.unless)
+	if err != nil {
+		return false, fmt.Errorf("--unless: %w", err)
+	}
+	if done {
+		r.nothingToDo()
+	}
+	return done, nil
+}
+
+func (r *runner) holdersOf(ctx context.Context, key advisorylock.Key) []advisorylock.Session {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	sessions, err := advisorylock.Sessions(ctx, db, key)
+	sessions, err := advisorylock.Sessions(ctx, r.server.DB, key)
 	if err != nil {
 		return nil
 	}
-	for i, s := range sessions {
-		if !s.Granted {
-			return sessions[:i]
-		}
-	}
-	return sessions
-}
-
-// trace tells of a wait while it lasts, and of its end.
-func (a *app) trace(what string) *locktrace.Trace {
-	waiting := a.log.waitingForLock(what)
-	said := false
-	return &locktrace.Trace{
-		Waiting: func(ctx context.Context, w locktrace.Wait) {
-			said = true
-			waiting(ctx, w)
-		},
-		Done: func(_ context.Context, e locktrace.Event) {
-			if said && e.Step == locktrace.Lock && e.Err == nil {
-				said = false
-				a.log.say(fmt.Sprintf("got %s after %v", what, e.Duration.Round(100*time.Millisecond)),
-					"got the lock", slog.String("lock", e.Name), slog.String("key", advisorylock.Key(e.Key).String()), seconds(e.Duration))
-			}
-		},
-	}
+	return slices.DeleteFunc(sessions, func(s advisorylock.Session) bool { return !s.Granted })
 }

@@ -1,4 +1,4 @@
-package main
+package signals
 
 import (
 	"os"
@@ -8,9 +8,11 @@ import (
 // caught are the signals that Windows makes of console events.
 func caught() []os.Signal { return []os.Signal{os.Interrupt, syscall.SIGTERM} }
 
-func ends(os.Signal) bool { return true }
+// Ends reports whether sig asks a process to end.
+func Ends(os.Signal) bool { return true }
 
-func signalNumber(sig os.Signal) int {
+// Number is the number of a signal.
+func Number(sig os.Signal) int {
 	number, _ := sig.(syscall.Signal)
 	return int(number)
 }

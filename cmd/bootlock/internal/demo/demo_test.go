@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"encoding/xml"
@@ -84,7 +84,7 @@ func TestNiceStep(t *testing.T) {
 }
 
 func TestMoreRoundsWhileNoRaceIsSeen(t *testing.T) {
-	d := &demo{rounds: 2}
+	d := &demo{Options: Options{Rounds: 2}}
 	for _, test := range []struct {
 		name string
 		side *side

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"bufio"
@@ -10,7 +10,6 @@ import (
 
 	_ "github.com/jackc/pgx/v5/stdlib" // the drivers of the demo
 	_ "github.com/lib/pq"
-	"github.com/spf13/cobra"
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/schemaguard"
@@ -51,45 +50,32 @@ type span struct {
 	From, To time.Duration // of the start
 }
 
-func (a *app) demoProcessCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:    "demo-process",
-		Hidden: true,
-		Args:   cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return demoProcess(cmd.Context(), a.in, a.out)
-		},
-	}
-}
-
-func demoProcess(ctx context.Context, in io.Reader, out io.Writer) error {
+// Process is one process of a round: it gets its job from in, and answers on out.
+func Process(ctx context.Context, in io.Reader, out io.Writer) error {
 	input := json.NewDecoder(bufio.NewReader(in))
 	output := json.NewEncoder(out)
 	var j job
 	if err := input.Decode(&j); err != nil {
-		return &exitError{exitOwn, err}
+		return err
 	}
 	db, err := sql.Open(j.Driver, j.DSN)
 	if err != nil {
-		return &exitError{exitOwn, err}
+		return err
 	}
 	defer db.Close()
 	db.SetMaxOpenConns(1)
 	if err := db.PingContext(ctx); err != nil {
-		return &exitError{exitOwn, err}
+		return err
 	}
 	if err := output.Encode("ready"); err != nil {
-		return &exitError{exitOwn, err}
+		return err
 	}
 	var start time.Time
 	if err := input.Decode(&start); err != nil {
-		return &exitError{exitOwn, err}
+		return err
 	}
 	time.Sleep(time.Until(start))
-	if err := output.Encode(bootstrap(ctx, db, j, start)); err != nil {
-		return &exitError{exitOwn, err}
-	}
-	return nil
+	return output.Encode(bootstrap(ctx, db, j, start))
 }
 
 // statements are what many programs run when they start.
@@ -109,7 +95,7 @@ func bootstrap(ctx context.Context, db *sql.DB, j job, start time.Time) outcome 
 	}
 	o.Done = time.Since(start)
 	if err != nil {
-		o.Err = redact(err.Error())
+		o.Err = err.Error()
 	}
 	return o
 }

@@ -1,15 +1,14 @@
-package main
+package demo
 
 import (
 	"bytes"
+	"encoding/xml"
 	"fmt"
 	"io"
 	"math"
 	"os"
 	"slices"
 	"time"
-
-	svg "github.com/ajstarks/svgo/float"
 )
 
 // The picture: every process a row, time from left to right, the round without
@@ -56,22 +55,37 @@ func drawFile(path, version string, without, with round) error {
 
 // picture is the canvas with its time scale.
 type picture struct {
-	*svg.SVG
+	out io.Writer
 	end time.Duration // the moment at the right edge
 }
 
-func draw(out io.Writer, version string, without, with round) {
-	p := &picture{svg.New(out), max(without.done(), with.done()) * 21 / 20}
-	height := header + p.height(without) + p.height(with) + margin/2
-	p.Startview(width, height, 0, 0, width, height)
-	defer p.End()
-	p.Title("The race for a schema, without and with bootlock")
-	p.Style("text/css", css)
-	p.Roundrect(0.5, 0.5, width-1, height-1, 10, 10, `fill="#ffffff" stroke="#dfe4ea"`)
+// text writes an element with text in it. The text may come from a server.
+func (p *picture) text(element, text, attributes string) {
+	fmt.Fprintf(p.out, "<%s%s>", element, attributes)
+	_ = xml.EscapeText(p.out, []byte(text))
+	fmt.Fprintf(p.out, "</%s>\n", element)
+}
 
-	p.Text(margin, 40, fmt.Sprintf("%d processes create the same schema at the same moment", len(with.outcomes)), `class="title"`)
-	p.Text(margin, 61, fmt.Sprintf("One row is one process. Half use lib/pq, half pgx. PostgreSQL %s, round %d without the guard and round %d with it.",
-		shortVersion(version), without.number, with.number), `class="sub"`)
+func (p *picture) label(x, y float64, text, class string) {
+	p.text("text", text, fmt.Sprintf(` x="%.2f" y="%.2f" class="%s"`, x, y, class))
+}
+
+func (p *picture) rect(x, y, w, h, radius float64, paint string) {
+	fmt.Fprintf(p.out, `<rect x="%.2f" y="%.2f" width="%.2f" height="%.2f" rx="%.0f" %s/>`+"\n", x, y, w, h, radius, paint)
+}
+
+func draw(out io.Writer, version string, without, with round) {
+	p := &picture{out, max(without.done(), with.done()) * 21 / 20}
+	height := header + p.height(without) + p.height(with) + margin/2
+	fmt.Fprintf(out, `<svg width="%[1]g" height="%[2]g" viewBox="0 0 %[1]g %[2]g" xmlns="http://www.w3.org/2000/svg">`+"\n", width, height)
+	defer fmt.Fprintln(out, "</svg>")
+	p.text("title", "The race for a schema, without and with bootlock", "")
+	p.text("style", css, "")
+	p.rect(0.5, 0.5, width-1, height-1, 10, `fill="#ffffff" stroke="#dfe4ea"`)
+
+	p.label(margin, 40, fmt.Sprintf("%d processes create the same schema at the same moment", len(with.outcomes)), "title")
+	p.label(margin, 61, fmt.Sprintf("One row is one process. Half use lib/pq, half pgx. PostgreSQL %s, round %d without the guard and round %d with it.",
+		shortVersion(version), without.number, with.number), "sub")
 	p.legend(margin, 84)
 
 	n := len(without.outcomes)
@@ -96,16 +110,16 @@ func (p *picture) x(t time.Duration) float64 {
 
 func (p *picture) legend(x, y float64) {
 	for _, s := range []state{working, waiting, holding, commits, ready, failed} {
-		p.Roundrect(x, y-10, 16, barHeight, 2, 2, fill(s))
-		p.Text(x+22, y, string(s), `class="key"`)
+		p.rect(x, y-10, 16, barHeight, 2, fill(s))
+		p.label(x+22, y, string(s), "key")
 		x += 46 + 6.6*float64(len(s))
 	}
 }
 
 // panel draws a round, the processes in the order in which they were done.
 func (p *picture) panel(y float64, r round, title, below, class string) {
-	p.Text(margin, y+20, title, `class="panel"`)
-	p.Text(margin, y+37, below, fmt.Sprintf(`class="%s"`, class))
+	p.label(margin, y+20, title, "panel")
+	p.label(margin, y+37, below, class)
 	outcomes := slices.Clone(r.outcomes)
 	slices.SortStableFunc(outcomes, func(a, b outcome) int { return int(a.Done - b.Done) })
 	y += heading
@@ -120,8 +134,8 @@ func (p *picture) axis(top, bottom float64) {
 	step := niceStep(p.end)
 	for t := time.Duration(0); t <= p.end; t += step {
 		x := p.x(t)
-		p.Line(x, top-2, x, bottom+4, `class="grid"`)
-		p.Text(x, bottom+17, fmt.Sprint(t), `class="tick"`)
+		fmt.Fprintf(p.out, `<line x1="%[1]g" y1="%[2]g" x2="%[1]g" y2="%[3]g" class="grid"/>`+"\n", x, top-2, bottom+4)
+		p.label(x, bottom+17, fmt.Sprint(t), "tick")
 	}
 }
 
@@ -132,20 +146,20 @@ func (p *picture) row(y float64, o outcome) {
 		end, mark = failed, "✕"
 		tip = fmt.Sprintf("%s: failed after %v: %s", driverName(o.Driver), o.Done.Round(100*time.Microsecond), o.Err)
 	}
-	p.Group()
-	defer p.Gend()
-	p.Title(tip)
-	p.Text(left-8, y+barHeight-1, driverName(o.Driver), `class="row"`)
+	fmt.Fprintln(p.out, "<g>")
+	defer fmt.Fprintln(p.out, "</g>")
+	p.text("title", tip, "")
+	p.label(left-8, y+barHeight-1, driverName(o.Driver), "row")
 	for _, s := range o.Spans {
 		p.bar(y, s)
 	}
 	p.bar(y, span{end, o.Done, p.end})
-	p.Text(p.x(o.Done)+5, y+barHeight-2, mark, `class="mark"`)
+	p.label(p.x(o.Done)+5, y+barHeight-2, mark, "mark")
 }
 
 func (p *picture) bar(y float64, s span) {
 	from, to := p.x(s.From), p.x(s.To)
-	p.Rect(from, y, max(to-from, 0.6), barHeight, fill(s.State))
+	p.rect(from, y, max(to-from, 0.6), barHeight, 0, fill(s.State))
 }
 
 func fill(s state) string { return fmt.Sprintf(`fill="%s"`, colours[s]) }

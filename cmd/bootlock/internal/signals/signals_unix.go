@@ -1,6 +1,6 @@
 //go:build unix
 
-package main
+package signals
 
 import (
 	"os"
@@ -16,25 +16,26 @@ func caught() []os.Signal {
 	signals := []os.Signal{
 		unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2,
 	}
-	if !onTerminal() {
+	if !OnTerminal() {
 		signals = append(signals, unix.SIGTSTP)
 	}
 	return signals
 }
 
-// ends reports whether sig ends bootlock while it waits.
-func ends(sig os.Signal) bool {
+// Ends reports whether sig asks a process to end.
+func Ends(sig os.Signal) bool {
 	return sig == unix.SIGINT || sig == unix.SIGTERM || sig == unix.SIGHUP || sig == unix.SIGQUIT
 }
 
-func signalNumber(sig os.Signal) int {
+// Number is the number of sig.
+func Number(sig os.Signal) int {
 	number, _ := sig.(syscall.Signal)
 	return int(number)
 }
 
-// onTerminal reports whether a person sits before us: stdin is a terminal and we
+// OnTerminal reports whether a person sits before us: stdin is a terminal and we
 // are its foreground.
-func onTerminal() bool {
+func OnTerminal() bool {
 	group, err := unix.IoctlGetInt(int(os.Stdin.Fd()), unix.TIOCGPGRP)
 	return err == nil && group == unix.Getpgrp()
 }

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/bootlock/bootlock/advisorylock"
+)
+
+// heldVariable tells COMMAND, and any bootlock in it, which locks it runs under:
+// DATABASE:KEY, separated by spaces.
+const heldVariable = "BOOTLOCK_HELD"
+
+// heldWith is the value of heldVariable for COMMAND: what this process runs under
+// itself, and keys.
+func heldWith(database string, keys []advisorylock.Key) string {
+	words := strings.Fields(os.Getenv(heldVariable))
+	for _, key := range keys {
+		words = append(words, database+":"+key.String())
+	}
+	return strings.Join(words, " ")
+}
+
+// runsUnder reports whether this process is, or is in, a COMMAND under key: to
+// wait for that lock would be to wait for oneself.
+func runsUnder(database string, key advisorylock.Key) bool {
+	return slices.Contains(strings.Fields(os.Getenv(heldVariable)), database+":"+key.String())
+}
+
+// checkNesting refuses a lock that this process runs under already.
+func checkNesting(database, what string, keys ...advisorylock.Key) error {
+	for _, key := range keys {
+		if runsUnder(database, key) {
+			return usage("this command already runs under %s: it would wait for itself; leave out the inner bootlock, or use another lock", what)
+		}
+	}
+	return nil
+}

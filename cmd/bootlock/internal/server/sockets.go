@@ -1,0 +1,83 @@
+package server
+
+import (
+	"context"
+	"net"
+	"sync"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// sockets are the connections that are open.
+type sockets struct {
+	mu   sync.Mutex
+	open map[*socket]bool
+}
+
+// socket is a connection that can be watched while somebody else reads from it.
+type socket struct {
+	net.Conn
+	all *sockets
+
+	mu      sync.Mutex
+	unwatch func() // nil: not watched
+}
+
+func (s *sockets) register(dial pgconn.DialFunc) pgconn.DialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		c := &socket{Conn: conn, all: s}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.open == nil {
+			s.open = map[*socket]bool{}
+		}
+		s.open[c] = true
+		return c, nil
+	}
+}
+
+// Close ends the watch first: it has a copy of the file descriptor, without whose
+// end the server would not see this one's.
+func (c *socket) Close() error {
+	c.stop()
+	c.all.mu.Lock()
+	delete(c.all.open, c)
+	c.all.mu.Unlock()
+	return c.Conn.Close()
+}
+
+func (c *socket) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.unwatch != nil {
+		c.unwatch()
+		c.unwatch = nil
+	}
+}
+
+// WatchLocks calls lost as soon as the other side closes a connection, which is
+// sooner than the next heartbeat of its lock would notice. It is called when all
+// locks are held: idle connections, whose end means nothing, are closed first.
+// The result ends the watch. Where the system offers no way to see a connection
+// closed without reading from it, nothing is watched.
+func (s *Server) WatchLocks(lost func()) (stop func()) {
+	s.DB.SetMaxIdleConns(0)
+	s.sockets.mu.Lock()
+	defer s.sockets.mu.Unlock()
+	var watched []*socket
+	for c := range s.sockets.open {
+		c.mu.Lock()
+		c.unwatch = watch(c.Conn, lost)
+		c.mu.Unlock()
+		watched = append(watched, c)
+	}
+	return func() {
+		for _, c := range watched {
+			c.stop()
+		}
+	}
+}

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package server
+
+import "net"
+
+func watch(net.Conn, func()) (stop func()) { return nil }

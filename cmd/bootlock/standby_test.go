@@ -1,0 +1,65 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/bootlock/bootlock/test/replica"
+)
+
+// bootlock runs the command as a process of its own, and returns what it said and
+// its exit code.
+func bootlock(t *testing.T, env []string, args ...string) (said string, code int) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "bootlock", args...)
+	cmd.Env = append(cmd.Environ(), env...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	_ = cmd.Run()
+	return out.String(), cmd.ProcessState.ExitCode()
+}
+
+// A lock on a standby is granted and excludes nobody on the primary. run said
+// nothing, and exited with 0.
+func TestStandby(t *testing.T) {
+	primary, standby := replica.NewFiles(t).Start(t)
+	if said, code := bootlock(t, []string{"DATABASE_URL=" + primary.DSN()}, "ensure", "--schema", "app"); code != 0 {
+		t.Fatalf("got %d of ensure on the primary: %s", code, said)
+	}
+	standby.CatchUp(t, primary)
+	both := func(first, second *replica.Server, more string) string {
+		return fmt.Sprintf("host=127.0.0.1,127.0.0.1 port=%d,%d user=postgres dbname=postgres sslmode=disable%s", first.Port, second.Port, more)
+	}
+	run := []string{"run", "--lock", "a", "--", "psql", "-qXAt", "-c", "SELECT application_name LIKE 'bootlock run%' FROM pg_stat_activity WHERE state = 'idle in transaction'", primary.DSN()}
+	for _, test := range []struct {
+		name, dsn string
+		args      []string
+		code      int
+		says      string
+	}{
+		{"run", standby.DSN(), run, exitUnreachable, "is a standby"},
+		{"ensure", standby.DSN(), []string{"ensure", "--schema", "app"}, exitUnreachable, "is a standby"},
+		{"any server will do", standby.DSN() + "&target_session_attrs=any", run, exitUnreachable, "is a standby"},
+		{"a standby was asked for", both(standby, primary, " target_session_attrs=standby"), run, 0, "t"},
+		{"the standby first", both(standby, primary, ""), run, 0, "t"},
+		{"the primary first", both(primary, standby, ""), run, 0, "t"},
+		{"two standbys", both(standby, standby, ""), run, exitUnreachable, "is a standby"},
+		{"wait reads only", standby.DSN(), []string{"wait", "--schema", "app", "--timeout", "10s"}, 0, ""},
+		{"wait for what is not there", standby.DSN(), []string{"wait", "--schema", "other", "--timeout", "300ms"}, exitNotInTime, "not ready"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			said, code := bootlock(t, []string{"DATABASE_URL=" + test.dsn}, test.args...)
+			if code != test.code || !strings.Contains(said, test.says) {
+				t.Errorf("got exit code %d and %q; want %d and %q", code, said, test.code, test.says)
+			}
+			if code == exitUnreachable && strings.Count(strings.TrimSpace(said), "\n") > 0 {
+				t.Errorf("got %q; want one sentence", said)
+			}
+		})
+	}
+}
