@@ -24,7 +24,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
@@ -496,39 +495,6 @@ func crowdOf(n int32) func() {
 		}
 		<-full
 	}
-}
-
-// Who waits wants to know for whom, while it waits and when it gives up.
-func TestWaitingTellsWhoHolds(t *testing.T) {
-	leavesNoGoroutine(t)
-	db := newTestDB(t, pgtest.Shared(t))
-	holder := startHolder(t, pgtest.WithParams(db.dsn, "application_name", "payments"), drivers[0])
-	pid := db.holderPID(t)
-	eachDriver(t, func(t *testing.T, driver string) {
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		told := make(chan locktrace.Wait, 1)
-		locker := advisorylock.Locker{Name: "app", Trace: &locktrace.Trace{Waiting: func(_ context.Context, w locktrace.Wait) {
-			told <- w
-			cancel()
-		}}}
-		err := locker.Hold(ctx, pool(t, driver, db.dsn), leaseKey, func(context.Context) error { return nil })
-		var wait *advisorylock.WaitError
-		if !errors.As(err, &wait) || !errors.Is(err, context.Canceled) {
-			t.Fatalf("got %v; want a WaitError and context.Canceled", err)
-		}
-		w := await.Value(t, told)
-		if w.Key != int64(leaseKey) || w.Name != "app" || w.Waited <= 0 {
-			t.Errorf("got a wait for key %d, name %q, %v; want %d, app, and some time", w.Key, w.Name, w.Waited, leaseKey)
-		}
-		for where, holders := range map[string][]locktrace.Session{"Waiting": w.Holders, "WaitError": wait.Holders} {
-			if len(holders) != 1 || holders[0].PID != pid || holders[0].Application != "payments" || !holders[0].Granted {
-				t.Errorf("%s: got holders %v; want pid %d, payments", where, holders, pid)
-			}
-		}
-	})
-	holder.finish(t)
-	db.holdsNoLock(t)
 }
 
 // What the child processes do.
