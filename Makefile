@@ -12,6 +12,7 @@ MODULES := . cmd/bootlock test
 LINT_VERSION := v2.15.0
 LINT_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bootlock/golangci-lint-$(LINT_VERSION)
 LINT := $(LINT_DIR)/golangci-lint
+ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 .DEFAULT_GOAL := help
 # Those that have a rule: one that were only listed here would pass as done.
@@ -53,6 +54,8 @@ $(LINT):
 lint: $(LINT) ## run the linters of .golangci.yml
 	set -e; for dir in $(MODULES) examples; do (cd $$dir && $(LINT) run ./...); done
 	cd test/legacy && GOWORK=off $(LINT) run ./...
+	GOWORK=off $(GO) run $(ACTIONLINT)
+	shellcheck scripts/*.sh .ci/run
 
 demo: server ## see the race without the guard, and none with it
 	$(GO) run ./cmd/bootlock demo $${BOOTLOCK_TEST_DSN:+--dsn "$$BOOTLOCK_TEST_DSN"}

@@ -50,6 +50,7 @@ go run scripts/modproxy.go "$version" "$scratch/proxy"
 GOPROXY="file://$scratch/proxy,file://$(go env GOMODCACHE)/cache/download,$(go env GOPROXY)"
 export GOPROXY GONOSUMDB="$module" GOMODCACHE="$scratch/modcache" GOWORK=off GOFLAGS=-modcacherw
 
+# shellcheck disable=SC2016 # a word in Markdown
 table='| program | its modules that moved | modules that joined its graph | `go get` says, in lines | new lines in go.sum |
 |---|---|---|---|---|
 '
@@ -133,7 +134,7 @@ examine() {
 		cat "$scratch/log"
 		return
 	fi
-	# shellcheck disable=SC1091
+	# shellcheck disable=SC1090 # written by user
 	source "$scratch/$name/verdict"
 	table+="| $name: go $2${3:+, ${*:3}} | $moved | $joined | $(wc -l <<<"$said"): \`$(head -n 1 <<<"$said")\` | $lines |"$'\n'
 	if [ "$moved" != 0 ]; then

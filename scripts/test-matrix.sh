@@ -8,6 +8,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 versions="13 14 15 16 17 18"
+# shellcheck disable=SC2086 # one argument each
 [ $# -gt 0 ] || set -- $versions
 
 work=$(mktemp -d) || exit 1

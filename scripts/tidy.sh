@@ -28,7 +28,7 @@ for dir in . cmd/bootlock test test/legacy bench examples; do
 	mkdir -p "$(dirname "$copy")"
 	cp "$dir/go.mod" "$dir/go.sum" "$scratch/"
 	go -C "$dir" mod tidy
-	sed -i "\|^$module[ /]|d" "$dir/go.sum"
+	sed -i "\|^${module}[ /]|d" "$dir/go.sum"
 	if [ "${1:-}" = -diff ]; then
 		for file in go.mod go.sum; do
 			diff -u "$scratch/$file" "$dir/$file" --label "$dir/$file" --label "$dir/$file, tidy" || failed=1
