@@ -6,7 +6,7 @@ TESTFLAGS ?=
 
 # Those whose tests are fast or need a server; test/legacy and examples have targets
 # of their own.
-MODULES := . cmd/bootlock test
+MODULES := . cmd/bootlock test bench
 
 # golangci-lint's own advice is not to let go.mod know it. Built once, kept by version.
 LINT_VERSION := v2.15.0
@@ -61,7 +61,7 @@ demo: server ## see the race without the guard, and none with it
 	$(GO) run ./cmd/bootlock demo $${BOOTLOCK_TEST_DSN:+--dsn "$$BOOTLOCK_TEST_DSN"}
 
 bench: server ## run the benchmarks
-	$(GO) test -C test -run '^$$' -bench . -benchmem -timeout 20m $(TESTFLAGS) ./...
+	$(GO) test -C bench -run '^$$' -bench . -benchmem -timeout 20m $(TESTFLAGS) ./...
 
 tidy: ## run go mod tidy in every module
 	scripts/tidy.sh

@@ -34,11 +34,11 @@ else
 	failed=1
 fi
 
-if diff=$(scripts/tidy.sh -diff 2>&1); then
+if diff=$(scripts/tidy.sh -diff 2>&1 | { grep -v "^go: downloading" || true; }); then
 	say "go mod tidy changes nothing in any module"
 else
 	fail "go mod tidy would change go.mod or go.sum:"
-	tail -n 40 <<<"$diff"
+	head -n 60 <<<"$diff"
 fi
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/bootlock-deps.XXXXXX")

@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 here=$PWD
 version=${1:-}
 rehearse=${REHEARSE:-}
-modules="test cmd/bootlock examples" # after the root, in the order of their requirements
+modules="test cmd/bootlock bench examples" # after the root, in the order of their requirements
 repository=github.com/bootlock/bootlock
 
 say() { printf 'release: %s\n' "$*" >&2; }

@@ -1,6 +1,6 @@
 //go:build unix
 
-package test
+package bench
 
 import (
 	"context"
@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
@@ -124,63 +126,83 @@ func BenchmarkTail(b *testing.B) {
 	for _, n := range []int{8, 32, 90} {
 		for _, driver := range drivers {
 			b.Run(fmt.Sprintf("others=%d/UpToDate/%s", n, driver), func(b *testing.B) {
-				benchmarkTail(b, driver, n, func(l library) schemaguard.Guard { return schemaguard.Guard{UpToDate: l.upToDate} })
+				benchmarkTail(b, driver, n, schemaguard.Guard{UpToDate: isMigrated})
 			})
 			b.Run(fmt.Sprintf("others=%d/turns/%s", n, driver), func(b *testing.B) {
-				benchmarkTail(b, driver, n, func(library) schemaguard.Guard { return schemaguard.Guard{Serialize: true} })
+				benchmarkTail(b, driver, n, schemaguard.Guard{Serialize: true})
 			})
 		}
 	}
 }
 
-func benchmarkTail(b *testing.B, driver string, n int, guard func(library) schemaguard.Guard) {
+func benchmarkTail(b *testing.B, driver string, n int, guard schemaguard.Guard) {
 	dsn := pgtest.Shared(b).NewDB(b)
-	admin := sqltest.Open(b, "pgx", dsn)
-	sqltest.Exec(b, admin, "CREATE TABLE attempts (schema text, process int)")
 	var pools []*sql.DB
 	for range n + 1 {
 		pools = append(pools, warm(b, driver, dsn, 2))
 	}
-	b.Setenv("PROCESS", "0")
 	var samples []time.Duration
-	for i := range b.N {
-		samples = append(samples, tail(b, admin, pools, fmt.Sprintf("tail_%d", i), guard))
+	for range b.N {
+		samples = append(samples, tail(b, pools, guard))
 	}
 	reportQuantiles(b, "", samples)
 }
 
-func tail(b *testing.B, admin *sql.DB, pools []*sql.DB, schema string, guard func(library) schemaguard.Guard) time.Duration {
+const schema = "tail"
+
+// tail has the first of pools migrate while the others wait, and returns how long
+// after its end all were ready.
+func tail(b *testing.B, pools []*sql.DB, guard schemaguard.Guard) time.Duration {
+	sqltest.Exec(b, pools[0], "DROP SCHEMA IF EXISTS tail CASCADE")
 	inside, finish := make(chan struct{}), make(chan struct{})
 	var done time.Time
 	var wg sync.WaitGroup
-	ensure := func(db *sql.DB, inTheMiddle func(first bool) error) {
-		lib := library{db: db, schema: schema, inTheMiddle: inTheMiddle}
-		err := guard(lib).Ensure(b.Context(), db, schema, func(ctx context.Context, _ *sql.DB) error {
-			err := lib.migrate(ctx)
-			if inTheMiddle != nil {
-				done = time.Now()
-			}
-			return err
-		})
-		if err != nil {
+	ensure := func(db *sql.DB, migrate func(ctx context.Context, db *sql.DB) error) {
+		if err := guard.Ensure(b.Context(), db, schema, migrate); err != nil {
 			b.Error(err)
 		}
 	}
+	// Who waits has begun with the lock to migrate under, and is not done with it.
+	var waiting atomic.Int64
+	count := func(e locktrace.Event, n int64) {
+		if e.Step == locktrace.Lock && e.For == locktrace.Migrate {
+			waiting.Add(n)
+		}
+	}
+	guard.Trace = &locktrace.Trace{
+		Start: func(ctx context.Context, e locktrace.Event) context.Context { count(e, 1); return ctx },
+		Done:  func(_ context.Context, e locktrace.Event) { count(e, -1) },
+	}
 	wg.Go(func() {
-		ensure(pools[0], func(bool) error {
+		ensure(pools[0], func(ctx context.Context, db *sql.DB) error {
 			close(inside)
 			<-finish
-			return nil
+			_, err := db.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS tail.version AS SELECT 1 AS version")
+			done = time.Now()
+			return err
 		})
 	})
 	<-inside
 	for _, db := range pools[1:] {
-		wg.Go(func() { ensure(db, nil) })
+		wg.Go(func() {
+			ensure(db, func(ctx context.Context, db *sql.DB) error {
+				migrated, err := isMigrated(ctx, db)
+				if err == nil && !migrated {
+					b.Error("the winner is not done, and another one is inside")
+				}
+				return err
+			})
+		})
 	}
-	awaitWaiters(b, admin, schemaguard.MigrateKey(schemaguard.KeyFor(schema)), len(pools)-1)
+	await.True(b, "all to wait", func() bool { return waiting.Load() == int64(len(pools)-1) })
 	close(finish)
 	wg.Wait()
 	return time.Since(done)
+}
+
+func isMigrated(ctx context.Context, db *sql.DB) (migrated bool, err error) {
+	err = db.QueryRowContext(ctx, "SELECT to_regclass('tail.version') IS NOT NULL").Scan(&migrated)
+	return migrated, err
 }
 
 // BenchmarkHeartbeat measures the statement that keeps a lease, which goes out
@@ -198,7 +220,7 @@ func BenchmarkHeartbeat(b *testing.B) {
 		})
 		b.Run("Hold/"+driver, func(b *testing.B) {
 			for b.Loop() {
-				if err := advisorylock.Hold(b.Context(), db, leaseKey, func(context.Context) error { return nil }); err != nil {
+				if err := advisorylock.Hold(b.Context(), db, 1, func(context.Context) error { return nil }); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -1,4 +1,4 @@
-package test
+package bench
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // BenchmarkWithXactLock measures WithXactLock side by side with the same four
@@ -50,7 +51,7 @@ func BenchmarkWithXactLock(b *testing.B) {
 }
 
 func compare(b *testing.B, driver string, one, other func(ctx context.Context, db *sql.DB) error) {
-	db := pool(b, driver, pgtest.Shared(b).NewDB(b))
+	db := sqltest.Open(b, driver, pgtest.Shared(b).NewDB(b))
 	ctx, cancel := context.WithCancel(b.Context())
 	defer cancel()
 	timed := func(call func(ctx context.Context, db *sql.DB) error) time.Duration {

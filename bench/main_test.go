@@ -1,0 +1,22 @@
+// Package bench measures what the library costs, beside what one would write by
+// hand. Ratios measured side by side in one run mean something on a busy machine;
+// milliseconds do not.
+package bench
+
+import (
+	"os"
+	"testing"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
+	_ "github.com/lib/pq"
+
+	"github.com/bootlock/bootlock/test/pgtest"
+)
+
+var drivers = []string{"pgx", "postgres"}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	pgtest.Shutdown()
+	os.Exit(code)
+}
