@@ -3,10 +3,10 @@ module github.com/bootlock/bootlock/bench
 go 1.25.0
 
 require (
-	github.com/bootlock/bootlock v0.0.0
-	github.com/bootlock/bootlock/test v0.0.0
-	github.com/jackc/pgx/v5 v5.12.0
-	github.com/lib/pq v1.12.3
+	github.com/bootlock/bootlock v0.0.0 // what is measured
+	github.com/bootlock/bootlock/test v0.0.0 // a PostgreSQL to measure on
+	github.com/jackc/pgx/v5 v5.12.0 // a driver to measure with
+	github.com/lib/pq v1.12.3 // the other driver
 )
 
 require (

@@ -43,7 +43,7 @@ git config user.email "$(git -C "$here" config user.email || echo release@localh
 
 # Of the modules that require each other, and of the workspace that puts them together.
 sed -i -E "s#^(\t|require )($repository(/[a-z/]+)?) v[^ ]+#\1\2 $version#" go.work ./*/go.mod cmd/bootlock/go.mod
-grep -rn "$repository.* v0\.0\.0$" go.work ./*/go.mod cmd/bootlock/go.mod && die "a module still requires v0.0.0"
+grep -rnE "$repository.* v0\.0\.0( |$)" go.work ./*/go.mod cmd/bootlock/go.mod && die "a module still requires v0.0.0"
 scripts/tidy.sh
 if [ -n "$(git status --porcelain)" ]; then
 	git commit --quiet --all --message "release: $version"

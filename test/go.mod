@@ -3,11 +3,11 @@ module github.com/bootlock/bootlock/test
 go 1.25.0
 
 require (
-	github.com/bootlock/bootlock v0.0.0
-	github.com/jackc/pgx/v5 v5.12.0
-	github.com/lib/pq v1.12.3
-	github.com/ory/dockertest/v3 v3.12.0
-	go.uber.org/goleak v1.3.0
+	github.com/bootlock/bootlock v0.0.0 // what is tested
+	github.com/jackc/pgx/v5 v5.12.0 // a driver to test with
+	github.com/lib/pq v1.12.3 // the other driver
+	github.com/ory/dockertest/v3 v3.12.0 // a PostgreSQL in a container
+	go.uber.org/goleak v1.3.0 // what calls that gave up on a driver leave behind
 )
 
 require (

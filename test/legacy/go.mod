@@ -3,11 +3,11 @@ module github.com/bootlock/bootlock/test/legacy
 go 1.25.0
 
 require (
-	github.com/XSAM/otelsql v0.44.0
-	github.com/bootlock/bootlock v0.0.0
-	github.com/bootlock/bootlock/test v0.0.0
-	github.com/jackc/pgx/v5 v5.12.0
-	github.com/lib/pq v1.12.3
+	github.com/XSAM/otelsql v0.44.0 // a driver around another
+	github.com/bootlock/bootlock v0.0.0 // what is tested
+	github.com/bootlock/bootlock/test v0.0.0 // the suite
+	github.com/jackc/pgx/v5 v5.12.0 // the driver within
+	github.com/lib/pq v1.12.3 // the oldest release; see below
 )
 
 require (
