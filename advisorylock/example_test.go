@@ -3,6 +3,7 @@ package advisorylock_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"time"
@@ -35,7 +36,7 @@ func ExampleWithXactLock() {
 	// Output: reported
 }
 
-// Who does not get the lock at once does something else.
+// A process that does not get the lock at once does something else.
 func ExampleTryWithXactLock() {
 	db := open()
 	defer db.Close()
@@ -89,7 +90,66 @@ func ExampleHold() {
 	// CREATE INDEX CONCURRENTLY users_name ON users (name)
 }
 
-// A Locker has the options: here a name for errors, and a recorder of the steps.
+// "Not two at once" is not "once": the second process comes when the first has
+// finished, and gets the lock. What must happen once needs a record that it has
+// happened, and a look at that under the lock.
+func ExampleTryHold() {
+	db := open()
+	defer db.Close()
+	ctx := context.Background()
+
+	reported := map[string]bool{} // a table, in a program
+	report := func(night string) error {
+		return advisorylock.TryHold(ctx, db, advisorylock.KeyOf("nightly report"), func(context.Context) error {
+			if reported[night] {
+				fmt.Println("already reported")
+				return nil
+			}
+			fmt.Println("reporting")
+			reported[night] = true
+			return nil
+		})
+	}
+	fmt.Println(report("2025-03-09")) // one process
+	fmt.Println(report("2025-03-09")) // another one, a moment later
+	// Output:
+	// reporting
+	// <nil>
+	// already reported
+	// <nil>
+}
+
+// Sessions shows who holds a lock, who waits for it, and how to end them.
+func ExampleSessions() {
+	db := openWithHolder()
+	defer db.Close()
+
+	sessions, err := advisorylock.Sessions(context.Background(), db, advisorylock.KeyOf("app"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, s := range sessions {
+		fmt.Printf("pid %d (%s, %s) has it: %t\n", s.PID, s.Application, s.State, s.Granted)
+		fmt.Println("to end it:", s.TerminateSQL())
+	}
+	// Output:
+	// pid 13925 (billing, idle in transaction) has it: true
+	// to end it: SELECT pg_catalog.pg_terminate_backend(13925)
+}
+
+// openWithHolder stands for a database in which somebody has the lock.
+func openWithHolder() *sql.DB {
+	d := recdriver.New()
+	d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
+		since := float64(time.Date(2025, 3, 9, 6, 50, 28, 0, time.UTC).Unix())
+		return []string{"pid", "application", "user", "client", "state", "since", "query", "granted", "shared"},
+			[][]driver.Value{{int64(13925), "billing", "app", "10.0.3.7:45466", "idle in transaction", since, "", true, false}}, nil
+	})
+	return d.OpenDB()
+}
+
+// A Locker holds the options: here a name for errors, and a recorder of the steps.
 func ExampleLocker() {
 	db := open()
 	defer db.Close()
