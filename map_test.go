@@ -22,6 +22,7 @@ func TestMapNamesWhatIsThere(t *testing.T) {
 	if !ok {
 		t.Fatal("CONTRIBUTING.md has no map")
 	}
+	tables, _, _ = strings.Cut(tables, "## Releases")
 	paths := regexp.MustCompile("`([\\w./]+(?:/|\\.go))`").FindAllStringSubmatch(tables, -1)
 	if len(paths) < 30 {
 		t.Fatalf("got %d paths; want the whole map", len(paths))
