@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
@@ -114,12 +115,38 @@ func ExampleGuard_upToDate() {
 
 // openVersioned stands for a database with a table of versions.
 func openVersioned() (db *sql.DB, setVersion func(int64)) {
-	version := int64(0)
+	var version atomic.Int64
 	d := recdriver.New()
-	d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
-		return []string{"version"}, [][]driver.Value{{version}}, nil
+	d.OnQuery(func(c recdriver.Call) ([]string, [][]driver.Value, error) {
+		if !strings.Contains(c.Query, "app.migrations") {
+			return nil, nil, nil // nobody has a lock
+		}
+		return []string{"version"}, [][]driver.Value{{version.Load()}}, nil
 	})
-	return d.OpenDB(), func(v int64) { version = v }
+	return d.OpenDB(), version.Store
+}
+
+// A worker waits until another process has migrated.
+func ExampleGuard_Await() {
+	db, setVersion := openVersioned()
+	defer db.Close()
+
+	guard := schemaguard.Guard{
+		UpToDate: func(ctx context.Context, db *sql.DB) (bool, error) {
+			var have int
+			err := db.QueryRowContext(ctx, "SELECT COALESCE(max(version), 0) FROM app.migrations").Scan(&have)
+			return have >= 3, err
+		},
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	go setVersion(3) // in another process, by guard.Ensure
+	if err := guard.Await(ctx, db, "app"); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("working")
+	// Output: working
 }
 
 // Bootstrap is for the statements that every process sends: they run in the

@@ -12,6 +12,8 @@
 //     the migration code at once, for libraries that lock by themselves.
 //   - [Guard] adds options: migrate once for the whole fleet, more DDL under
 //     the schema's lock, an owner, a trace.
+//   - [Guard.Await] waits until another process has migrated, for processes
+//     that must not.
 //   - [KeyFor] and [MigrateKey] return the keys of the locks.
 //
 // The order of the calls is always the same:
@@ -151,19 +153,11 @@ func (g Guard) Ensure(ctx context.Context, db *sql.DB, schema string, migrate fu
 }
 
 func (g Guard) ensure(ctx context.Context, op string, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
-	if ctx == nil {
-		panic(op + ": nil context")
+	e, err := g.ensurer(ctx, op, db, schema)
+	if err != nil {
+		return err
 	}
-	if db == nil {
-		panic(op + ": nil *sql.DB")
-	}
-	if err := g.check(schema); err != nil {
-		return fmt.Errorf("%s %q: %w", op, schema, err)
-	}
-	e := ensurer{Guard: g, op: op, db: db, schema: schema, run: migrate}
-	if e.Key == 0 {
-		e.Key = KeyFor(schema)
-	}
+	e.run = migrate
 	if done, err := e.upToDate(ctx); done || err != nil {
 		return err
 	}
@@ -179,6 +173,24 @@ func (g Guard) ensure(ctx context.Context, op string, db *sql.DB, schema string,
 		return e.named(e.locker(locktrace.Migrate).Hold(ctx, db, MigrateKey(e.Key), e.migrate))
 	}
 	return e.migrate(ctx)
+}
+
+// ensurer checks the arguments of a call.
+func (g Guard) ensurer(ctx context.Context, op string, db *sql.DB, schema string) (*ensurer, error) {
+	if ctx == nil {
+		panic(op + ": nil context")
+	}
+	if db == nil {
+		panic(op + ": nil *sql.DB")
+	}
+	if err := g.check(schema); err != nil {
+		return nil, fmt.Errorf("%s %q: %w", op, schema, err)
+	}
+	e := &ensurer{Guard: g, op: op, db: db, schema: schema}
+	if e.Key == 0 {
+		e.Key = KeyFor(schema)
+	}
+	return e, nil
 }
 
 // ensurer is one call of Ensure.
@@ -259,7 +271,12 @@ func (e *ensurer) transact(ctx context.Context, create string) (locktrace.Step, 
 // pause waits a short random time, longer with each try, and reports whether
 // ctx lasted.
 func (e *ensurer) pause(ctx context.Context, try int) bool {
-	timer := time.NewTimer(time.Duration(try) * (5*time.Millisecond + rand.N(20*time.Millisecond))) //nolint:gosec // not a secret
+	return sleep(ctx, time.Duration(try)*(5*time.Millisecond+rand.N(20*time.Millisecond))) //nolint:gosec // not a secret
+}
+
+// sleep waits for d, and reports whether ctx lasted.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -302,7 +319,8 @@ func (e *ensurer) migrate(ctx context.Context) error {
 // step runs fn as one traced step of its own, outside the lockers'.
 func (e *ensurer) step(ctx context.Context, s locktrace.Step, fn func(ctx context.Context) error) error {
 	work := locktrace.CreateSchema
-	if s == locktrace.UpToDate || s == locktrace.Migrate {
+	switch s {
+	case locktrace.UpToDate, locktrace.Migrate, locktrace.Await:
 		work = locktrace.Migrate
 	}
 	return step.Do(ctx, e.Trace, locktrace.Event{Step: s, For: work, Key: int64(e.Key), Name: e.schema}, fn)

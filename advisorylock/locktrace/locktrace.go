@@ -40,6 +40,7 @@ const (
 	Migrate      Step = "migrate"       // the user's migrate, with the whole pool
 	Look         Step = "look"          // is the schema there? asked outside any transaction
 	UpToDate     Step = "up to date"    // Guard.UpToDate
+	Await        Step = "await"         // the whole wait of Guard.Await, with all its questions
 )
 
 // Trace is a set of hooks. Any hook may be nil, and a nil *Trace observes

@@ -34,10 +34,13 @@ func linesOf(ctx context.Context) *lines {
 	return n
 }
 
-// start makes a context for the steps that may wait: inside the process that is
-// Connect, on the server Lock.
+// waits reports whether a step may wait for a lock: Connect does inside the
+// process, Lock on the server, and Await until others have migrated.
+func waits(s Step) bool { return s == Connect || s == Lock || s == Await }
+
+// start makes a context for the steps that may wait.
 func (w waitLog) start(ctx context.Context, e Event) context.Context {
-	if e.Step != Connect && e.Step != Lock {
+	if !waits(e.Step) {
 		return ctx
 	}
 	return context.WithValue(ctx, linesKey{}, new(lines))
@@ -58,7 +61,7 @@ func (w waitLog) waiting(ctx context.Context, wait Wait) {
 }
 
 func (w waitLog) done(ctx context.Context, e Event) {
-	if n := linesOf(ctx); n == nil || *n == 0 || e.Step != Connect && e.Step != Lock {
+	if n := linesOf(ctx); n == nil || *n == 0 || !waits(e.Step) {
 		return
 	}
 	attrs := about(e.Name, e.Key, e.For, e.Duration)

@@ -1,0 +1,93 @@
+//go:build unix
+
+package test
+
+import (
+	"context"
+	"database/sql"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/pgbouncer"
+	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/replica"
+	"github.com/bootlock/bootlock/test/sqltest"
+)
+
+// awaited knows from the catalog whether the migration is done, for which no
+// right is needed. The question is a literal Exec, which works through PgBouncer
+// with every driver.
+var awaited = schemaguard.Guard{UpToDate: func(ctx context.Context, db *sql.DB) (done bool, err error) {
+	result, err := db.ExecContext(ctx, "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = 'app' AND tablename = 'last'")
+	if err != nil {
+		return false, err
+	}
+	n, err := result.RowsAffected()
+	return n == 1, err
+}}
+
+func createLast(ctx context.Context, db *sql.DB) error {
+	_, err := db.ExecContext(ctx, "CREATE TABLE app.last ()")
+	return err
+}
+
+// Workers that start before the migration, and others that start while it runs,
+// wait for it, on pools of one connection.
+func TestAwait(t *testing.T) {
+	leavesNoGoroutine(t)
+	t.Run("with the right to connect and no other", func(t *testing.T) {
+		t.Parallel()
+		role := newRole(t)
+		dsn := pgtest.Shared(t).NewDB(t)
+		sqltest.Exec(t, sqltest.Open(t, "pgx", dsn), "DO $$ BEGIN "+
+			"EXECUTE format('REVOKE ALL ON DATABASE %I FROM public', current_database()); "+
+			"EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), '"+role+"'); END $$")
+		awaitMigration(t, dsn, pgtest.WithUser(dsn, role, rolePassword))
+	})
+	t.Run("through PgBouncer, with fewer connections than workers", func(t *testing.T) {
+		t.Parallel()
+		dsn := pgtest.Shared(t).NewDB(t)
+		awaitMigration(t, dsn, pgbouncer.New(t, pgtest.Shared(t), "transaction", 4).DSN(dsn))
+	})
+	t.Run("on a standby", func(t *testing.T) {
+		t.Parallel()
+		primary, standby := replica.NewFiles(t).Start(t)
+		awaitMigration(t, primary.DSN(), standby.DSN())
+	})
+}
+
+func awaitMigration(t *testing.T, migrator, worker string) {
+	t.Helper()
+	const workers = 20
+	var migrated atomic.Bool
+	begun := make(chan struct{})
+	var ended sync.WaitGroup
+	for i := range workers {
+		db := pool(t, drivers[i%2], worker)
+		db.SetMaxOpenConns(1)
+		ended.Go(func() {
+			if i >= workers/2 {
+				<-begun
+			}
+			if err := awaited.Await(t.Context(), db, "app"); err != nil {
+				t.Errorf("worker %d: %v", i, err)
+			} else if !migrated.Load() {
+				t.Errorf("worker %d went on before the migration was done", i)
+			}
+		})
+	}
+	err := awaited.Ensure(t.Context(), pool(t, "pgx", migrator), "app", func(ctx context.Context, db *sql.DB) error {
+		close(begun)
+		if _, err := db.ExecContext(ctx, "SELECT pg_sleep(0.5)"); err != nil {
+			return err
+		}
+		migrated.Store(true)
+		return createLast(ctx, db)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	ended.Wait()
+}
