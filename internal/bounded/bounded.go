@@ -21,6 +21,8 @@ import (
 	"reflect"
 	"sync/atomic"
 	"time"
+
+	"github.com/bootlock/bootlock/internal/secret"
 )
 
 const (
@@ -121,7 +123,7 @@ func Open(ctx context.Context, db *sql.DB) (*Conn, error) {
 	})
 	if err != nil {
 		_ = c.Release(ctx)
-		return nil, err
+		return nil, secret.Hide(err)
 	}
 	return c, nil
 }
