@@ -5,7 +5,6 @@ package test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -27,7 +26,6 @@ func TestPgBouncer(t *testing.T) {
 	for name, test := range map[string]func(t *testing.T, db testDB){
 		"exclusion":         pooledExclusion,
 		"ensure":            pooledEnsure,
-		"who holds":         pooledSessions,
 		"lease of a frozen": pooledFrozenHolder,
 		"killed":            pooledKilledHolder,
 	} {
@@ -110,28 +108,6 @@ func pooledEnsure(t *testing.T, db testDB) {
 		t.Errorf("got %d schemas; want 5", got)
 	}
 	fleet.finish(t)
-}
-
-func pooledSessions(t *testing.T, db testDB) {
-	holder := startHolder(t, db.dsn, drivers[0])
-	pid := db.holderPID(t)
-	for _, driver := range drivers {
-		waiting := pool(t, driver, db.dsn)
-		for range 5 { // pgx prepares what it queries, on whatever connection it gets
-			sessions, err := advisorylock.Sessions(t.Context(), waiting, leaseKey)
-			if err != nil || len(sessions) != 1 || sessions[0].PID != pid || !sessions[0].Granted {
-				t.Errorf("%s: got %v, %v; want the holder, pid %d", driver, sessions, err, pid)
-			}
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		defer cancel()
-		err := advisorylock.WithXactLock(ctx, waiting, leaseKey, func(context.Context, *sql.Tx) error { return nil })
-		var wait *advisorylock.WaitError
-		if !errors.As(err, &wait) || len(wait.Holders) != 1 || wait.Holders[0].PID != pid {
-			t.Errorf("%s: got %v; want a WaitError with the holder, pid %d", driver, err, pid)
-		}
-	}
-	holder.finish(t)
 }
 
 func pooledFrozenHolder(t *testing.T, db testDB) {
