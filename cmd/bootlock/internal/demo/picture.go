@@ -45,6 +45,14 @@ const css = `
   .tick { font-size: 11px; fill: #5b6775; text-anchor: middle; }
   .key { font-size: 12.5px; }
   .grid { stroke: #dfe4ea; stroke-width: 1; }
+  .page { fill: #ffffff; stroke: #dfe4ea; }
+  @media (prefers-color-scheme: dark) {
+    text { fill: #e6edf3; }
+    .sub, .row, .tick { fill: #9198a1; }
+    .error { fill: #ff9a92; }
+    .grid { stroke: #30363d; }
+    .page { fill: #0d1117; stroke: #30363d; }
+  }
 `
 
 func drawFile(path, version string, without, with round) error {
@@ -77,18 +85,20 @@ func (p *picture) rect(x, y, w, h, radius float64, paint string) {
 func draw(out io.Writer, version string, without, with round) {
 	p := &picture{out, max(without.done(), with.done()) * 21 / 20}
 	height := header + p.height(without) + p.height(with) + margin/2
-	fmt.Fprintf(out, `<svg width="%[1]g" height="%[2]g" viewBox="0 0 %[1]g %[2]g" xmlns="http://www.w3.org/2000/svg">`+"\n", width, height)
+	fmt.Fprintf(out, `<svg width="%[1]g" height="%[2]g" viewBox="0 0 %[1]g %[2]g" role="img" aria-labelledby="title desc" xmlns="http://www.w3.org/2000/svg">`+"\n", width, height)
 	defer fmt.Fprintln(out, "</svg>")
-	p.text("title", "The race for a schema, without and with bootlock", "")
+	n := len(without.outcomes)
+	p.text("title", "The race for a schema, without and with bootlock", ` id="title"`)
+	p.text("desc", fmt.Sprintf("%d processes create the same schema at the same moment. Without the guard %d of them fail, with it %d.",
+		n, without.failures(), with.failures()), ` id="desc"`)
 	p.text("style", css, "")
-	p.rect(0.5, 0.5, width-1, height-1, 10, `fill="#ffffff" stroke="#dfe4ea"`)
+	p.rect(0.5, 0.5, width-1, height-1, 10, `class="page"`)
 
 	p.label(margin, 40, fmt.Sprintf("%d processes create the same schema at the same moment", len(with.outcomes)), "title")
 	p.label(margin, 61, fmt.Sprintf("One row is one process. Half use lib/pq, half pgx. PostgreSQL %s, round %d without the guard and round %d with it.",
 		shortVersion(version), without.number, with.number), "sub")
 	p.legend(margin, 84)
 
-	n := len(without.outcomes)
 	y := header
 	p.panel(y, without, fmt.Sprintf("Without: %d of %d processes failed", without.failures(), n), without.commonError(), "error")
 	y += p.height(without)
