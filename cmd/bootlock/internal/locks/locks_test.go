@@ -1,0 +1,119 @@
+package locks
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/schemaguard"
+)
+
+func lockOf(key advisorylock.Key, sessions ...Session) *Lock {
+	return &Lock{Key: &key, Sessions: sessions}
+}
+
+func holder(pid int, query string) Session {
+	return Session{Session: advisorylock.Session{PID: pid, Query: query, Granted: true, Since: time.Now()}}
+}
+
+func waiterOf(pid int, query string) Session {
+	s := holder(pid, query)
+	s.Granted = false
+	return s
+}
+
+// A lease has two locks: the one that it is for, and a number of its own.
+func TestIdentify(t *testing.T) {
+	app := schemaguard.KeyFor("app")
+	nightly := advisorylock.KeyOf("nightly")
+	for name, test := range map[string]struct {
+		locks []*Lock
+		known meanings
+		want  []meaning
+	}{
+		"by its holder's name": {[]*Lock{lockOf(nightly, holder(1, "/* bootlock: nightly */ SELECT 1"))}, nil, []meaning{{Named, "nightly"}}},
+		"the number of a lease": {
+			[]*Lock{lockOf(99, holder(1, "/* bootlock: nightly */ SELECT 1")), lockOf(nightly, holder(1, "/* bootlock: nightly */ SELECT 1"))},
+			nil, []meaning{{Lease, "nightly"}, {Named, "nightly"}},
+		},
+		"a waiter says how long, then a name": {
+			[]*Lock{lockOf(nightly, holder(1, ""), waiterOf(2, "/* bootlock: 1500 ms for 42, exclusive */ /* bootlock: nightly */ SET LOCAL x = 1"))},
+			nil, []meaning{{Named, "nightly"}},
+		},
+		"a name that is not the key's": {[]*Lock{lockOf(7, holder(1, "/* bootlock: billing */ SELECT 1"))}, nil, []meaning{{Named, "billing"}}},
+		"a waiter without a name":      {[]*Lock{lockOf(7, waiterOf(1, "/* bootlock: 1500 ms for 7, shared */ SET LOCAL x = 1"))}, nil, []meaning{{Unknown, ""}}},
+		"migrations, by the schema that their lease names": {
+			[]*Lock{lockOf(schemaguard.MigrateKey(app), holder(1, "/* bootlock: app */ SELECT 1"))}, nil, []meaning{{Migrate, "app"}},
+		},
+		"a schema that is being made": {[]*Lock{lockOf(app, holder(1, `CREATE SCHEMA IF NOT EXISTS "app"`))}, nil, []meaning{{Schema, "app"}}},
+		"by --lock":                   {[]*Lock{lockOf(nightly, holder(1, "SELECT pg_advisory_lock(1)"))}, Query{Names: []string{"nightly"}}.wanted(), []meaning{{Named, "nightly"}}},
+		"somebody else's":             {[]*Lock{lockOf(5, holder(1, "SELECT pg_advisory_lock(5)"))}, nil, []meaning{{Unknown, ""}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			known := test.known
+			if known == nil {
+				known = meanings{}
+			}
+			identify(test.locks, known)
+			for i, want := range test.want {
+				if got := (meaning{test.locks[i].Kind, test.locks[i].Name}); got != want {
+					t.Errorf("got %+v; want %+v", got, want)
+				}
+			}
+		})
+	}
+}
+
+// 24 lines of 80 columns must do, whatever there is to show: the last thing to be
+// cut off is who holds a lock.
+func TestScreenFits(t *testing.T) {
+	var many []*Lock
+	for i := range 12 {
+		l := lockOf(advisorylock.Key(i), holder(1, ""))
+		l.Kind, l.Name = Named, strings.Repeat("name", 30)
+		for range 40 {
+			w := waiterOf(2, "")
+			w.Application, w.User, w.Client = strings.Repeat("application", 9), "user", "10.0.0.1:5432"
+			l.Sessions = append(l.Sessions, w)
+		}
+		many = append(many, l)
+	}
+	hostile := lockOf(1, holder(1, ""))
+	hostile.Kind, hostile.Name = Named, "\x1b[2J\r\nevil"
+	for name, locks := range map[string][]*Lock{"none": nil, "one": many[:1], "three": many[:3], "many": many, "hostile": {hostile}} {
+		t.Run(name, func(t *testing.T) {
+			for _, screen := range []Screen{{Width: 80, Height: 24}, {Width: 80, Height: 24, Colour: true}, {Width: 40, Height: 8}} {
+				text := screen.Draw(locks, "title", time.Now())
+				for _, sequence := range []string{"\x1b[H", "\x1b[K", "\x1b[J", bold, green, yellow, dim, plain} {
+					text = strings.ReplaceAll(text, sequence, "")
+				}
+				if strings.Contains(text, "\x1b") {
+					t.Errorf("got a control sequence of somebody else's in %q", text)
+				}
+				lines := strings.Split(text, "\r\n")
+				if len(lines) > screen.Height {
+					t.Errorf("got %d lines; want %d at most", len(lines), screen.Height)
+				}
+				for _, line := range lines {
+					if n := len([]rune(line)); n > screen.Width {
+						t.Errorf("got %d columns; want %d at most: %q", n, screen.Width, line)
+					}
+				}
+			}
+		})
+	}
+	first := Screen{Width: 80, Height: 24}.Draw(many[:3], "title", time.Now())
+	if n := strings.Count(first, "holds"); n != 3 {
+		t.Errorf("got %d holders of three locks with many waiters; want all", n)
+	}
+}
+
+func TestNoColourElsewhere(t *testing.T) {
+	text := Screen{Width: 80, Height: 24}.Draw([]*Lock{lockOf(1, holder(1, ""))}, "title", time.Now())
+	for _, colour := range []string{bold, green, yellow, dim} {
+		if strings.Contains(text, colour) {
+			t.Errorf("got %q without colour", text)
+		}
+	}
+}

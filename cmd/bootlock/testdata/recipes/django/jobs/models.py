@@ -1,0 +1,5 @@
+from django.db import models
+
+
+class Job(models.Model):
+    payload = models.TextField()

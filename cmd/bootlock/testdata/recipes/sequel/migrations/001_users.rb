@@ -1,0 +1,3 @@
+Sequel.migration do
+  change { create_table(:users) { primary_key :id; String :name } }
+end
