@@ -7,6 +7,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -23,15 +24,17 @@ const (
 	envRecipes = "BOOTLOCK_RECIPES"
 )
 
-// tools are what a recipe of a kind needs, and what prepares its folder, which is
-// a copy of testdata/recipes/KIND.
+// tools are what the recipes of a folder of testdata/recipes need, and what
+// prepares it, once.
 var tools = map[string]struct {
 	commands []string
 	prepare  []string
 }{
-	"psql":            {commands: []string{"psql"}},
-	"alembic":         {commands: []string{"alembic"}},
-	"graphile-worker": {commands: []string{"npm", "npx"}, prepare: []string{"npm", "install", "--no-audit", "--no-fund"}},
+	"psql":         {commands: []string{"psql"}},
+	"alembic":      {commands: []string{"alembic"}},
+	"django":       {commands: []string{"django-admin"}},
+	"activerecord": {commands: []string{"ruby"}},
+	"node":         {commands: []string{"npm", "npx"}, prepare: []string{"npm", "install", "--no-audit", "--no-fund"}},
 }
 
 var (
@@ -48,6 +51,7 @@ func TestRecipes(t *testing.T) {
 		t.Fatal(err)
 	}
 	blocks := 0
+	folders := map[string]string{} // that are prepared
 	paragraphs := strings.Split(string(document), "\n\n")
 	for i, text := range paragraphs {
 		kind := recipeKind.FindStringSubmatch(text)
@@ -78,7 +82,12 @@ func TestRecipes(t *testing.T) {
 				n = processes[match[1]]
 			}
 			name, _, _ := strings.Cut(script, "\n")
-			t.Run(name, func(t *testing.T) { runRecipe(t, kind[1], script, n) })
+			t.Run(name, func(t *testing.T) { runRecipe(t, folders, kind[1], script, n) })
+		}
+	}
+	for _, folder := range folders {
+		if err := os.RemoveAll(folder); err != nil {
+			t.Error(err)
 		}
 	}
 	if blocks == 0 {
@@ -86,8 +95,10 @@ func TestRecipes(t *testing.T) {
 	}
 }
 
-func runRecipe(t *testing.T, kind, script string, processes int) {
-	needs, ok := tools[kind]
+func runRecipe(t *testing.T, folders map[string]string, kind, script string, processes int) {
+	t.Helper()
+	root, _, _ := strings.Cut(kind, "/")
+	needs, ok := tools[root]
 	if !ok {
 		t.Fatalf("no recipe of kind %q is known here", kind)
 	}
@@ -102,17 +113,24 @@ func runRecipe(t *testing.T, kind, script string, processes int) {
 	if needs.prepare != nil && os.Getenv(envRecipes) != "all" {
 		t.Skipf("NOT RUN: the recipe needs %q, which takes a network: set %s=all", needs.prepare, envRecipes)
 	}
-	folder := t.TempDir()
-	if err := os.CopyFS(folder, os.DirFS("testdata/recipes/"+kind)); err != nil {
-		t.Fatal(err)
+	if folders[root] == "" {
+		folders[root] = copyOf(t, root)
+		if needs.prepare != nil {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			defer cancel()
+			shell(ctx, t, folders[root], "", strings.Join(needs.prepare, " "))()
+		}
+	}
+	folder := filepath.Join(folders[root], strings.TrimPrefix(kind, root))
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	if strings.Contains(script, "recipe_db") { // which is not in the recipe's own database
+		t.Cleanup(func() {
+			shell(context.Background(), t, folder, "", `psql -qX -c "DROP DATABASE recipe_db" -c "DROP ROLE recipe_db_reader" "`+pgtest.Shared(t).DSN+`"`)()
+		})
 	}
 	// SQLAlchemy does not know postgres://, everybody knows postgresql://.
 	dsn := strings.Replace(pgtest.Shared(t).NewDB(t), "postgres://", "postgresql://", 1)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	if needs.prepare != nil {
-		shell(ctx, t, folder, dsn, strings.Join(needs.prepare, " "))()
-	}
 	waits := make([]func(), processes)
 	for i := range waits {
 		waits[i] = shell(ctx, t, folder, dsn, script)
@@ -120,6 +138,19 @@ func runRecipe(t *testing.T, kind, script string, processes int) {
 	for _, wait := range waits {
 		wait()
 	}
+}
+
+// copyOf copies a folder of testdata/recipes.
+func copyOf(t *testing.T, kind string) string {
+	t.Helper()
+	folder, err := os.MkdirTemp("", "bootlock-recipes-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(folder, os.DirFS("testdata/recipes/"+kind)); err != nil {
+		t.Fatal(err)
+	}
+	return folder
 }
 
 // shell starts a script; the result waits for it, and fails the test if it did.

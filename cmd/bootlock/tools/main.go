@@ -67,7 +67,7 @@ func race(ctx context.Context, chosen *regexp.Regexp, short bool) (text string, 
 		return "", err
 	}
 	defer os.RemoveAll(scratch) //nolint:errcheck // only rubbish is left
-	r := &racer{server: server, folder: filepath.Join(scratch, "recipes"), bootlock: filepath.Join(scratch, "bootlock"), sizes: []size{{2, 6}, {8, 3}}, manyRounds: 5}
+	r := &racer{server: server, folder: filepath.Join(scratch, "recipes"), bootlock: filepath.Join(scratch, "bootlock"), sizes: []size{{2, 4}, {8, 2}}, manyRounds: 3}
 	if short {
 		r.sizes, r.manyRounds = []size{{2, 1}, {8, 1}}, 1
 	}
