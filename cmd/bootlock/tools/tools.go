@@ -33,7 +33,7 @@ var tools = []tool{
 		lock: "a row, and gives up; a process that dies leaves it locked",
 	},
 	{name: "drizzle", folder: "node/drizzle", needs: "npm", ask: file("drizzle-orm"), command: "node migrate.mjs", check: both, lock: "none"},
-	{name: "typeorm", folder: "node/typeorm", needs: "npm", ask: npm("typeorm"), command: "npx typeorm migration:run -d data-source.js", check: both, lock: "none"},
+	{name: "typeorm", folder: "node/typeorm", needs: "npm", ask: file("typeorm"), command: "npx typeorm migration:run -d data-source.js", check: both, lock: "none"},
 	{name: "sequelize", folder: "node/sequelize", needs: "npm", ask: file("sequelize-cli"), command: `npx sequelize-cli db:migrate --url "$DATABASE_URL"`, check: both, lock: "none"},
 	{name: "umzug", folder: "node/umzug", needs: "npm", ask: file("umzug"), command: "node migrate.js", check: both, lock: "none"},
 	{
