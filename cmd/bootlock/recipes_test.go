@@ -39,6 +39,7 @@ var tools = map[string]struct {
 
 var (
 	recipeKind = regexp.MustCompile("^<!-- test: (\\S+) -->\n")
+	notRunHere = regexp.MustCompile(`Not\s+run\s+by\s+a\s+test`)
 	together   = regexp.MustCompile(`by (four|eight)\s+processes\s+at\s+once`)
 )
 
@@ -70,7 +71,7 @@ func TestRecipes(t *testing.T) {
 			more, _, closed = strings.Cut(paragraphs[j], "\n```")
 			script += "\n\n" + more
 		}
-		notRun := strings.Contains(before, "Not run by a test")
+		notRun := notRunHere.MatchString(before)
 		if (kind == nil) != notRun || kind != nil && (language != "sh" || !regexp.MustCompile(`Run\s+by\s+a\s+test`).MatchString(before)) {
 			t.Errorf("this block must be said to be run by a test or not to be:\n%s", text)
 			continue
