@@ -25,6 +25,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -164,6 +165,18 @@ func (p *pkg) check(packages map[string]*pkg, since map[string]string) (int, err
 		return 0, err
 	}
 	tooNew := 0
+
+	// The others must do without the files that are for newer versions.
+	old := slices.DeleteFunc(slices.Clone(files), func(f *ast.File) bool {
+		return version.Compare(info.FileVersions[f], config.GoVersion) > 0
+	})
+	if len(old) < len(files) {
+		config.Error = func(err error) {
+			log.Printf("without the files for newer versions: %v", err)
+			tooNew++
+		}
+		_, _ = config.Check(path, fset, old, nil) // its errors were reported
+	}
 	for _, f := range files {
 		allowed := info.FileVersions[f]
 		ast.Inspect(f, func(n ast.Node) bool {
