@@ -26,6 +26,7 @@ Messages, and the fields that they have besides
   got the lock             lock, key, waited_seconds
   done                     lock, waited_seconds, held_seconds, exit_code
   nothing to do            lock, waited_seconds
+  waiting to be ready      for, waited_seconds, holders
   not used                 keywords
   (any ERROR)              exit_code, and holders if somebody was in the way
 

@@ -11,9 +11,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/child"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/signals"
-	"github.com/bootlock/bootlock/internal/sqlstate"
+	"github.com/bootlock/bootlock/schemaguard"
 )
 
 type waiter struct {
@@ -95,8 +97,8 @@ func (a *app) wait(parent context.Context, w *waiter, args []string) error {
 	return exitWith(code)
 }
 
-// wait asks until the answer is yes, at a pace that makes nobody wait more than
-// about a tenth longer than needed, or a second.
+// wait asks until the answer is yes, and asks again when the server goes away in
+// between.
 func (w *waiter) wait(ctx context.Context, a *app, db *sql.DB) error {
 	begun := time.Now()
 	if w.timeout > 0 {
@@ -104,9 +106,9 @@ func (w *waiter) wait(ctx context.Context, a *app, db *sql.DB) error {
 		ctx, cancel = context.WithTimeoutCause(ctx, w.timeout, &timeoutError{w.timeout})
 		defer cancel()
 	}
-	nextSay := begun.Add(time.Second)
+	say := w.sayer(a, begun)
 	for {
-		ready, err := w.ready(ctx, db)
+		ready, err := w.await(ctx, db, say)
 		var late *timeoutError
 		switch {
 		case errors.As(context.Cause(ctx), &late):
@@ -114,21 +116,46 @@ func (w *waiter) wait(ctx context.Context, a *app, db *sql.DB) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case err != nil && !isUnreachable(err):
-			return fmt.Errorf("--until: %w", err)
+			return err
 		case ready:
 			return nil
 		}
-		waited := time.Since(begun)
-		if !time.Now().Before(nextSay) {
-			nextSay = time.Now().Add(10 * time.Second)
-			a.log.say(fmt.Sprintf("waiting for %s for %v now", w.what(), waited.Round(100*time.Millisecond)),
-				"waiting to be ready", slog.String("for", w.what()), seconds("waited_seconds", waited))
-		}
-		pause := min(max(waited/10, 20*time.Millisecond), time.Second)
+		say(nil)
+		// A tenth of the wait so far: nobody waits for much longer than needed.
+		pause := min(max(time.Since(begun)/10, 20*time.Millisecond), time.Second)
 		select {
 		case <-time.After(pause/2 + rand.N(pause/2)): //nolint:gosec // not a secret
 		case <-ctx.Done():
 		}
+	}
+}
+
+// await asks once, or, where a schema is named, until the answer is yes: then
+// whoever migrates it under the schema's lock is waited for.
+func (w *waiter) await(ctx context.Context, db *sql.DB, say func([]advisorylock.Session)) (bool, error) {
+	if w.schema == "" {
+		return w.ready(ctx, db)
+	}
+	guard := schemaguard.Guard{
+		UpToDate: w.ready,
+		Trace:    &locktrace.Trace{Waiting: func(_ context.Context, wait locktrace.Wait) { say(wait.Holders) }},
+	}
+	err := guard.Await(ctx, db, w.schema)
+	return err == nil, err
+}
+
+// sayer returns what says that the wait lasts, after a second and then every ten.
+func (w *waiter) sayer(a *app, begun time.Time) func([]advisorylock.Session) {
+	next := begun.Add(time.Second)
+	return func(who []advisorylock.Session) {
+		now := time.Now()
+		if now.Before(next) {
+			return
+		}
+		next = now.Add(10 * time.Second)
+		waited := now.Sub(begun)
+		a.log.say(fmt.Sprintf("waiting for %s for %v now%s", w.what(), waited.Round(100*time.Millisecond), holders(who, "")),
+			"waiting to be ready", slog.String("for", w.what()), seconds("waited_seconds", waited), slog.Any("holders", list(who)))
 	}
 }
 
@@ -147,8 +174,8 @@ func (w *waiter) ready(ctx context.Context, db *sql.DB) (bool, error) {
 		}
 	}
 	ready, err := askAgain(ctx, db, w.until)
-	if sqlstate.Lost(err) {
-		return false, nil
+	if err != nil {
+		return false, fmt.Errorf("--until: %w", err)
 	}
-	return ready, err
+	return ready, nil
 }
