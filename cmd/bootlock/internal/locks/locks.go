@@ -122,13 +122,22 @@ func scan(rows *sql.Rows) (*Lock, Session, error) {
 	s.Since, s.Seconds = since.Time, inTransaction
 	if s.Granted {
 		s.Terminate = s.TerminateSQL()
-	} else if match := waitComment.FindStringSubmatch(s.Query); match != nil {
-		// Its transaction is only the last of many.
-		before, _ := strconv.ParseFloat(match[1], 64)
-		s.Seconds = before/1000 + inStatement
+	} else if waited, ok := waited(s.Query, inStatement); ok {
+		s.Seconds = waited
 		s.Since = time.Now().Add(-s.For())
 	}
 	return l, s, nil
+}
+
+// waited is how long a session has waited for a lock that says so in its
+// statement: its transaction is only the last of many.
+func waited(query string, inStatement float64) (seconds float64, ok bool) {
+	match := waitComment.FindStringSubmatch(query)
+	if match == nil {
+		return 0, false
+	}
+	before, err := strconv.ParseFloat(match[1], 64)
+	return before/1000 + inStatement, err == nil
 }
 
 // add adds s to the last of locks if that is l, or else adds l: rows come sorted.

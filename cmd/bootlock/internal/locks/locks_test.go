@@ -1,6 +1,7 @@
 package locks
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -115,5 +116,37 @@ func TestNoColourElsewhere(t *testing.T) {
 		if strings.Contains(text, colour) {
 			t.Errorf("got %q without colour", text)
 		}
+	}
+}
+
+// A wait goes on in bursts, each a transaction of its own, the oldest of which is
+// a second old whatever the wait.
+func TestWaited(t *testing.T) {
+	for query, want := range map[string]float64{
+		"/* bootlock: 61500 ms for 42, exclusive */ DO $bootlock$":   62,
+		"/* bootlock: 1500 ms for -42, shared */ /* bootlock: a */ ": 2,
+		"/* bootlock: nightly */ SELECT 1":                           0,
+		"SELECT '/* bootlock: 1500 ms for 42, exclusive */'":         0,
+	} {
+		got, ok := waited(query, 0.5)
+		if got != want || ok != (want > 0) {
+			t.Errorf("got %v, %v of %q; want %v", got, ok, query, want)
+		}
+	}
+}
+
+// Holders come first, then those who wait, the longest first.
+func TestByTurn(t *testing.T) {
+	sessions := []Session{waiterOf(1, ""), holder(2, ""), waiterOf(3, ""), holder(4, "")}
+	for i, seconds := range []float64{1, 2, 3, 4} {
+		sessions[i].Seconds = seconds
+	}
+	slices.SortStableFunc(sessions, byTurn)
+	var got []int
+	for _, s := range sessions {
+		got = append(got, s.PID)
+	}
+	if want := []int{4, 2, 3, 1}; !slices.Equal(got, want) {
+		t.Errorf("got %v; want %v", got, want)
 	}
 }
