@@ -9,7 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	_ "github.com/jackc/pgx/v5/stdlib"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 	_ "github.com/lib/pq"
 
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/doctor"
@@ -86,12 +87,13 @@ func TestRoleWithoutRights(t *testing.T) {
 			role := "doctor_nobody_" + driver
 			admin := open(t, driver, dsn)
 			exec(t, admin, "CREATE ROLE "+role+" LOGIN PASSWORD 'secret'")
+			exec(t, admin, "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC")
 			t.Cleanup(func() { exec(t, admin, "DROP ROLE "+role) })
 			report := examine(t, driver, asUser(t, dsn, role, "secret"))
 			if !report.Protects {
 				t.Error("got Protects false; want true, locks need no rights")
 			}
-			for _, name := range []string{"create schemas", "see other sessions", "end other sessions"} {
+			for _, name := range []string{"create schemas", "plpgsql", "see other sessions", "end other sessions"} {
 				if f := find(t, report, name); f.Level != doctor.Warn || f.Advice == "" {
 					t.Errorf("got %s %q, advice %q; want a warning with advice", f.Level, name, f.Advice)
 				}
@@ -134,24 +136,46 @@ func TestPoolOfOne(t *testing.T) {
 	}
 }
 
-func TestLeavesNoSetting(t *testing.T) {
-	dsn := pgtest.Shared(t).NewDB(t)
-	a, b := open(t, "pgx", dsn), open(t, "pgx", dsn)
-	a.SetMaxOpenConns(1)
-	if _, err := doctor.Run(t.Context(), a, b); err != nil {
+// A driver with a pool of its own has a limit that database/sql cannot see: locks
+// that count on that one for room can wait for a connection for ever.
+func TestUnseenLimit(t *testing.T) {
+	config, err := pgxpool.ParseConfig(pgtest.Shared(t).NewDB(t))
+	if err != nil {
 		t.Fatal(err)
 	}
-	var left sql.NullString
-	if err := a.QueryRowContext(t.Context(), "SELECT current_setting('bootlock.doctor', true)").Scan(&left); err != nil || left.String != "" {
-		t.Errorf("got %q, %v left in the session; want nothing", left.String, err)
+	config.MaxConns = 2
+	var dbs []*sql.DB
+	for range 2 {
+		pool, err := pgxpool.NewWithConfig(t.Context(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pool.Close)
+		db := stdlib.OpenDBFromPool(pool)
+		t.Cleanup(func() { db.Close() })
+		dbs = append(dbs, db)
+	}
+	report, err := doctor.Run(t.Context(), dbs[0], dbs[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := find(t, report, "pool size"); f.Level != doctor.Warn || !strings.Contains(f.Advice, "SetMaxOpenConns(2)") {
+		t.Errorf("got %+v; want a warning with the limit", f)
+	}
+	dbs[0].SetMaxOpenConns(2)
+	if report, err = doctor.Run(t.Context(), dbs[0], dbs[1]); err != nil {
+		t.Fatal(err)
+	}
+	if f := find(t, report, "pool size"); f.Level != doctor.OK {
+		t.Errorf("got %+v once database/sql knows; want ok", f)
 	}
 }
 
 func TestErrors(t *testing.T) {
 	t.Run("one pool", func(t *testing.T) {
-		db := open(t, "pgx", "")
-		if _, err := doctor.Run(t.Context(), db, db); err == nil {
-			t.Error("got nil; want an error, nothing can be proved within one pool")
+		db := open(t, "pgx", pgtest.Shared(t).NewDB(t))
+		if _, err := doctor.Run(t.Context(), db, db); err == nil || !strings.Contains(err.Error(), "two pools") {
+			t.Errorf("got %v; want an error, nothing can be proved within one pool", err)
 		}
 	})
 	t.Run("nobody there", func(t *testing.T) {

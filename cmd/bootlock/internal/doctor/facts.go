@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/bootlock/bootlock/internal/bounded"
 )
@@ -193,6 +194,11 @@ func (d *doctor) role(ctx context.Context) {
 		"role "+role+" may create schemas here",
 		"role "+role+" may not create schemas here; those that exist are enough for it",
 		"GRANT CREATE ON DATABASE to it, or create the schemas once as another role")
+	d.right(ctx, "plpgsql",
+		"COALESCE((SELECT pg_catalog.has_language_privilege(oid, 'USAGE') FROM pg_catalog.pg_language WHERE lanname = 'plpgsql'), false)",
+		"it may use plpgsql, with which those who wait can block on the server for a while",
+		"it may not use plpgsql: those who wait ask again and again instead, and learn a little later that a lock is free",
+		"GRANT USAGE ON LANGUAGE plpgsql TO it, or CREATE EXTENSION plpgsql")
 	d.right(ctx, "see other sessions",
 		"pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')",
 		"errors name who is in the way, whatever role that is",
@@ -240,16 +246,46 @@ WHERE name IN ('lock_timeout', 'statement_timeout', 'idle_in_transaction_session
 	}
 }
 
+// enough connections are what the probe of a pool without a limit stops at.
+const enough = 4
+
 // pool looks at what the client's pool and the server allow.
 func (d *doctor) pool(ctx context.Context) {
+	const few = "Hold and Serialize need two connections"
 	switch n := d.a.Stats().MaxOpenConnections; n {
 	case 0:
-		d.add(OK, "pool size", "the client's pool has no limit", "")
+		if had, limited := d.unseenLimit(ctx); limited {
+			d.add(Warn, "pool size", fmt.Sprintf("the driver gives no more than %d connections at once, and database/sql does not know: a lock may wait for a connection that its own holder has", had),
+				fmt.Sprintf("tell database/sql: db.SetMaxOpenConns(%d), such as int(pool.Config().MaxConns) after stdlib.OpenDBFromPool; %s", had, few))
+		} else {
+			d.add(OK, "pool size", "the client's pool has no limit", "")
+		}
 	case 1:
-		d.add(Warn, "pool size", "the client's pool has one connection: WithXactLock and Ensure work, Hold and Serialize need two", "raise SetMaxOpenConns")
+		d.add(Warn, "pool size", "the client's pool has one connection: WithXactLock and Ensure work, "+few, "raise SetMaxOpenConns")
 	default:
 		d.add(OK, "pool size", fmt.Sprintf("the client's pool has %d connections", n), "")
 	}
+	d.room(ctx)
+}
+
+// unseenLimit takes connections until there are enough, or one does not come. A
+// driver with a pool of its own, such as pgxpool, lets database/sql wait then.
+// An error of the server is no limit of the client.
+func (d *doctor) unseenLimit(ctx context.Context) (had int, limited bool) {
+	for ; had < enough; had++ {
+		one, cancel := context.WithTimeout(ctx, 2*time.Second)
+		conn, err := bounded.Open(one, d.a)
+		cancel()
+		if err != nil {
+			return had, ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded)
+		}
+		defer conn.Release(ctx) //nolint:errcheck // nothing was changed
+	}
+	return had, false
+}
+
+// room is how many connections the server has left.
+func (d *doctor) room(ctx context.Context) {
 	free, ok := d.fact(ctx, "server connections", `SELECT (pg_catalog.current_setting('max_connections')::pg_catalog.int4
 - pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int4
 - (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend'))::pg_catalog.text`)

@@ -55,9 +55,51 @@ func TestServerThatDoesNotLock(t *testing.T) {
 	}
 }
 
+// A server, or a pooler, that keeps sharers apart is not one to rely on either.
+func TestServerThatKeepsSharersApart(t *testing.T) {
+	fake := &fakeServer{locks: &fakeLocks{apart: true}}
+	report := examine(t, "postgres", fake.listen(t)+"?sslmode=disable")
+	if f := find(t, report, "shared lock"); report.Protects || f.Level != doctor.Fail {
+		t.Errorf("got Protects %v, %+v; want a failure", report.Protects, f)
+	}
+	if f := find(t, report, "exclusive lock"); f.Level != doctor.OK {
+		t.Errorf("got %+v; want ok", f)
+	}
+}
+
+// The setting that tells a pooler from a session must not stay on a session that
+// others get after us.
+func TestLeavesNoSetting(t *testing.T) {
+	fake := &fakeServer{locks: &fakeLocks{}}
+	examine(t, "postgres", fake.listen(t)+"?sslmode=disable")
+	fake.mu.Lock()
+	defer fake.mu.Unlock()
+	if fake.set == 0 {
+		t.Fatal("no setting was made; this test proves nothing")
+	}
+	if fake.set != fake.unset {
+		t.Errorf("got the setting made %d times and taken back %d times", fake.set, fake.unset)
+	}
+}
+
 // fakeServer speaks the simple protocol of PostgreSQL and knows little else.
 type fakeServer struct {
 	locks *fakeLocks // nil: answers the lock functions without locking
+
+	mu         sync.Mutex
+	set, unset int // how often the doctor's setting was made, and taken back
+}
+
+func (s *fakeServer) count(name, value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case name != "bootlock.doctor":
+	case value == "":
+		s.unset++
+	default:
+		s.set++
+	}
 }
 
 func (s *fakeServer) listen(t *testing.T) string {
@@ -164,6 +206,7 @@ func (c *fakeConn) run(statement string) {
 		c.done("SET")
 	case setThis.MatchString(statement):
 		m := setThis.FindStringSubmatch(statement)
+		c.server.count(m[1], m[2])
 		c.settings[m[1]] = m[2]
 		c.done("SELECT 1")
 	case compare.MatchString(statement):
@@ -213,6 +256,7 @@ func (c *fakeConn) fail(code, message string) {
 
 // fakeLocks really locks, for the control group. A nil one does not.
 type fakeLocks struct {
+	apart   bool // sharers keep each other out
 	mu      sync.Mutex
 	changed chan struct{}                 // closed, and made anew, when a lock becomes free
 	held    map[string]map[*fakeConn]bool // key, holder: shared
@@ -249,7 +293,7 @@ func (l *fakeLocks) free(key string, shared bool) bool {
 		l.held[key] = map[*fakeConn]bool{}
 	}
 	for _, other := range l.held[key] {
-		if !shared || !other {
+		if !shared || !other || l.apart {
 			return false
 		}
 	}
