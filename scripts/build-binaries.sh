@@ -13,6 +13,12 @@ tools=$(mktemp -d "${TMPDIR:-/tmp}/bootlock-tools.XXXXXX")
 trap 'rm -rf "$tools"' EXIT
 GOWORK=off GOFLAGS='' GOBIN=$tools go install "$sbom"
 
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) go run -C cmd/bootlock -tags man -ldflags "-X main.version=$version" . man "$tools/man/man1"
+mkdir "$tools/completion"
+for shell in bash zsh fish; do
+	go run -C cmd/bootlock . completion $shell >"$tools/completion/bootlock.$shell"
+done
+
 for system in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64; do
 	os=${system%/*} name=bootlock_${version}_${system/\//_}
 	binary=$dist/$name/bootlock
@@ -22,6 +28,7 @@ for system in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 wi
 		-ldflags "-s -w -buildid= -X main.version=$version" -o "$binary" .
 	"$tools/cyclonedx-gomod" bin -json -std -noserial -version "$version" -output "$dist/$name.cdx.json" "$binary" 2>/dev/null
 	cp LICENSE "$dist/$name/"
+	[ "$os" = windows ] || cp -R "$tools/man" "$tools/completion" "$dist/$name/"
 	# Neither the clock nor the builder's name is part of the archive.
 	tar -C "$dist" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -c "$name" | gzip -n9 >"$dist/$name.tar.gz"
 done

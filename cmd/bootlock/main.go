@@ -99,8 +99,14 @@ wins. bootlock help logging describes the messages.
 		a.watchdogCommand(),
 		&cobra.Command{Use: "logging", Short: "The messages of bootlock, and the fields of --log json", Long: logHelp},
 	)
+	for _, command := range more {
+		root.AddCommand(command(a))
+	}
 	return root
 }
+
+// more are the subcommands of some builds only.
+var more []func(a *app) *cobra.Command
 
 // fromEnvironment sets the flags that the command line leaves out from variables
 // such as BOOTLOCK_TIMEOUT. --try and --timeout exclude each other: that of the
