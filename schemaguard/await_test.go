@@ -216,7 +216,9 @@ func TestAwaitTellsOfItsWait(t *testing.T) {
 		other := newProcess(t, f.Server().Driver(recdriver.Plain))
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
+		ended := make(chan struct{})
 		go func() {
+			defer close(ended)
 			time.Sleep(15 * time.Second)
 			_ = advisorylock.WithXactLock(ctx, other.db, migrateApp, func(ctx context.Context, _ *sql.Tx) error {
 				<-ctx.Done()
@@ -224,6 +226,7 @@ func TestAwaitTellsOfItsWait(t *testing.T) {
 			})
 		}()
 		_ = f.await(ctx, func(context.Context, *sql.DB) (bool, error) { return false, nil })
+		<-ended
 		var at []time.Duration
 		for _, w := range f.rec.Waits() {
 			at = append(at, w.Waited.Truncate(2*time.Second))
