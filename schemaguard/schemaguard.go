@@ -249,7 +249,7 @@ func (e *ensurer) transact(ctx context.Context, create string) (locktrace.Step, 
 		if create != "" {
 			at = locktrace.CreateSchema
 			fnErr = e.step(ctx, at, func(ctx context.Context) error {
-				return bounded.Ended(ctx, bounded.Do(ctx, e.db, func() error {
+				return bounded.Ended(ctx, bounded.Do(ctx, func() error {
 					_, err := tx.ExecContext(ctx, create)
 					return err
 				}))

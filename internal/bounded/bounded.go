@@ -3,13 +3,15 @@
 //
 // On a network that goes silent lib/pq hangs in Exec, Rollback, Close and even
 // in a new connection until TCP gives up, whatever the context says, and
-// nothing in database/sql can interrupt it. So each call runs on a goroutine of
-// its own, and when the context has ended and the driver has not come back
-// within [Grace], the caller goes on without it.
+// nothing in database/sql can interrupt it. pgx hangs too, with a hook that
+// ignores its context or over a net.Conn without deadlines. So each call runs
+// on a goroutine of its own, and when the context has ended and the driver has
+// not come back within [Grace], the caller goes on without it.
 //
-// The goroutine costs about as much as a tenth of a round trip on a local
-// server. It is left out where it would be of no use: for a context that never
-// ends, and for pgx, which is known to come back by itself.
+// No driver is exempt. One that was recognised by its import path would be
+// trusted with whatever its user has plugged into it, and the goroutine costs
+// no more than a tenth of a round trip to a local server. It is left out only
+// for a context that never ends, where it would be of no use.
 package bounded
 
 import (
@@ -18,8 +20,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"reflect"
-	"sync/atomic"
 	"time"
 
 	"github.com/bootlock/bootlock/internal/secret"
@@ -39,11 +39,11 @@ const (
 // is finished off in the background and never goes back to the pool.
 var ErrNoReturn = errors.New("the driver did not come back in time; its connection is abandoned")
 
-// Do runs a call of db's driver and returns its error, or ErrNoReturn when ctx
-// has ended and Grace has passed. What call assigns must not be read after
+// Do runs a call of a driver and returns its error, or ErrNoReturn when ctx has
+// ended and Grace has passed. What call assigns must not be read after
 // ErrNoReturn.
-func Do(ctx context.Context, db *sql.DB, call func() error) error {
-	if ctx.Done() == nil || heedsContexts(db) {
+func Do(ctx context.Context, call func() error) error {
+	if ctx.Done() == nil {
 		return call()
 	}
 	return await(ctx, start(call))
@@ -89,34 +89,38 @@ func await(ctx context.Context, done <-chan error) error {
 	return err
 }
 
-// heedsContexts reports whether all calls of db's driver are known to come back
-// when their context ends. It is named by its import path, since importing it
-// is not for this module; behind a wrapper it is not recognised, and waited for
-// like any other. pgx does so by a deadline on its net.Conn: over one without
-// deadlines, such as a channel of an SSH client, it does not come back.
-func heedsContexts(db *sql.DB) bool {
-	t := reflect.TypeOf(db.Driver())
-	return t != nil && t.Kind() == reflect.Pointer && t.Elem().PkgPath() == "github.com/jackc/pgx/v5/stdlib"
-}
+// state is what may still be done with a connection. It only ever moves down
+// this table.
+//
+//	state     statements   goes back to the pool   Release
+//	sound     yes          yes                     gives it back
+//	doubtful  yes          no                      closes it
+//	stuck     no           no                      leaves it to a goroutine, which closes it
+//	released  no           –                       does nothing
+type state int
+
+const (
+	sound    state = iota // as it came from the pool
+	doubtful              // it may hold a transaction, or be broken
+	stuck                 // a call has not come back
+	released              // no longer ours
+)
 
 // Conn is one connection of a pool, with at most one transaction at a time. It
 // is not safe for concurrent use, [Conn.Start] aside.
 type Conn struct {
-	conn *sql.Conn
-	heed bool // its driver's calls end with their context
+	conn  *sql.Conn // nil if it was never opened
+	state state
+	under <-chan error // the call that has not come back, when stuck
+
 	tx   *sql.Tx
 	ctx  context.Context    // what the transaction was begun with
 	kill context.CancelFunc // ends ctx, and with it whatever the driver is doing for the transaction
-	junk bool               // not to go back to the pool
-	gone bool               // released
-	// stuck is the call that did not come back; nothing is asked of the
-	// connection any more until it does.
-	stuck <-chan error
 }
 
 // Open takes a connection from db, waiting for one as [sql.DB.Conn] does.
 func Open(ctx context.Context, db *sql.DB) (*Conn, error) {
-	c := &Conn{kill: func() {}, heed: heedsContexts(db)}
+	c := &Conn{kill: func() {}}
 	err := c.do(ctx, func() (err error) {
 		c.conn, err = db.Conn(ctx)
 		return err
@@ -131,10 +135,10 @@ func Open(ctx context.Context, db *sql.DB) (*Conn, error) {
 // do is [Do] on this connection, which it gives up on when the call does not
 // come back.
 func (c *Conn) do(ctx context.Context, call func() error) error {
-	switch {
-	case c.stuck != nil:
+	if c.state >= stuck {
 		return ErrNoReturn
-	case c.heed || ctx.Done() == nil:
+	}
+	if ctx.Done() == nil {
 		return call()
 	}
 	done := start(call)
@@ -148,15 +152,15 @@ func (c *Conn) do(ctx context.Context, call func() error) error {
 // Abandon gives the connection up because of a statement that has not come
 // back. What is asked of it from now on fails with ErrNoReturn at once.
 func (c *Conn) Abandon(p *Pending) {
-	c.stuck = p.C
+	c.state, c.under = stuck, p.C
 	c.kill()
 }
 
 // Distrust keeps the connection from going back to the pool.
-func (c *Conn) Distrust() { c.junk = true }
+func (c *Conn) Distrust() { c.state = max(c.state, doubtful) }
 
 // Usable reports whether the connection can be asked for anything more.
-func (c *Conn) Usable() bool { return c.stuck == nil && !c.junk && !c.gone }
+func (c *Conn) Usable() bool { return c.state == sound }
 
 // Begin begins a transaction. ctx bounds the call, and no more than the call:
 // it can end later without taking the transaction with it, as it would if it
@@ -244,7 +248,6 @@ func (c *Conn) Query(ctx context.Context, query string, each func(rows *sql.Rows
 // Commit commits the transaction. A connection whose commit failed does not go
 // back to the pool: it may still hold the transaction, and with it the lock.
 func (c *Conn) Commit(ctx context.Context) error {
-	defer c.killAfter(ctx)()
 	err := c.do(ctx, c.tx.Commit)
 	c.end(err)
 	return err
@@ -258,7 +261,6 @@ func (c *Conn) Rollback(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, cleanUp)
 	defer cancel()
-	defer c.killAfter(ctx)()
 	err := c.do(ctx, c.tx.Rollback)
 	if errors.Is(err, sql.ErrTxDone) { // ended by database/sql, or by the user's callback
 		err = nil
@@ -267,28 +269,11 @@ func (c *Conn) Rollback(ctx context.Context) error {
 	return err
 }
 
-// killAfter ends the context that the driver has for the transaction when ctx
-// has ended and Grace has passed, until stop is called. Commit and Rollback are
-// given no other.
-func (c *Conn) killAfter(ctx context.Context) (stop func()) {
-	if !c.heed || ctx.Done() == nil {
-		return func() {}
-	}
-	kill := c.kill
-	var grace atomic.Pointer[time.Timer]
-	detach := context.AfterFunc(ctx, func() { grace.Store(time.AfterFunc(Grace, kill)) })
-	return func() {
-		if t := grace.Load(); !detach() && t != nil {
-			t.Stop()
-		}
-	}
-}
-
 func (c *Conn) end(err error) {
 	if err != nil && !errors.Is(err, sql.ErrTxDone) {
-		c.junk = true
+		c.Distrust()
 	}
-	if c.stuck == nil {
+	if c.state < stuck {
 		c.kill()
 		c.tx = nil
 	}
@@ -298,26 +283,24 @@ func (c *Conn) end(err error) {
 // to be used again. One that is stuck is closed when the driver comes back. A
 // second Release does nothing.
 func (c *Conn) Release(ctx context.Context) error {
-	if c.gone {
+	if c.state == released {
 		return nil
 	}
-	c.gone = true
-	if c.tx != nil { // somebody panicked; sql.Conn.Close would wait for it
+	if c.tx != nil && c.state < stuck { // somebody panicked; sql.Conn.Close would wait for it
 		_ = c.Rollback(ctx)
 	}
-	if c.stuck != nil {
-		go c.finishOff(c.stuck)
+	was := c.state
+	c.state = released
+	switch {
+	case was == stuck:
+		go c.finishOff(c.under)
 		return ErrNoReturn
-	}
-	if c.conn == nil { // never opened
+	case c.conn == nil: // never opened
 		return nil
-	}
-	if c.heed && !c.junk {
-		return c.close()
 	}
 	ctx, cancel := context.WithTimeout(ctx, cleanUp)
 	defer cancel()
-	done := start(c.close)
+	done := start(func() error { return c.close(was == sound) })
 	err := await(ctx, done)
 	if errors.Is(err, ErrNoReturn) {
 		go c.finishOff(done)
@@ -325,8 +308,8 @@ func (c *Conn) Release(ctx context.Context) error {
 	return err
 }
 
-func (c *Conn) close() error {
-	if c.junk {
+func (c *Conn) close(fit bool) error {
+	if !fit {
 		discard(c.conn)
 	}
 	if err := c.conn.Close(); err != nil && !errors.Is(err, sql.ErrConnDone) {
@@ -344,14 +327,13 @@ func discard(conn *sql.Conn) {
 	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
 }
 
-func (c *Conn) finishOff(stuck <-chan error) {
-	<-stuck //nolint:errcheck // whatever it says, it is over
+func (c *Conn) finishOff(under <-chan error) {
+	<-under //nolint:errcheck // whatever it says, it is over
 	if c.conn == nil {
 		return
 	}
 	if c.tx != nil {
 		_ = c.tx.Rollback()
 	}
-	c.junk = true
-	_ = c.close()
+	_ = c.close(false)
 }

@@ -59,7 +59,7 @@ func TestDo(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
 		for name, ctx := range map[string]context.Context{"never ends": context.Background(), "may end": t.Context()} {
 			for _, want := range []error{nil, errBoom} {
-				if err := bounded.Do(ctx, db, func() error { return want }); err != want { //nolint:errorlint // untouched
+				if err := bounded.Do(ctx, func() error { return want }); err != want { //nolint:errorlint // untouched
 					t.Errorf("context %s: got %v; want %v", name, err, want)
 				}
 			}
@@ -86,7 +86,7 @@ func TestDoWaitsForTheGrace(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				start := time.Now()
-				err := bounded.Do(ctx, db, func() error {
+				err := bounded.Do(ctx, func() error {
 					time.Sleep(time.Minute + tt.late)
 					return errBoom
 				})
@@ -112,7 +112,7 @@ func TestDoPanics(t *testing.T) {
 				t.Errorf("got %v; want the panic of the call", v)
 			}
 		}()
-		err := bounded.Do(t.Context(), db, func() error { panic("boom") })
+		err := bounded.Do(t.Context(), func() error { panic("boom") })
 		t.Errorf("came back with %v", err)
 	})
 }
@@ -120,7 +120,7 @@ func TestDoPanics(t *testing.T) {
 func TestDoGoexit(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-		err := bounded.Do(t.Context(), db, func() error { runtime.Goexit(); return nil })
+		err := bounded.Do(t.Context(), func() error { runtime.Goexit(); return nil })
 		if err == nil || !strings.Contains(err.Error(), "ended its goroutine") {
 			t.Errorf("got %v; want an error that says so", err)
 		}
@@ -528,66 +528,53 @@ func TestAbandonEndsTheTransactionContext(t *testing.T) {
 	})
 }
 
-// pgx comes back by itself, but COMMIT and ROLLBACK get no context other than
-// that of BEGIN.
-func TestHeedingDriver(t *testing.T) {
+// COMMIT and ROLLBACK get no context other than that of BEGIN: one that waits for
+// it to end comes back once the connection is given up.
+func TestEndingATransactionThatHangs(t *testing.T) {
 	t.Parallel()
 	for kind, end := range map[recdriver.Kind]func(*bounded.Conn, context.Context) error{
 		recdriver.Commit:   (*bounded.Conn).Commit,
 		recdriver.Rollback: (*bounded.Conn).Rollback,
 	} {
-		for name, hangs := range map[string]bool{"hangs": true, "comes back": false} {
-			t.Run(string(kind)+" "+name, func(t *testing.T) {
-				t.Parallel()
-				bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-					c := begun(t, db)
-					c.Heed()
-					tx := c.TxContext()
-					d.OnCall(func(_ context.Context, call *recdriver.Call) error {
-						if call.Kind != kind {
-							return nil
-						}
-						if !hangs {
-							time.Sleep(time.Second + bounded.Grace/2)
-							return nil
-						}
-						<-tx.Done()
-						return tx.Err()
-					})
-					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-					defer cancel()
-					start := time.Now()
-					err := end(c, ctx)
-					want := time.Second + bounded.Grace
-					if !hangs {
-						want -= bounded.Grace / 2
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				c := begun(t, db)
+				tx := c.TxContext()
+				d.OnCall(func(_ context.Context, call *recdriver.Call) error {
+					if call.Kind != kind {
+						return nil
 					}
-					if took := time.Since(start); took != want {
-						t.Errorf("took %v; want %v", took, want)
-					}
-					if errors.Is(err, context.Canceled) != hangs || err != nil && !hangs {
-						t.Errorf("got %v; want an error: %t", err, hangs)
-					}
-					if err := c.Release(t.Context()); err != nil {
-						t.Error(err)
-					}
-					if closed := strings.HasSuffix(d.String(), "close"); closed != hangs {
-						t.Errorf("got %s; want the connection closed: %t", d, hangs)
-					}
+					<-tx.Done()
+					return tx.Err()
 				})
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				start := time.Now()
+				err := end(c, ctx)
+				if took := time.Since(start); !errors.Is(err, bounded.ErrNoReturn) || took != time.Second+bounded.Grace {
+					t.Errorf("got %v after %v; want ErrNoReturn after %v", err, took, time.Second+bounded.Grace)
+				}
+				if err := c.Release(t.Context()); !errors.Is(err, bounded.ErrNoReturn) {
+					t.Errorf("Release: got %v; want ErrNoReturn", err)
+				}
+				synctest.Wait()
+				if !strings.HasSuffix(d.String(), "close") {
+					t.Errorf("got %s; want it closed", d)
+				}
 			})
-		}
+		})
 	}
 }
 
-// The driver is known by its import path; everything else is waited for.
-func TestUnknownDriversAreNotTrusted(t *testing.T) {
+// No driver is known to come back, whatever its name.
+func TestNoDriverIsTrusted(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		start := time.Now()
-		err := bounded.Do(ctx, db, func() error { time.Sleep(time.Hour); return nil })
+		err := bounded.Do(ctx, func() error { time.Sleep(time.Hour); return nil })
 		if took := time.Since(start); !errors.Is(err, bounded.ErrNoReturn) || took != bounded.Grace {
 			t.Errorf("got %v after %v; want ErrNoReturn after %v", err, took, bounded.Grace)
 		}
