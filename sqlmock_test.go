@@ -215,12 +215,11 @@ func (row mockedRow) expect(mock sqlmock.Sqlmock, driver *recdriver.Driver) {
 		case locktrace.Begin:
 			mock.ExpectBegin().WillReturnError(err)
 		case locktrace.Lock:
+			key := key
 			if created && row.guard.Serialize {
-				key := schemaguard.MigrateKey(key)
-				mockExec(mock, `pg_catalog\.pg_try_advisory_xact_lock\(`+regexp.QuoteMeta(key.String())+`\)$`, 1, err)
-			} else {
-				mockExec(mock, "^"+regexp.QuoteMeta("SELECT pg_catalog.pg_advisory_xact_lock("+key.String()+")")+"$", 1, err)
+				key = schemaguard.MigrateKey(key)
 			}
+			mockExec(mock, regexp.QuoteMeta("pg_catalog.pg_advisory_xact_lock("+key.String()+")"), 1, err)
 		case locktrace.CreateSchema:
 			created = true
 			mockExec(mock, `^CREATE SCHEMA IF NOT EXISTS "app"$`, 0, err)
@@ -282,8 +281,9 @@ func driverOrder(calls []recdriver.Call) string {
 		steps = append(steps, step)
 	}
 	order := strings.Join(steps, " > ")
-	// The connection that migrate takes is its own business.
-	return regexp.MustCompile(`connect > (migrate!?) > release`).ReplaceAllString(order, "$1")
+	// The connection that migrate takes is its own business, and that there is one
+	// was seen to under the lock.
+	return regexp.MustCompile(`(?:connect > release > )?connect > (migrate!?) > release`).ReplaceAllString(order, "$1")
 }
 
 func statementStep(query string) string {
@@ -345,7 +345,7 @@ func TestOrderOfXactLock(t *testing.T) {
 	}
 	defer db.Close()
 	mock.ExpectBegin()
-	mockExec(mock, `^SELECT pg_catalog\.pg_advisory_xact_lock\(42\)$`, 1, nil)
+	mockExec(mock, `SELECT pg_catalog\.pg_advisory_xact_lock\(42\)`, 1, nil)
 	mockExec(mock, "^"+regexp.QuoteMeta(sqlBootstrap)+"$", 0, nil)
 	mock.ExpectCommit()
 

@@ -6,9 +6,11 @@
 //   - [Hold] holds the lock, as a lease that the server enforces, while a
 //     function works with the whole pool.
 //   - [TryWithXactLock] and [TryHold] do not wait.
+//   - [Fence] keeps a transaction from being committed after its lease is lost
+//     and the next holder has begun.
 //   - [Sessions] shows who holds a key and who waits for it.
 //   - [KeyOf] makes a key from a name.
-//   - [Locker] has the options; the functions are the zero Locker's.
+//   - [Locker] holds the options; the package functions use a zero Locker.
 //
 // # What it takes care of
 //
@@ -18,16 +20,39 @@
 // connection never goes back to the pool. That goroutine is the only thing that
 // can outlive a call.
 //
-// No wait stands in the way of CREATE INDEX CONCURRENTLY or vacuum for longer
-// than about a second: a session that blocks in pg_advisory_xact_lock keeps a
-// snapshot, which both of them wait for, so a longer wait goes on in bursts, a
-// new transaction each.
+// # Waiting
+//
+// Any number of processes may wait. A waiter blocks in the server, for a second
+// at most and in a transaction of its own each time: a session that blocks in
+// pg_advisory_xact_lock keeps a snapshot, which CREATE INDEX CONCURRENTLY and
+// vacuum wait for. The server ends each of these waits by itself, so that a
+// waiter that was killed leaves nothing there.
+//
+// After its first half second, a waiter blocks only on a session that nobody else
+// uses. Behind a pooler in transaction mode others do, and need it; there it asks
+// from time to time instead, after a tenth of the time that it has waited and
+// after twenty times what the last ask took, in bounds of 10 ms and one second,
+// or three seconds where each ask takes long. Of those who block, the three that
+// have waited longest go on after a second; the others ask. Whoever wants the
+// lock in shared mode asks while somebody who came before wants it alone, who
+// would otherwise never find it free. If less than an eighth of the connections
+// that the server, the database or the role allows is left, waiters close theirs
+// between two asks.
+//
+// That there is no connection to be had (SQLSTATE 53300, 57P03, and a pooler's
+// words for them), or that its session ends, is not the end of a wait. Nor is
+// pg_cancel_backend. The end of its context is. Without the right to plpgsql all
+// waiters ask, and none blocks.
+//
+// # In the process
 //
 // Within the process, callers of one key on one *sql.DB queue up, and only the
 // first of them has a connection. Locks together never take the last connection
 // of a pool that has more than one, so that a callback can always use the pool.
-// Who takes several keys should take them in the same order everywhere, as with
-// any mutex.
+// Callers that take several keys should take them in the same order everywhere,
+// as with any mutex. A driver that has a pool of its own, as
+// stdlib.OpenDBFromPool of pgx does, hides its limit from database/sql; pass it
+// to [sql.DB.SetMaxOpenConns], or none of this can hold.
 //
 // No session-level lock is used anywhere: it would survive [sql.Conn.Close] and
 // strand behind a pooler.
@@ -47,10 +72,9 @@ import (
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/bounded"
 	"github.com/bootlock/bootlock/internal/sqlstate"
-	"github.com/bootlock/bootlock/internal/step"
 )
 
-// Locker has the options of a lock. Its zero value is ready; it can be copied
+// Locker holds the options of a lock. Its zero value is ready; it can be copied
 // and shared.
 type Locker struct {
 	// TTL is how long a holder that has gone silent, because it is frozen or
@@ -69,18 +93,18 @@ type Locker struct {
 	// that they show the key itself.
 	Name string
 
-	// Trace watches the steps. Nil watches nothing.
+	// Trace, if not nil, observes each step.
 	Trace *locktrace.Trace
 }
 
 // WithXactLock waits for key, runs fn in the transaction that holds it, and
-// commits. It is the zero [Locker]'s; see [Locker.WithXactLock].
+// commits. It uses a zero [Locker]; see [Locker.WithXactLock].
 func WithXactLock(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Context, tx *sql.Tx) error) error {
 	return Locker{}.WithXactLock(ctx, db, key, fn)
 }
 
 // TryWithXactLock is [WithXactLock] without the wait: it returns
-// [ErrNotAcquired] if somebody else has the lock. It is the zero [Locker]'s.
+// [ErrNotAcquired] if somebody else has the lock. It uses a zero [Locker].
 func TryWithXactLock(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Context, tx *sql.Tx) error) error {
 	return Locker{}.TryWithXactLock(ctx, db, key, fn)
 }
@@ -99,24 +123,26 @@ func TryWithXactLock(ctx context.Context, db *sql.DB, key Key, fn func(ctx conte
 //
 // On failure nothing is left behind: no lock, no transaction, no connection in
 // doubt in the pool. Errors are a [locktrace.StepError] that says which step
-// failed, except for fn's own. A failed commit is not followed by a rollback,
-// and its outcome is unknown: the server may have committed. A wait that ended
+// failed, except for fn's own. A failed commit is not followed by a rollback. If
+// the server answered it, nothing was committed; if not, the outcome is unknown,
+// and the error says so. A wait that ended
 // without the lock is a [WaitError]; a session that ended under fn is [ErrLost].
 func (l Locker) WithXactLock(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Context, tx *sql.Tx) error) error {
-	checkArgs("WithXactLock", ctx, db)
-	checkFn("WithXactLock", fn == nil)
-	c := call{Locker: l, op: "WithXactLock", db: db, key: key}
-	return c.run(ctx, func(ctx context.Context) error { return c.inXact(ctx, fn) })
+	return l.withXactLock(ctx, "WithXactLock", db, key, false, fn)
 }
 
 // TryWithXactLock is [Locker.WithXactLock] without the wait: it returns
 // [ErrNotAcquired] if somebody else has the lock or is about to take it, on the
 // server or inside this process. It may still wait for a connection.
 func (l Locker) TryWithXactLock(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Context, tx *sql.Tx) error) error {
-	checkArgs("TryWithXactLock", ctx, db)
-	checkFn("TryWithXactLock", fn == nil)
-	c := call{Locker: l, op: "TryWithXactLock", db: db, key: key, try: true}
-	return c.run(ctx, func(ctx context.Context) error { return c.inXact(ctx, fn) })
+	return l.withXactLock(ctx, "TryWithXactLock", db, key, true, fn)
+}
+
+func (l Locker) withXactLock(ctx context.Context, op string, db *sql.DB, key Key, try bool, fn func(ctx context.Context, tx *sql.Tx) error) error {
+	checkArgs(op, ctx, db)
+	checkFn(op, fn == nil)
+	a := l.acquisition(op, db, key, try, false)
+	return a.run(ctx, func(ctx context.Context) error { return a.inXact(ctx, fn) })
 }
 
 func checkArgs(op string, ctx context.Context, db *sql.DB) {
@@ -134,217 +160,50 @@ func checkFn(op string, isNil bool) {
 	}
 }
 
-// call is one call of a Locker.
-type call struct {
-	Locker
-	op    string
-	db    *sql.DB
-	key   Key
-	try   bool // do not wait
-	lease bool // Hold: the transaction only holds the lock
-
-	pool   *pool // see queue.go
-	turns  *keyLine
-	weight int // what it has of turns
-	slot   int // what it has of pool.conns
-	held   *held
-
-	conn       *bounded.Conn
-	gaveUp     bool      // the wait for the lock ended without it
-	silent     bool      // a driver call did not come back
-	begun      time.Time // when the call began
-	asked      time.Time // when the last lock statement was sent
-	nextReport time.Time // when Trace.Waiting is due
-}
-
-// run takes the lock, runs inside, which ends the transaction, and gives
-// everything back.
-func (c *call) run(ctx context.Context, inside func(ctx context.Context) error) error {
-	c.begun = time.Now()
-	c.nextReport = c.begun.Add(patience)
-	err := c.locked(ctx, inside)
-	var failed *locktrace.StepError
-	if !c.gaveUp || !errors.As(err, &failed) {
-		return err
-	}
-	wait := &WaitError{Key: c.key, Waited: time.Since(c.begun), Err: failed.Err}
-	if !c.silent {
-		// Only now, with its own connection given back: a pool of one has no
-		// other to ask on.
-		wait.Holders = c.lookUp(ctx)
-	}
-	return c.failed(failed.Step, wait)
-}
-
-func (c *call) locked(ctx context.Context, inside func(ctx context.Context) error) error {
-	defer c.leave()
-	defer c.drop(ctx)
-	if err := c.open(ctx); err != nil {
-		return err
-	}
-	defer c.release(ctx)
-	if err := c.lock(ctx); err != nil {
-		c.rollback(ctx)
-		return err
-	}
-	return inside(ctx)
-}
-
-// step runs fn as one traced step, and says in its error which.
-func (c *call) step(ctx context.Context, s locktrace.Step, fn func(ctx context.Context) error) error {
-	err := step.Do(ctx, c.Trace, c.event(s), func(ctx context.Context) error {
-		err := fn(ctx)
-		c.silent = c.silent || errors.Is(err, bounded.ErrNoReturn)
-		return classify(bounded.Ended(ctx, err))
-	})
-	if err != nil {
-		return c.failed(s, err)
-	}
-	return nil
-}
-
-func (c *call) event(s locktrace.Step) locktrace.Event {
-	return locktrace.Event{Step: s, Key: int64(c.key), Name: c.Name}
-}
-
-func (c *call) failed(s locktrace.Step, err error) error {
-	return &locktrace.StepError{Op: "advisorylock." + c.op, Name: c.name(), Step: s, Err: err}
-}
-
-func (c *call) name() string {
-	if c.Name != "" {
-		return c.Name
-	}
-	return c.key.String()
-}
-
-// open waits for the key's turn in the process, takes a connection and begins.
-//
-// A pool may be full of connections that the server closed long ago. BEGIN is
-// the first to notice, and nothing has happened yet, so it is tried again on
-// the next one, as database/sql does for [sql.DB.BeginTx], which cannot be used
-// here since it does not tell connect from begin.
-func (c *call) open(ctx context.Context) error {
-	stale := c.db.Stats().OpenConnections
-	for ; ; stale-- {
-		err := c.step(ctx, locktrace.Connect, c.connect)
-		if err != nil {
-			return err
-		}
-		err = c.step(ctx, locktrace.Begin, c.begin)
-		if err == nil {
-			return nil
-		}
-		c.release(ctx)
-		switch {
-		case !sqlstate.Lost(err) || errors.Is(err, ErrUnsupported) || ctx.Err() != nil:
-			return err
-		case stale < 0 && c.refusesBegin(ctx):
-			return c.failed(locktrace.Begin, fmt.Errorf("%w: %w", errStatementMode, errors.Unwrap(err)))
-		case stale < 0:
-			return err
-		}
-	}
-}
-
-// refusesBegin reports whether a connection works but breaks at BEGIN. Behind a
-// pooler in statement mode it does, and lib/pq hides the pooler's reason.
-func (c *call) refusesBegin(ctx context.Context) bool {
-	conn, err := bounded.Open(ctx, c.db)
-	if err != nil {
-		return false
-	}
-	defer conn.Release(ctx) //nolint:errcheck // it was only a question
-	if _, err := conn.Exec(ctx, "SELECT 1"); err != nil {
-		return false
-	}
-	err = conn.Begin(ctx, nil)
-	_ = conn.Rollback(ctx)
-	return sqlstate.Lost(err)
-}
-
-func (c *call) connect(ctx context.Context) (err error) {
-	if c.slot == 0 {
-		if err := c.enter(ctx); err != nil {
-			return err
-		}
-	}
-	c.conn, err = bounded.Open(ctx, c.db)
-	return err
-}
-
-// begin names the isolation level, since the database's default may be another:
-// SERIALIZABLE would work on a snapshot from before the wait, and fail with
-// 40001 after it.
-func (c *call) begin(ctx context.Context) error {
-	return c.conn.Begin(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
-}
-
-// inXact runs fn in the transaction and ends it.
-func (c *call) inXact(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx) error) error {
+// inXact runs fn in the transaction that holds the lock, and ends it.
+func (a *acquisition) inXact(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx) error) error {
 	returned := false
 	defer func() {
 		if !returned { // a panic, or runtime.Goexit
-			c.rollback(ctx)
+			a.rollback(ctx)
 		}
 	}()
-	err := fn(c.withHeld(ctx), c.conn.Tx())
+	err := fn(a.withHeld(ctx), a.conn.Tx())
 	returned = true
 	if err == nil && ctx.Err() == nil {
-		return c.commit(ctx)
+		return a.commit(ctx)
 	}
 	if err == nil {
-		err = c.failed(locktrace.Commit, bounded.Ended(ctx, errNotSent))
+		err = a.failed(locktrace.Commit, bounded.Ended(ctx, errNotSent))
 	}
-	gone := c.rollback(ctx)
+	gone := a.rollback(ctx)
 	if ctx.Err() != nil {
 		return bounded.Ended(ctx, err)
 	}
 	if gone {
-		return lost(err)
+		return withErrLost(err)
 	}
 	return err
 }
 
 var errNotSent = errors.New("not sent")
 
-func (c *call) commit(ctx context.Context) error {
-	return c.step(ctx, locktrace.Commit, func(ctx context.Context) error {
-		err := c.conn.Commit(ctx)
+// commit commits what fn did. Only where the server has not answered is the
+// outcome unknown: an answer with a SQLSTATE says that nothing was committed,
+// such as that of a deferred constraint.
+func (a *acquisition) commit(ctx context.Context) error {
+	return a.step(ctx, locktrace.Commit, func(ctx context.Context) error {
+		err := a.conn.Commit(ctx)
 		switch {
 		case err == nil:
 			return nil
 		case errors.Is(err, sql.ErrTxDone):
 			return fmt.Errorf("the function ended the transaction itself, and with it the lock: %w", err)
 		case sqlstate.Lost(err):
-			err = lost(err)
+			err = withErrLost(err)
+		case sqlstate.RolledBack(err):
+			return fmt.Errorf("nothing was committed: %w", err)
 		}
 		return fmt.Errorf("outcome unknown: %w", err)
 	})
-}
-
-// rollback ends the transaction and reports whether its session was gone
-// already, which ends it just as well.
-func (c *call) rollback(ctx context.Context) (gone bool) {
-	_ = c.step(ctx, locktrace.Rollback, func(ctx context.Context) error {
-		err := c.conn.Rollback(ctx)
-		gone = sqlstate.Lost(err)
-		if gone || ctx.Err() != nil && !errors.Is(err, bounded.ErrNoReturn) {
-			return nil
-		}
-		return err
-	})
-	return gone
-}
-
-func (c *call) release(ctx context.Context) {
-	_ = c.step(ctx, locktrace.Release, c.conn.Release)
-}
-
-// drop gives back what a hook or a driver that panicked has kept from being
-// given back in order.
-func (c *call) drop(ctx context.Context) {
-	if c.conn != nil {
-		_ = c.conn.Release(ctx)
-	}
 }

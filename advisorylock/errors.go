@@ -102,8 +102,8 @@ func classify(err error) error {
 	return err
 }
 
-// lost says in err that the lock went with its session.
-func lost(err error) error {
+// withErrLost says in err that the lock went with its session.
+func withErrLost(err error) error {
 	if errors.Is(err, ErrLost) {
 		return err
 	}

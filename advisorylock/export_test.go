@@ -1,11 +1,15 @@
 package advisorylock
 
-import "database/sql"
+import (
+	"database/sql"
+
+	"github.com/bootlock/bootlock/internal/room"
+)
 
 // What the tests, which otherwise see no more than a user does, need to know.
 
 const (
-	Patience    = patience
+	Patience    = room.Burst
 	ReportEvery = reportEvery
 	LookUpTime  = lookUpTime
 	EndTime     = endTime
@@ -16,16 +20,16 @@ var Comment = comment
 
 // Registered reports whether the process still knows anything of db.
 func Registered(db *sql.DB) bool {
-	pools.Lock()
-	defer pools.Unlock()
-	return pools.of[db] != nil
+	registry.Lock()
+	defer registry.Unlock()
+	return registry.of[db] != nil
 }
 
 // Keys returns how many keys of db the process knows of.
 func Keys(db *sql.DB) int {
-	pools.Lock()
-	defer pools.Unlock()
-	if p := pools.of[db]; p != nil {
+	registry.Lock()
+	defer registry.Unlock()
+	if p := registry.of[db]; p != nil {
 		return len(p.keys)
 	}
 	return 0

@@ -5,41 +5,24 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/bounded"
+	"github.com/bootlock/bootlock/internal/fence"
 )
 
-const (
-	defaultTTL = 30 * time.Second
-	minTTL     = time.Second
-	maxTTL     = math.MaxInt32 * time.Millisecond // what the server's setting takes
+// endTime bounds the end of the lease when fn is done and ctx goes on.
+const endTime = 5 * time.Second
 
-	// endTime bounds the end of the lease when fn is done and ctx goes on.
-	endTime = 5 * time.Second
-)
-
-// ttl is the idle limit that the transaction gets; zero leaves it alone.
-func (c *call) ttl() time.Duration {
-	switch {
-	case c.TTL == 0 && c.lease:
-		return defaultTTL
-	case c.TTL == 0:
-		return 0
-	}
-	return min(max(c.TTL, minTTL), maxTTL)
-}
-
-// Hold waits for key and holds it while fn runs. It is the zero [Locker]'s; see
+// Hold waits for key and holds it while fn runs. It uses a zero [Locker]; see
 // [Locker.Hold].
 func Hold(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Context) error) error {
 	return Locker{}.Hold(ctx, db, key, fn)
 }
 
 // TryHold is [Hold] without the wait: it returns [ErrNotAcquired] if somebody
-// else has the lock. It is the zero [Locker]'s.
+// else has the lock. It uses a zero [Locker].
 func TryHold(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Context) error) error {
 	return Locker{}.TryHold(ctx, db, key, fn)
 }
@@ -53,28 +36,38 @@ func TryHold(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Conte
 // in the last second before the grant, may wait until Hold returns: it waits
 // for the transaction that had a snapshot then, and that one has the lock now.)
 // The pool must allow two connections at least: else it is [ErrPoolTooSmall],
-// at once.
+// at once. (The limit of a pool within the driver, such as pgxpool's, is not seen
+// unless it was passed to [sql.DB.SetMaxOpenConns].)
 //
 // # The lease
 //
 // The lock is a lease of Locker.TTL that the server enforces: it ends the
 // transaction when nothing was heard from the holder for TTL. A heartbeat goes
-// out every third of that. When none comes back, or the session turns out to be
-// gone, the context of fn is cancelled with the cause [ErrLost].
+// out every second, or every third of TTL if that is less. When none comes back,
+// or the session turns out to be gone, the context of fn is cancelled with the
+// cause [ErrLost].
 //
 // That happens before the server can give the lock to anybody else. The
 // server's clock for the lease starts anew when it has answered a heartbeat,
 // which is after the heartbeat was sent; so it cannot run out before TTL has
 // passed since the last good heartbeat was sent, and that moment, less a tenth
 // of TTL, is when the context ends. The grant itself counts as the first
-// heartbeat, sent when its statement was.
+// heartbeat, sent when its statement was; one that arrives later than that is
+// not taken for a grant.
 //
-// It does not cover a session that the server ends for another reason, such as
-// pg_terminate_backend, a crash or a failover, which fn learns of by the next
-// heartbeat; nor a process that is frozen through its own deadline, whose fn
-// goes on for an instant when it thaws, before it sees its context end; nor a
-// fn that does not look at its context. What must not happen twice even then
-// needs a check of its own, in the transaction that does it.
+// Two may believe that they hold the lock
+//
+//   - for up to a second, or a third of TTL, after the session was ended for
+//     another reason: by pg_terminate_backend, a restart or a failover, by a
+//     network that resets the connection, or by PgBouncer's
+//     idle_transaction_timeout or server_lifetime. The next holder begins at
+//     once, and the old one learns of it by its next heartbeat;
+//   - for an instant, when a process thaws that was frozen through its own
+//     deadline, or a machine wakes that was suspended, before fn sees its context
+//     end;
+//   - for as long as fn does not look at its context.
+//
+// A transaction that must not be committed even then begins with [Fence].
 //
 // # Results
 //
@@ -97,50 +90,54 @@ func (l Locker) TryHold(ctx context.Context, db *sql.DB, key Key, fn func(ctx co
 func (l Locker) hold(ctx context.Context, op string, db *sql.DB, key Key, try bool, fn func(ctx context.Context) error) error {
 	checkArgs(op, ctx, db)
 	checkFn(op, fn == nil)
-	c := call{Locker: l, op: op, db: db, key: key, try: try, lease: true}
-	return c.run(ctx, func(ctx context.Context) error { return c.inLease(ctx, fn) })
+	a := l.acquisition(op, db, key, try, true)
+	return a.run(ctx, func(ctx context.Context) error { return a.inLease(ctx, fn) })
 }
 
 // inLease runs fn while heartbeats keep the lease, and ends the transaction.
-func (c *call) inLease(ctx context.Context, fn func(ctx context.Context) error) error {
-	fnCtx, cancel := context.WithCancelCause(c.withHeld(ctx))
+func (a *acquisition) inLease(ctx context.Context, fn func(ctx context.Context) error) error {
+	fnCtx, cancel := context.WithCancelCause(fence.With(a.withHeld(ctx), a.sql.fence))
 	defer cancel(nil)
-	lease := c.keep(ctx, func() { cancel(ErrLost) })
+	lease := keep(ctx, a.db, a.conn, a.sql, a.asked, func() {
+		a.sql.fence.End()
+		cancel(ErrLost)
+	})
 	returned := false
 	defer func() {
+		a.sql.fence.End()
 		if !returned { // a panic, or runtime.Goexit
 			_ = lease.end()
-			c.rollback(ctx)
+			a.rollback(ctx)
 		}
 	}()
 	err := fn(fnCtx)
 	returned = true
 	if gone := lease.end(); gone != nil {
-		c.rollback(ctx)
-		return c.lostLease(gone, err)
+		a.rollback(ctx)
+		return a.leaseLost(gone, err)
 	}
 	if err != nil {
-		if c.rollback(ctx) {
-			return c.lostLease(errors.New("the session is gone"), err)
+		if a.rollback(ctx) {
+			return a.leaseLost(errors.New("the session is gone"), err)
 		}
 		return bounded.Ended(ctx, err)
 	}
 	// Nothing was written, so that nothing but the lock can be in doubt.
-	err = c.step(ctx, locktrace.Commit, func(ctx context.Context) error {
+	err = a.step(ctx, locktrace.Commit, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, endTime)
 		defer cancel()
-		return c.conn.Commit(ctx)
+		return a.conn.Commit(ctx)
 	})
 	if err != nil {
-		return c.lostLease(fmt.Errorf("commit: %w", errors.Unwrap(err)), nil)
+		return a.leaseLost(fmt.Errorf("commit: %w", errors.Unwrap(err)), nil)
 	}
 	return nil
 }
 
-// lostLease is ErrLost, because of why, with what fn returned.
-func (c *call) lostLease(why, err error) error {
-	if err != nil {
+// leaseLost is ErrLost, because of why, with what fn returned.
+func (a *acquisition) leaseLost(why, err error) error {
+	if err != nil && !errors.Is(err, ErrLost) {
 		why = fmt.Errorf("%w; the function returned: %w", why, err)
 	}
-	return fmt.Errorf("advisorylock.%s %s: %w: %w", c.op, c.name(), ErrLost, why)
+	return fmt.Errorf("advisorylock.%s %s: %w: %w", a.op, a.name(), ErrLost, why)
 }

@@ -2,32 +2,52 @@ package advisorylock
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"time"
 
 	"github.com/bootlock/bootlock/internal/bounded"
+	"github.com/bootlock/bootlock/internal/mocked"
+	"github.com/bootlock/bootlock/internal/sqlstate"
 )
 
 var errSilent = errors.New("no heartbeat came back in time")
 
+// beatEvery is the time between two heartbeats, if a third of the TTL is not
+// shorter. A session may end for other reasons than silence, and the next holder
+// begins at once then: this is how soon the old one is told.
+const beatEvery = time.Second
+
+// beatAgain is how soon a heartbeat is repeated that failed for no reason that
+// the server or database/sql gave.
+const beatAgain = 100 * time.Millisecond
+
 // lease keeps a lock transaction alive while its holder works.
 type lease struct {
-	ctx   context.Context // the caller's: its end cuts short the wait for the last heartbeat
-	conn  *bounded.Conn
-	query string // of a heartbeat
-	ttl   time.Duration
-	lost  func()        // called once, when the lease is lost
-	stop  chan struct{} // closed when the holder is done
-	ended chan error    // gets why the lease was lost, or nil, once
+	ctx    context.Context // the caller's: its end cuts short the wait for the last heartbeat
+	conn   *bounded.Conn
+	query  string // of a heartbeat
+	ttl    time.Duration
+	onLost func()        // called once, when the lease is lost
+	stop   chan struct{} // closed when the holder is done
+	ended  chan error    // gets why the lease was lost, or nil, once
 }
 
-// keep begins to keep the lease that the last lock statement began.
-func (c *call) keep(ctx context.Context, lost func()) *lease {
+// keep begins to keep the lease that the lock statement of st began, which was
+// sent at the given time.
+func keep(ctx context.Context, db *sql.DB, conn *bounded.Conn, st *statements, sent time.Time, onLost func()) *lease {
 	l := &lease{
-		ctx: ctx, conn: c.conn, query: c.beatSQL(), ttl: c.ttl(), lost: lost,
+		ctx: ctx, conn: conn, query: st.beat(), ttl: st.ttl, onLost: onLost,
 		stop: make(chan struct{}), ended: make(chan error, 1),
 	}
-	go func() { l.ended <- l.beat(c.asked) }()
+	go func() {
+		if mocked.Is(db) { // it does not know when heartbeats are due
+			<-l.stop
+			l.ended <- nil
+			return
+		}
+		l.ended <- l.beat(sent)
+	}()
 	return l
 }
 
@@ -37,11 +57,15 @@ func (l *lease) end() error {
 	return <-l.ended
 }
 
+// keeps is for how long a lease is sure after its last good heartbeat was sent.
+// The margin is for the two clocks and for the time that fn needs to look at its
+// context.
+func keeps(ttl time.Duration) time.Duration { return ttl - ttl/10 }
+
 // deadline is when the lease must be given up if nothing has come back since
-// the heartbeat that was sent at the given time. The margin is for the two
-// clocks and for the time that fn needs to look at its context.
+// the heartbeat that was sent at the given time.
 func (l *lease) deadline(sent time.Time) time.Duration {
-	return time.Until(sent.Add(l.ttl - l.ttl/10))
+	return time.Until(sent.Add(keeps(l.ttl)))
 }
 
 // beat sends heartbeats until the holder is done or the lease is lost.
@@ -52,7 +76,7 @@ func (l *lease) beat(sent time.Time) error {
 	good := sent
 	deadline := time.NewTimer(l.deadline(good))
 	defer deadline.Stop()
-	interval := l.ttl / 3
+	interval := min(l.ttl/3, beatEvery)
 	next := time.NewTimer(time.Until(sent.Add(interval)))
 	defer next.Stop()
 
@@ -74,8 +98,12 @@ func (l *lease) beat(sent time.Time) error {
 			pending = l.conn.Start(l.query)
 		case err := <-pending.C:
 			pending = &bounded.Pending{}
+			if err != nil && stop != nil && !endsSession(err) {
+				next.Reset(beatAgain)
+				continue
+			}
 			if err != nil {
-				l.lost()
+				l.onLost()
 				return err
 			}
 			good = sent
@@ -84,7 +112,7 @@ func (l *lease) beat(sent time.Time) error {
 				next.Reset(time.Until(good.Add(interval)))
 			}
 		case <-deadline.C:
-			l.lost()
+			l.onLost()
 			if pending.C != nil {
 				l.conn.Abandon(pending)
 			}
@@ -92,4 +120,13 @@ func (l *lease) beat(sent time.Time) error {
 		}
 	}
 	return nil
+}
+
+// endsSession reports whether a heartbeat that failed with err ended the
+// transaction, and with it the lock: whatever has a SQLSTATE does, and a broken
+// connection. Any other error may come from anywhere, such as a mock that
+// expects no heartbeat; if the connection was broken by it, the next heartbeat
+// will say so, and until the deadline nobody else can have the lock for silence.
+func endsSession(err error) bool {
+	return sqlstate.Of(err) != "" || sqlstate.Lost(err) || errors.Is(err, sql.ErrTxDone) || errors.Is(err, context.Canceled)
 }

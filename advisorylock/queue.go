@@ -15,44 +15,7 @@ import (
 // pool to the callbacks, without which N waiters on a pool of N would wait for
 // a callback that waits for a connection.
 
-// line lets callers through in the order in which they came.
-type line struct {
-	capacity int
-	used     int
-	tickets  list.List // of *ticket, those who wait
-}
-
-type ticket struct {
-	weight int
-	slots  int           // connections that its own call chain has
-	ready  chan struct{} // closed when it was let through
-}
-
-// exclusive is the weight of a caller that wants the key alone; a shared one
-// weighs 1.
-const exclusive = 1 << 30
-
-// pool is what the process knows of one *sql.DB, for as long as anybody calls.
-type pool struct {
-	callers int
-	keys    map[Key]*keyLine
-	conns   line // the connections that locks may have
-	stuck   int  // connections of call chains that wait for one more
-}
-
-type keyLine struct {
-	line
-	callers int
-}
-
-// pools is keyed by the *sql.DB itself: two of them on one database do not know
-// of each other and meet on the server, as two processes do.
-var pools = struct {
-	sync.Mutex
-	of map[*sql.DB]*pool
-}{of: map[*sql.DB]*pool{}}
-
-// held is a lock that the callback's context knows of.
+// held is a lock that a callback's context knows of.
 type held struct {
 	db       *sql.DB
 	key      Key
@@ -62,174 +25,252 @@ type held struct {
 
 type heldKey struct{}
 
-// chain returns how many connections the call chain of ctx has from db, and
-// whether one of them holds key.
-func chain(ctx context.Context, db *sql.DB, key Key) (slots int, nested bool) {
+// heldBy returns the locks of the call chain of ctx that are on db, and whether
+// one of them is key. elsewhere says that key is held through another *sql.DB,
+// which may or may not be on the same database.
+func heldBy(ctx context.Context, db *sql.DB, key Key) (chain []*held, nested, elsewhere bool) {
 	h, _ := ctx.Value(heldKey{}).(*held)
 	for ; h != nil; h = h.outer {
-		if h.db == db && !h.released.Load() {
-			slots++
+		switch {
+		case h.released.Load():
+		case h.db == db:
+			chain = append(chain, h)
 			nested = nested || h.key == key
+		case h.key == key:
+			elsewhere = true
 		}
 	}
-	return slots, nested
+	return chain, nested, elsewhere
 }
 
-// withHeld returns the context for the callback.
-func (c *call) withHeld(ctx context.Context) context.Context {
-	outer, _ := ctx.Value(heldKey{}).(*held)
-	c.held = &held{db: c.db, key: c.key, outer: outer}
-	return context.WithValue(ctx, heldKey{}, c.held)
+// queue lets callers through in the order in which they came.
+type queue struct {
+	capacity int
+	used     int
+	waiting  list.List // of *turn
 }
+
+// turn is one caller's wait in a queue.
+type turn struct {
+	size  int           // how much of the capacity it takes
+	chain []*held       // the locks of its own call chain, each on a connection
+	ready chan struct{} // closed when it was let through
+}
+
+// whole is the size of a caller that wants the key alone; a sharer's is 1.
+const whole = 1 << 30
+
+// poolState is what the process knows of one *sql.DB, for as long as anybody
+// calls.
+type poolState struct {
+	callers int
+	keys    map[Key]*keyState
+	conns   queue // the connections that locks may have
+
+	// idled counts, for each lock that is held, the turns that its call chain
+	// waits for: its connection does nothing meanwhile.
+	idled map[*held]int
+}
+
+type keyState struct {
+	queue
+	callers int
+}
+
+// registry is keyed by the *sql.DB itself: two of them on one database do not
+// know of each other and meet on the server, as two processes do.
+var registry = struct {
+	sync.Mutex
+	of map[*sql.DB]*poolState
+}{of: map[*sql.DB]*poolState{}}
+
+// place is what a caller has of the queues: first its turn at the key, then one
+// of the connections that locks may have.
+type place struct {
+	db   *sql.DB
+	key  Key
+	size int // what it wants of the key's queue
+
+	pool *poolState // nil before enter and after leave
+	at   *keyState
+	has  int  // what it has of the key's queue
+	conn bool // it may take a connection
+}
+
+// await is how a place waits for a turn: it may tell of it.
+type await func(ctx context.Context, ready <-chan struct{}) error
 
 // enter waits for the key's turn and for one of the connections that locks may
-// have.
-func (c *call) enter(ctx context.Context) error {
-	slots, nested := chain(ctx, c.db, c.key)
+// have. A try waits for a connection only.
+func (p *place) enter(ctx context.Context, lease, try bool, await await) error {
+	if p.conn {
+		return nil
+	}
+	chain, nested, _ := heldBy(ctx, p.db, p.key)
 	if nested {
 		return ErrNested
 	}
-	limit := c.db.Stats().MaxOpenConnections
+	limit := p.db.Stats().MaxOpenConnections
 	capacity := math.MaxInt32 // a limit of 0 is none
 	if limit > 0 {
 		capacity = max(limit-1, 1) // on a pool of one the lock gets that one
 	}
-	if slots+1 > capacity || c.lease && limit == 1 {
+	if len(chain)+1 > capacity || lease && limit == 1 {
 		return ErrPoolTooSmall
 	}
 
-	pools.Lock()
-	c.pool = pools.of[c.db]
-	if c.pool == nil {
-		c.pool = &pool{keys: map[Key]*keyLine{}}
-		pools.of[c.db] = c.pool
-	}
-	c.pool.callers++
-	c.turns = c.pool.keys[c.key]
-	if c.turns == nil {
-		c.turns = &keyLine{line: line{capacity: exclusive}}
-		c.pool.keys[c.key] = c.turns
-	}
-	c.turns.callers++
-	c.pool.conns.capacity = capacity
-	pools.Unlock()
-
-	weight := exclusive
-	if c.Shared {
-		weight = 1
-	}
-	if err := c.queue(ctx, &c.turns.line, &ticket{weight: weight, slots: slots}, c.try); err != nil {
-		c.gaveUp = ctx.Err() != nil
-		c.leave()
+	p.register(capacity)
+	if err := p.stand(ctx, &p.at.queue, &turn{size: p.size, chain: chain}, try, await); err != nil {
+		p.leave()
 		return err
 	}
-	c.weight = weight
-	if err := c.queue(ctx, &c.pool.conns, &ticket{weight: 1, slots: slots}, false); err != nil {
-		c.leave()
+	p.has = p.size
+	if err := p.stand(ctx, &p.pool.conns, &turn{size: 1, chain: chain}, false, await); err != nil {
+		p.leave()
 		return err
 	}
-	c.slot = 1
+	p.conn = true
 	return nil
 }
 
-// queue waits in l until t is let through.
-func (c *call) queue(ctx context.Context, l *line, t *ticket, try bool) error {
-	pools.Lock()
-	if l.tickets.Len() == 0 && l.used+t.weight <= l.capacity {
-		l.used += t.weight
-		pools.Unlock()
+func (p *place) register(capacity int) {
+	registry.Lock()
+	defer registry.Unlock()
+	p.pool = registry.of[p.db]
+	if p.pool == nil {
+		p.pool = &poolState{keys: map[Key]*keyState{}, idled: map[*held]int{}}
+		registry.of[p.db] = p.pool
+	}
+	p.pool.callers++
+	p.at = p.pool.keys[p.key]
+	if p.at == nil {
+		p.at = &keyState{queue: queue{capacity: whole}}
+		p.pool.keys[p.key] = p.at
+	}
+	p.at.callers++
+	p.pool.conns.capacity = capacity
+	p.pool.letThrough(&p.pool.conns) // SetMaxOpenConns may have been called meanwhile
+}
+
+// stand waits in q until t is let through.
+func (p *place) stand(ctx context.Context, q *queue, t *turn, try bool, await await) error {
+	registry.Lock()
+	if q.waiting.Len() == 0 && q.used+t.size <= q.capacity {
+		q.used += t.size
+		registry.Unlock()
 		return nil
 	}
 	if try {
-		pools.Unlock()
+		registry.Unlock()
 		return ErrNotAcquired
 	}
-	if t.slots > 0 && c.pool.stuck+t.slots >= c.pool.conns.capacity {
-		pools.Unlock()
-		return ErrPoolTooSmall // every lock connection would wait for another one
+	if p.pool.wouldStop(t) {
+		registry.Unlock()
+		return ErrPoolTooSmall
 	}
-	c.pool.stuck += t.slots
+	p.pool.idle(t, 1)
 	t.ready = make(chan struct{})
-	place := l.tickets.PushBack(t)
-	pools.Unlock()
+	element := q.waiting.PushBack(t)
+	registry.Unlock()
 
 	through := false
 	defer func() { // deferred, for a hook that panics in the queue
 		if !through {
-			c.pool.stepOut(l, t, place)
+			p.pool.stepOut(q, t, element)
 		}
 	}()
-	err := c.stand(ctx, t)
+	err := await(ctx, t.ready)
 	through = err == nil
 	return err
 }
 
-// stepOut takes t out of l, where it has waited in vain.
-func (p *pool) stepOut(l *line, t *ticket, place *list.Element) {
-	pools.Lock()
-	defer pools.Unlock()
+// wouldStop reports whether every lock connection would wait for another one.
+func (p *poolState) wouldStop(t *turn) bool {
+	if len(t.chain) == 0 {
+		return false
+	}
+	idle := len(p.idled)
+	for _, h := range t.chain {
+		if p.idled[h] == 0 {
+			idle++
+		}
+	}
+	return idle >= p.conns.capacity
+}
+
+func (p *poolState) idle(t *turn, by int) {
+	for _, h := range t.chain {
+		if p.idled[h] += by; p.idled[h] == 0 {
+			delete(p.idled, h)
+		}
+	}
+}
+
+// stepOut takes t out of q, where it has waited in vain.
+func (p *poolState) stepOut(q *queue, t *turn, element *list.Element) {
+	registry.Lock()
+	defer registry.Unlock()
 	select {
 	case <-t.ready: // let through at the same moment
-		l.used -= t.weight
+		q.used -= t.size
 	default:
-		l.tickets.Remove(place)
-		p.stuck -= t.slots
+		q.waiting.Remove(element)
+		p.idle(t, -1)
 	}
-	p.letThrough(l) // who was behind may fit now
+	p.letThrough(q) // who was behind may fit now
 }
 
-// stand waits for t, and tells of it from time to time.
-func (c *call) stand(ctx context.Context, t *ticket) error {
-	for {
-		var tick <-chan time.Time
-		if c.Trace != nil && c.Trace.Waiting != nil {
-			timer := time.NewTimer(time.Until(c.nextReport))
-			defer timer.Stop()
-			tick = timer.C
-		}
-		select {
-		case <-t.ready:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick:
-			c.report(ctx, c.lookUp(ctx))
-		}
-	}
-}
-
-func (p *pool) letThrough(l *line) {
-	for place := l.tickets.Front(); place != nil; place = l.tickets.Front() {
-		t := place.Value.(*ticket)
-		if l.used+t.weight > l.capacity {
+func (p *poolState) letThrough(q *queue) {
+	for front := q.waiting.Front(); front != nil; front = q.waiting.Front() {
+		t := front.Value.(*turn)
+		if q.used+t.size > q.capacity {
 			return
 		}
-		l.tickets.Remove(place)
-		l.used += t.weight
-		p.stuck -= t.slots
+		q.waiting.Remove(front)
+		q.used += t.size
+		p.idle(t, -1)
 		close(t.ready)
 	}
 }
 
 // leave undoes enter, as far as it got. It may be called twice.
-func (c *call) leave() {
-	if c.pool == nil {
+func (p *place) leave() {
+	if p.pool == nil {
 		return
 	}
-	if c.held != nil {
-		c.held.released.Store(true)
+	registry.Lock()
+	defer registry.Unlock()
+	if p.conn {
+		p.pool.conns.used--
 	}
-	pools.Lock()
-	defer pools.Unlock()
-	c.pool.conns.used -= c.slot
-	c.pool.letThrough(&c.pool.conns)
-	c.turns.used -= c.weight
-	c.pool.letThrough(&c.turns.line)
-	if c.turns.callers--; c.turns.callers == 0 {
-		delete(c.pool.keys, c.key)
+	p.pool.letThrough(&p.pool.conns)
+	p.at.used -= p.has
+	p.pool.letThrough(&p.at.queue)
+	if p.at.callers--; p.at.callers == 0 {
+		delete(p.pool.keys, p.key)
 	}
-	if c.pool.callers--; c.pool.callers == 0 {
-		delete(pools.of, c.db)
+	if p.pool.callers--; p.pool.callers == 0 {
+		delete(registry.of, p.db)
 	}
-	c.pool = nil
+	p.pool, p.conn = nil, false
+}
+
+// untilReady waits for ready, and calls tell at the times that next returns.
+func untilReady(ctx context.Context, ready <-chan struct{}, next func() time.Time, tell func()) error {
+	for {
+		var due <-chan time.Time
+		if next != nil {
+			timer := time.NewTimer(time.Until(next()))
+			defer timer.Stop()
+			due = timer.C
+		}
+		select {
+		case <-ready:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-due:
+			tell()
+		}
+	}
 }

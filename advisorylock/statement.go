@@ -1,10 +1,17 @@
 package advisorylock
 
 import (
+	"database/sql"
 	"fmt"
+	"math"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/bootlock/bootlock/internal/fence"
+	"github.com/bootlock/bootlock/internal/room"
 )
 
 // The statements are literal and go through Exec without arguments: that is one
@@ -12,68 +19,246 @@ import (
 // while the transaction idles. With the key as $1, or by a query, pgx and lib/pq
 // keep one, and every CREATE INDEX CONCURRENTLY in the database waits for it.
 //
-// pg_catalog. stands in front since a function of that name on the search_path
-// would be called instead, and lock nothing.
+// pg_catalog. stands in front of functions, and OPERATOR(pg_catalog.…) around
+// operators, since one of that name on the search_path would be called instead,
+// and lock nothing.
+//
+// What a statement found out is the number of rows that it affects: Exec returns
+// nothing else. See [room.Granted].
 
-func (c *call) function(try bool) string {
+// statements is the SQL of one lock.
+type statements struct {
+	key    Key
+	shared bool
+	lease  bool          // the transaction does nothing but hold the lock
+	label  string        // a comment that says what a lease is for
+	ttl    time.Duration // the server's limit for an idle transaction; zero leaves it alone
+	fence  fence.Lease   // of the grant to come, if it is a lease
+	plain  bool          // the role has no plpgsql
+}
+
+const (
+	defaultTTL = 30 * time.Second
+	minTTL     = time.Second
+	maxTTL     = math.MaxInt32 * time.Millisecond // what the server's setting takes
+)
+
+func (l Locker) statements(db *sql.DB, key Key, lease bool) *statements {
+	s := &statements{key: key, shared: l.Shared, lease: lease}
+	switch {
+	case l.TTL != 0:
+		s.ttl = min(max(l.TTL, minTTL), maxTTL)
+	case lease:
+		s.ttl = defaultTTL
+	}
+	if lease {
+		if l.Name != "" {
+			s.label = "/* bootlock: " + comment(l.Name) + " */ "
+		}
+		s.fence = fence.New(int64(key), l.Shared, s.ttl, fence.Draw(db))
+	}
+	return s
+}
+
+// lock calls a function of the family that the lock is of.
+func (s *statements) lock(try bool) string {
 	name := "pg_advisory_xact_lock"
 	if try {
 		name = "pg_try_advisory_xact_lock"
 	}
-	if c.Shared {
+	if s.shared {
 		name += "_shared"
 	}
-	return fmt.Sprintf("pg_catalog.%s(%v)", name, c.key)
+	return fmt.Sprintf("pg_catalog.%s(%v)", name, s.key)
 }
 
-// blockSQL waits on the server for as long as it takes.
-func (c *call) blockSQL() string {
-	return c.settings() + "SELECT " + c.function(false)
+// peek says whether the lock is free, or could be shared, outside any
+// transaction: it is one round trip, and for no longer does a pooler's connection
+// serve it. It takes the lock in shared mode, for itself only, so that those who
+// peek do not see each other.
+func (s *statements) peek() string {
+	return rows(fmt.Sprintf("CASE WHEN pg_catalog.pg_try_advisory_xact_lock_shared(%v) THEN %d ELSE %d END", s.key, room.Granted, room.Refused))
 }
 
-// trySQL affects one row if the lock was free.
-func (c *call) trySQL() string {
-	return c.settings() + "SELECT 1 WHERE " + c.function(true)
-}
-
-// burstSQL waits for a burst, and affects one row if the lock was granted.
+// ask takes the lock if it is free.
 //
-// A bare lock_timeout would do, were it not for the ERROR line in the server's
-// log at each expiry. The DO block catches it, so that its subtransaction alone
-// is rolled back; the lock, if it was granted, stays.
-func (c *call) burstSQL(burst time.Duration) string {
-	var b strings.Builder
-	b.WriteString(c.settings())
-	timeouts := fmt.Sprintf("pg_catalog.set_config('lock_timeout', '%dms', true), pg_catalog.set_config('statement_timeout', '0', true); ", burst.Milliseconds())
-	restore := ""
-	if c.lease {
-		b.WriteString("SELECT " + timeouts)
-	} else {
-		// The callback gets this transaction with the timeouts it would have
-		// had. SET LOCAL … TO DEFAULT would lose a SET of the session.
-		b.WriteString("SELECT pg_catalog.set_config('bootlock.lock_timeout', pg_catalog.current_setting('lock_timeout'), true), " +
-			"pg_catalog.set_config('bootlock.statement_timeout', pg_catalog.current_setting('statement_timeout'), true), " + timeouts)
-		restore = "SELECT pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('bootlock.lock_timeout'), true), " +
-			"pg_catalog.set_config('statement_timeout', pg_catalog.current_setting('bootlock.statement_timeout'), true); "
+// The lock that a transaction holds it may take again at once, so that the first
+// form, which calls both functions, does not block. It does not simply block, as
+// its readers may expect, because nothing but the client's own cancel would end
+// that: a client that is killed, or sits behind a proxy that drops cancels,
+// would leave a waiter with a snapshot on the server.
+func (s *statements) ask() string {
+	if !s.lease {
+		return s.settings() + rows(fmt.Sprintf("CASE WHEN %s THEN (SELECT 1 FROM (SELECT %s) taken) ELSE %d END",
+			s.lock(true), s.lock(false), room.Refused))
 	}
-	b.WriteString("DO $bootlock$ BEGIN PERFORM " + c.function(false) +
-		"; EXCEPTION WHEN lock_not_available THEN NULL; END $bootlock$; ")
-	b.WriteString(restore)
-	b.WriteString("SELECT 1 WHERE " + c.function(true))
-	return b.String()
+	if s.plain {
+		return s.settings() + rows(fmt.Sprintf("CASE WHEN %s THEN CASE WHEN %s THEN (SELECT 1 FROM (SELECT %s) taken) ELSE %d END ELSE %d END",
+			s.lock(true), s.fence.TakeSQL(), s.lock(false), room.Refused, room.Refused))
+	}
+	return s.settings() + do("", "IF "+s.lock(true)+" THEN x := "+s.lock(false)+"; "+s.fence.TryDrainSQL("answer := 1; ")+"END IF; ")
+}
+
+// block takes the lock, and blocks for it for a burst.
+//
+// A bare lock_timeout would do to end a burst, were it not for the ERROR line in
+// the server's log at each expiry. The DO block catches it, so that its
+// subtransaction alone is rolled back; the lock, if it was granted, stays.
+func (s *statements) block(burst time.Duration) string {
+	lift, restore := s.timeouts()
+	return s.settings() + lift + do("", s.wait(burst)+restore)
+}
+
+// blockIfOwn is block for a waiter that has waited for long enough to look first
+// whether it is in somebody's way. own is the mark of a session that nobody else
+// has used since; the answer comes with the mark that was found.
+func (s *statements) blockIfOwn(waited, burst time.Duration, own int64) string {
+	lift, restore := s.timeouts()
+	mayNot := fmt.Sprintf("IF mark OPERATOR(pg_catalog.<>) %d AND answer OPERATOR(pg_catalog.=) 2 THEN answer := %d; END IF; ", own, room.Back)
+	return fmt.Sprintf("/* bootlock: %d ms for %s */ ", waited.Milliseconds(), s.wish()) + s.settings() + lift +
+		do("mark pg_catalog.int8; older pg_catalog.int8; short bool;", findMark+"IF NOT "+s.lock(true)+" THEN "+s.lookAround(waited)+mayNot+"END IF; "+
+			fmt.Sprintf("IF answer OPERATOR(pg_catalog.=) %d THEN %s END IF; ", room.Refused, s.wait(burst))+restore+
+			fmt.Sprintf("answer := answer OPERATOR(pg_catalog.+) (mark OPERATOR(pg_catalog.*) %d); ", room.Answers))
+}
+
+// do runs a block of plpgsql, and affects as many rows as its variable answer
+// says in the end. x is for results that nobody needs: an assignment costs the
+// server much less than PERFORM does.
+func do(declare, block string) string {
+	return "DO $bootlock$ DECLARE answer pg_catalog.int4 := " + strconv.Itoa(room.Refused) + "; x pg_catalog.text; " + declare + " BEGIN " + block +
+		"x := pg_catalog.set_config('bootlock.answer', answer::pg_catalog.text, true); END $bootlock$; " +
+		rows("pg_catalog.current_setting('bootlock.answer')::pg_catalog.int4")
+}
+
+// marks is how many marks there are, from 1. The mark of a transaction is the sum
+// of its server process and its number in that, the second half of its virtual
+// transaction ID ("pg_locks" in the manual, 54.12): the next transaction of the
+// same session has the next one. If others have used the session in between, as
+// they do behind a pooler, it is any other, most of the time.
+const marks = 32
+
+const findMark = `SELECT (pg_catalog.split_part(l.virtualtransaction, '/', 2)::pg_catalog.int8 OPERATOR(pg_catalog.+) l.pid) OPERATOR(pg_catalog.%) 32 OPERATOR(pg_catalog.+) 1 INTO mark
+    FROM pg_catalog.pg_locks l WHERE l.locktype OPERATOR(pg_catalog.=) 'virtualxid' AND l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid();`
+
+// wait blocks for the lock for a burst, in a DO block.
+func (s *statements) wait(burst time.Duration) string {
+	reset := ""
+	if !s.lease {
+		reset = "x := pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('bootlock.lock_timeout'), true); "
+	}
+	draw := ""
+	if s.lease {
+		draw = s.fence.DrainSQL()
+	}
+	return "BEGIN x := pg_catalog.set_config('lock_timeout', '" + milliseconds(burst) + "', true); x := " + s.lock(false) + "; " +
+		draw + reset + fmt.Sprintf("answer := %d; EXCEPTION WHEN lock_not_available THEN NULL; END; ", room.Granted)
+}
+
+// rows affects as many rows as the expression says.
+func rows(expression string) string {
+	return "SELECT FROM pg_catalog.generate_series(1, " + expression + ")"
+}
+
+// standers is how many waiters for one lock go on blocking after their first
+// burst: those who have waited longest. One is always in the server's queue
+// then, while another begins a new burst, so that no newcomer gets ahead.
+const standers = 3
+
+// lookAround leaves the server if it is short of connections, and stands back if
+// others have waited longer. Who leaves the server's queue at the end of a burst
+// comes last again; that the others leave is what gives the oldest their turn.
+// Whoever wants the lock for itself is never behind those who share it, and they
+// stay behind the first of those: else it would never find the lock free.
+//
+// A look costs as much as a dozen statements; who has waited for less than a
+// burst does without, unless it shares.
+func (s *statements) lookAround(waited time.Duration) string {
+	most := standers
+	switch {
+	case s.shared:
+		most = 1
+	case waited < room.Burst:
+		return ""
+	}
+	return s.look(waited) + fmt.Sprintf(" IF short THEN answer := %d; ELSIF older OPERATOR(pg_catalog.>=) %d THEN answer := %d; END IF; ", room.Leave, most, room.Back)
+}
+
+// wish says what a waiter wants. Those who want the lock for themselves
+// recognise each other by it.
+func (s *statements) wish() string {
+	if s.shared {
+		return s.key.String() + ", shared"
+	}
+	return s.exclusively()
+}
+
+func (s *statements) exclusively() string { return s.key.String() + ", exclusive" }
+
+// look counts the sessions of this role in this database that block for this
+// lock and have waited longer, and says whether one of the limits on the number of connections is near: less than an
+// eighth of it is left, or three. A role sees this much of its own sessions, and
+// of others that they exist ("Monitoring Database Activity" in the manual, 28.2).
+func (s *statements) look(waited time.Duration) string {
+	me := regexp.QuoteMeta(s.exclusively())
+	return fmt.Sprintf(`SELECT pg_catalog.count(*) FILTER (WHERE s.own AND s.here AND s.blocks AND s.waited OPERATOR(pg_catalog.>) %d),
+        %s OR %s OR %s
+      INTO older, short
+      FROM (SELECT r.oid AS role, d.oid AS base,
+              CASE WHEN NOT r.rolsuper AND r.rolconnlimit OPERATOR(pg_catalog.>=) 0 THEN r.rolconnlimit END AS most_own,
+              CASE WHEN NOT r.rolsuper AND d.datconnlimit OPERATOR(pg_catalog.>=) 0 THEN d.datconnlimit END AS most_here,
+              (pg_catalog.current_setting('max_connections')::pg_catalog.int4
+                OPERATOR(pg_catalog.-) pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int4)
+                OPERATOR(pg_catalog.-) COALESCE(pg_catalog.current_setting('reserved_connections', true)::pg_catalog.int4, 0) AS most
+            FROM pg_catalog.pg_roles r, pg_catalog.pg_database d
+            WHERE r.rolname OPERATOR(pg_catalog.=) SESSION_USER AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()) l,
+        LATERAL (SELECT a.usesysid OPERATOR(pg_catalog.=) l.role AS own, a.datid OPERATOR(pg_catalog.=) l.base AS here,
+              COALESCE(a.wait_event OPERATOR(pg_catalog.=) 'advisory', false) AS blocks,
+              pg_catalog.substring(a.query, $re$^/\* bootlock: (\d+) ms for %s \*/$re$)::pg_catalog.float8 OPERATOR(pg_catalog.+)
+                (1000 OPERATOR(pg_catalog.*) EXTRACT(EPOCH FROM (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) a.query_start)))::pg_catalog.float8 AS waited
+            FROM pg_catalog.pg_stat_get_activity(NULL) a WHERE a.datid IS NOT NULL AND a.usesysid IS NOT NULL) s
+      GROUP BY l.most, l.most_own, l.most_here;`, waited.Milliseconds(),
+		near("pg_catalog.count(*)", "l.most"), near("pg_catalog.count(*) FILTER (WHERE s.own)", "l.most_own"),
+		near("pg_catalog.count(*) FILTER (WHERE s.here)", "l.most_here"), me)
+}
+
+// near says whether a number of connections is near its limit, which is null if
+// there is none. OPERATOR(…) has the same precedence whatever stands in it.
+func near(used, limit string) string {
+	return fmt.Sprintf("COALESCE((%s OPERATOR(pg_catalog.-) %s) OPERATOR(pg_catalog.<) GREATEST(3, %s OPERATOR(pg_catalog./) 8), false)", limit, used, limit)
+}
+
+// timeouts lifts the limits that others have set, for the time of one statement
+// that waits: they are meant for the user's statements, which get them back as
+// they were, by the end of the DO block. SET LOCAL … TO DEFAULT would lose a SET
+// of the session. transaction_timeout is unknown before PostgreSQL 17, where
+// setting it would be an error. A lease lifts them for good, in settings.
+func (s *statements) timeouts() (lift, restore string) {
+	if s.lease {
+		return "", ""
+	}
+	const (
+		keep = "pg_catalog.set_config('bootlock.%[1]s', pg_catalog.current_setting('%[1]s'), true)"
+		zero = "pg_catalog.set_config('%[1]s', '0', true)"
+		back = "x := pg_catalog.set_config('%[1]s', pg_catalog.current_setting('bootlock.%[1]s'), true); "
+		has  = "pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL"
+	)
+	name := func(format, name string) string { return fmt.Sprintf(format, name) }
+	lift = "SELECT " + name(keep, "lock_timeout") + ", " + name(keep, "statement_timeout") + ", " + name(zero, "statement_timeout") + ", " +
+		"CASE WHEN " + has + " THEN pg_catalog.concat(" + name(keep, "transaction_timeout") + ", " + name(zero, "transaction_timeout") + ") END; "
+	restore = name(back, "statement_timeout") + "IF " + has + " THEN " + name(back, "transaction_timeout") + "END IF; "
+	return lift, restore
 }
 
 // settings puts the server's limits for this transaction in front of the lock,
 // in the same Exec, and ends with it.
-func (c *call) settings() string {
+func (s *statements) settings() string {
 	var b strings.Builder
-	b.WriteString(c.label())
-	if ttl := c.ttl(); ttl > 0 {
-		fmt.Fprintf(&b, "SET LOCAL idle_in_transaction_session_timeout = '%dms'; ", ttl.Milliseconds())
+	b.WriteString(s.label)
+	if s.ttl > 0 {
+		fmt.Fprintf(&b, "SET LOCAL idle_in_transaction_session_timeout = '%s'; ", milliseconds(s.ttl))
 	}
-	if c.lease {
-		// Nothing else may end a lease early. transaction_timeout is unknown
-		// before PostgreSQL 17, where setting it would be an error.
+	if s.lease {
+		// Nothing else may end a lease early.
 		b.WriteString("SET LOCAL statement_timeout = 0; " +
 			"SELECT CASE WHEN pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL " +
 			"THEN pg_catalog.set_config('transaction_timeout', '0', true) END; ")
@@ -81,18 +266,11 @@ func (c *call) settings() string {
 	return b.String()
 }
 
-// beatSQL shows the server that the holder lives. Like the lock it is literal,
-// so that no snapshot stays behind.
-func (c *call) beatSQL() string { return c.label() + "SELECT 1" }
+func milliseconds(d time.Duration) string { return fmt.Sprintf("%dms", d.Milliseconds()) }
 
-// label is a comment that says in pg_stat_activity, for as long as a lease
-// lasts, what the lock is for.
-func (c *call) label() string {
-	if !c.lease || c.Name == "" {
-		return ""
-	}
-	return "/* bootlock: " + comment(c.Name) + " */ "
-}
+// beat shows the server that the holder lives. Like the lock it is literal, so
+// that no snapshot stays behind.
+func (s *statements) beat() string { return s.label + "SELECT 1" }
 
 // comment makes s fit to stand in an SQL comment.
 func comment(s string) string {

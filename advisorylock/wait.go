@@ -2,161 +2,366 @@ package advisorylock
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/bounded"
+	"github.com/bootlock/bootlock/internal/room"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 )
 
 const (
-	// patience is how long one statement may wait for the lock. It bounds how
-	// long CREATE INDEX CONCURRENTLY and vacuum wait for a waiter, and makes a
-	// long wait cost three round trips a second.
-	patience = time.Second
-
 	// reportEvery is the time between two calls of Trace.Waiting.
 	reportEvery = 10 * time.Second
 
 	// lookUpTime bounds the look at who is in the way.
 	lookUpTime = 500 * time.Millisecond
+
+	// crowded is how long a BEGIN of a waiter takes when others queue for the
+	// connections of a pooler. Whoever blocks then is in their way.
+	crowded = 25 * time.Millisecond
+
+	// silence is how long a waiter gives a statement beyond what it may block,
+	// before it believes that the network has gone silent and starts anew. A
+	// pooler may keep BEGIN waiting for longer than a server keeps anything.
+	silence      = 10 * time.Second
+	silenceBegin = time.Minute
 )
 
-var errPatience = errors.New("the burst of waiting is over")
+var (
+	errSilentAsk = errors.New("no answer from the server or pooler")
+	errLate      = errors.New("the lock was granted, but the answer came after its lease had run out")
+)
 
-// lock takes the lock. However many bursts that takes, it is one step: the
+// wait is what a waiter knows of its wait, and tells.
+type wait struct {
+	call
+	db     *sql.DB
+	pace   room.Pace
+	next   time.Time // when Trace.Waiting is due
+	gaveUp bool      // the wait ended without the lock
+	silent bool      // a driver call did not come back
+}
+
+// lock takes the lock. However many asks that takes, it is one step: the
 // recorded order does not depend on contention.
-func (c *call) lock(ctx context.Context) error {
-	err := c.step(ctx, locktrace.Lock, c.waitForLock)
-	c.gaveUp = err != nil && !c.try && ctx.Err() != nil
+func (a *acquisition) lock(ctx context.Context) error {
+	granted, err := a.first(ctx)
+	for !granted && err == nil && ctx.Err() == nil {
+		granted, err = a.again(ctx)
+	}
+	if granted {
+		return nil
+	}
+	a.wait.silent = errors.Is(err, bounded.ErrNoReturn)
+	if err == nil {
+		err = ctx.Err()
+	}
 	return err
 }
 
-func (c *call) waitForLock(ctx context.Context) error {
-	granted, err := c.first(ctx)
-	for !granted && !c.try && ctx.Err() == nil && (err == nil || timedOut(err)) {
-		if err = c.restart(ctx); err == nil {
-			granted, err = c.burst(ctx)
+// first asks for the lock, in the transaction that is open. A lease blocks for it
+// at once, by the statement that it would need anyway; the transaction of a user
+// asks by a cheaper one, and blocks only if somebody has the lock.
+func (a *acquisition) first(ctx context.Context) (granted bool, err error) {
+	asked := time.Now()
+	var n int64 = room.Refused
+	if a.try || !a.sql.lease {
+		n, err = a.ask(ctx, a.sql.ask)
+		if err != nil && room.Gone(err) {
+			return false, err
 		}
 	}
-	if err == nil && !granted {
-		return ErrNotAcquired
+	if err == nil && n == room.Refused && !a.try {
+		n, err = a.stand(ctx)
 	}
-	return err
-}
-
-// first asks for the lock. WithXactLock simply blocks, which is what users'
-// mocks see and what takes over fastest; a wait that lasts goes on in bursts.
-// Hold begins with a burst, for it never interrupts a statement, which would
-// write an ERROR to the server's log.
-func (c *call) first(ctx context.Context) (granted bool, err error) {
+	if a.withoutPLpgSQL(err) {
+		_ = a.conn.Rollback(ctx)
+		n, err = a.restart(ctx)
+	}
 	switch {
-	case c.try:
-		return c.ask(ctx, c.trySQL())
-	case c.lease:
-		return c.burst(ctx)
-	}
-	patient, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	_, err = c.ask(patient, c.blockSQL())
-	if patient.Err() != nil && ctx.Err() == nil {
-		// Even if the lock was granted at the same moment: the driver may have
-		// sent the cancellation, or broken the connection, by now.
-		c.conn.Distrust()
-		return false, errPatience
+	case !a.try:
+		return a.after(ctx, asked, n, err)
+	case errors.Is(err, errLate):
+		return false, withErrLost(err)
+	case err == nil && n != room.Granted:
+		err = ErrNotAcquired
 	}
 	return err == nil, err
 }
 
-func (c *call) burst(ctx context.Context) (granted bool, err error) {
-	length := patience
-	if c.lease {
+// again begins a new transaction, which lets go of the snapshot that the last
+// one waited with, and asks once more.
+func (a *acquisition) again(ctx context.Context) (granted bool, err error) {
+	asked := time.Now()
+	knew := a.trust.own != unknown
+	n, err := a.restart(ctx)
+	if !knew && !a.trust.shared && a.trust.own != unknown && err == nil && n == room.Back {
+		_ = a.conn.Rollback(ctx)
+		a.wait.pace.Glance(ctx)
+		return false, ctx.Err() // it knows its session now, and comes back soon
+	}
+	return a.after(ctx, asked, n, err)
+}
+
+// restart begins again and asks. A waiter that will not block peeks before it
+// begins.
+func (a *acquisition) restart(ctx context.Context) (int64, error) {
+	if a.conn == nil || !a.conn.Usable() {
+		if err := heard(ctx, silenceBegin, a.reopen); err != nil {
+			return 0, err
+		}
+	}
+	waited := a.wait.pace.Waited()
+	if a.peeks(waited) {
+		if n, err := a.peek(ctx); err != nil || n != room.Granted {
+			return n, err
+		}
+	}
+	asked := time.Now()
+	err := heard(ctx, silenceBegin, a.begin)
+	if err != nil {
+		return 0, err
+	}
+	a.trust.crowd = a.trust.crowd || time.Since(asked) > crowded
+	if a.peeks(waited) {
+		n, err := a.heardAsk(ctx, a.sql.ask)
+		if err == nil && n == room.Refused {
+			n = room.Back
+		}
+		return n, err
+	}
+	return a.stand(ctx)
+}
+
+func (a *acquisition) reopen(ctx context.Context) error {
+	_ = a.giveBack(ctx)
+	a.trust.own = unknown
+	return a.open(ctx)
+}
+
+// peeks reports whether the waiter does not block, without a look at the server.
+func (a *acquisition) peeks(waited time.Duration) bool {
+	_, blindly := room.Stand(waited)
+	return a.sql.plain || a.trust.shared || blindly && a.trust.crowd
+}
+
+// peek asks whether the lock is free.
+func (a *acquisition) peek(ctx context.Context) (int64, error) {
+	a.trust.own = unknown
+	n, err := a.heardAsk(ctx, a.sql.peek)
+	if err == nil && n == room.Refused {
+		n = room.Back
+	}
+	return n, err
+}
+
+// trust is what a waiter knows of its session.
+type trust struct {
+	own    int64 // the mark of its next transaction, if nobody else uses it
+	shared bool  // others use it: it is a pooler's
+	crowd  bool  // BEGIN had to wait for others
+}
+
+// unknown is the mark of no transaction.
+const unknown = -1
+
+// found learns from the mark of a transaction.
+func (t *trust) found(mark int64) {
+	t.shared = t.shared || t.own != unknown && t.own != mark
+	t.own = mark%marks + 1
+}
+
+// stand asks by a statement that may block: for a while in any case, and then
+// only on a session of its own.
+func (a *acquisition) stand(ctx context.Context) (int64, error) {
+	waited := a.wait.pace.Waited()
+	burst, blindly := room.Stand(waited)
+	if a.sql.lease {
 		// The lease counts from the moment this statement is sent.
-		length = min(length, c.ttl()/3)
+		burst = min(burst, a.sql.ttl/3)
 	}
-	return c.ask(ctx, c.burstSQL(length))
-}
-
-// ask sends a lock statement and reports whether it affected a row.
-func (c *call) ask(ctx context.Context, statement string) (bool, error) {
-	c.asked = time.Now()
-	rows, err := c.conn.Exec(ctx, statement)
-	if err == nil && ctx.Err() != nil {
-		c.conn.Distrust()
-		err = ctx.Err()
-	}
-	return err == nil && rows == 1, err
-}
-
-// timedOut reports whether err is the end of one burst and not of the wait:
-// lock_timeout and statement_timeout of the DSN, the role or the database are
-// meant for the user's statements.
-func timedOut(err error) bool {
-	code := sqlstate.Of(err)
-	return errors.Is(err, errPatience) || code == "55P03" || code == "57014"
-}
-
-// restart begins a new transaction, which lets go of the snapshot that the last
-// one waited with, on a new connection if the old one is no longer good.
-func (c *call) restart(ctx context.Context) error {
-	_ = c.conn.Rollback(ctx)
-	if c.Trace != nil && c.Trace.Waiting != nil && !time.Now().Before(c.nextReport) {
-		c.report(ctx, c.lookOnOwn(ctx))
-	}
-	for stale := c.db.Stats().OpenConnections; ; stale-- {
-		if err := c.reopen(ctx); err != nil {
-			return err
+	return a.heardAsk(ctx, func() string {
+		if blindly {
+			a.trust.own = unknown
+			return a.sql.block(burst)
 		}
-		err := c.begin(ctx)
-		if err == nil || !sqlstate.Lost(err) || stale < 0 {
-			return err
-		}
-		c.conn.Distrust()
-	}
+		return a.sql.blockIfOwn(waited, burst, a.trust.own)
+	})
 }
 
-// reopen takes another connection if this one is no longer good.
-func (c *call) reopen(ctx context.Context) error {
-	if c.conn.Usable() {
-		return nil
-	}
-	_ = c.conn.Release(ctx)
-	conn, err := bounded.Open(ctx, c.db)
-	if err == nil {
-		c.conn = conn
+func (a *acquisition) heardAsk(ctx context.Context, statement func() string) (n int64, err error) {
+	err = heard(ctx, room.Burst+silence, func(ctx context.Context) error {
+		n, err = a.ask(ctx, statement)
+		return err
+	})
+	return n, err
+}
+
+// heard bounds what a waiter asks on a network that may have gone silent. The
+// server does not need it to end a wait; that has bounds of its own.
+func heard(ctx context.Context, limit time.Duration, ask func(ctx context.Context) error) error {
+	bound, cancel := context.WithTimeoutCause(ctx, limit, errSilentAsk)
+	defer cancel()
+	err := ask(bound)
+	if err != nil && ctx.Err() == nil && bound.Err() != nil {
+		return errSilentAsk
 	}
 	return err
 }
 
-// lookOnOwn returns who has the lock, asked on the waiter's own connection
-// between two bursts: a pool of one has no other.
-func (c *call) lookOnOwn(ctx context.Context) []Session {
+// ask sends a lock statement and returns what it answered. A lease that is
+// granted later than it lasts is not granted.
+func (a *acquisition) ask(ctx context.Context, statement func() string) (int64, error) {
+	if a.sql.lease {
+		a.sql.fence = a.sql.fence.Redraw()
+	}
+	a.asked = time.Now()
+	n, err := a.conn.Exec(ctx, statement())
+	switch {
+	case err != nil:
+		return 0, err
+	case ctx.Err() != nil:
+		a.conn.Distrust()
+		return 0, ctx.Err()
+	case n > room.Answers:
+		a.trust.found(n / room.Answers)
+		n %= room.Answers
+	case n == 0 && !a.sql.lease:
+		n = room.Granted // a mock that was written by hand
+	case n == 0:
+		n = room.Refused
+	}
+	if n == room.Granted && a.sql.ttl > 0 && time.Since(a.asked) >= keeps(a.sql.ttl) {
+		return 0, errLate
+	}
+	return n, nil
+}
+
+// after makes of an answer what comes next: the lock, a pause, the next burst,
+// or the end of the wait by an error.
+func (a *acquisition) after(ctx context.Context, asked time.Time, n int64, err error) (granted bool, _ error) {
+	if err == nil && n == room.Granted {
+		return true, nil
+	}
+	if ctx.Err() != nil {
+		if err == nil {
+			err = ctx.Err()
+		}
+		return false, err
+	}
+	broken := err != nil && (room.Short(err) || room.Gone(err) || errors.Is(err, errSilentAsk) || errors.Is(err, bounded.ErrNoReturn))
+	if err != nil && !broken && !errors.Is(err, errLate) && !timedOut(err) && !a.withoutPLpgSQL(err) {
+		return false, err
+	}
+	took := time.Since(asked)
+	if a.conn != nil {
+		_ = a.conn.Rollback(ctx)
+		if broken || n == room.Leave {
+			a.conn.Distrust()
+		}
+	}
+	if broken {
+		_ = a.giveBack(ctx)
+		a.wait.pause(ctx, took, err)
+		return false, nil
+	}
+	a.wait.report(ctx, nil, a.look)
+	if err == nil && n == room.Refused || a.sql.plain && err != nil {
+		return false, nil // it has blocked for a burst, or knows now how to ask
+	}
+	_ = a.giveBack(ctx)
+	a.wait.pause(ctx, took, nil)
+	return false, nil
+}
+
+// withoutPLpgSQL reports whether err says that the role may not use plpgsql, or
+// has none, and remembers it: there are statements that do without.
+func (a *acquisition) withoutPLpgSQL(err error) bool {
+	code := sqlstate.Of(err)
+	if a.sql.plain || code != "42501" && code != "42704" {
+		return false
+	}
+	a.sql.plain = true
+	return true
+}
+
+// timedOut reports whether err is the end of one ask and not of the wait:
+// lock_timeout and statement_timeout of the DSN, the role or the database are
+// meant for the user's statements.
+func timedOut(err error) bool {
+	code := sqlstate.Of(err)
+	return code == "55P03" || code == "57014"
+}
+
+// look returns who has the lock, asked on the waiter's own connection between
+// two transactions: a pool of one has no other.
+func (a *acquisition) look(ctx context.Context) []Session {
+	if a.conn == nil || !a.conn.Usable() {
+		return lookUp(ctx, a.db, a.key)
+	}
 	ctx, cancel := context.WithTimeout(ctx, lookUpTime)
 	defer cancel()
-	if c.reopen(ctx) != nil {
-		return nil
-	}
-	sessions, err := sessionsOn(ctx, c.conn, c.key)
+	a.trust.own = unknown
+	sessions, err := sessionsOn(ctx, a.conn, a.key)
 	if err != nil {
-		c.conn.Distrust()
+		a.conn.Distrust()
 	}
 	return holders(sessions)
 }
 
-// report tells Trace.Waiting who is in the way.
-func (c *call) report(ctx context.Context, holders []Session) {
-	now := time.Now()
-	c.nextReport = now.Add(reportEvery)
-	c.Trace.Waiting(ctx, locktrace.Wait{Key: int64(c.key), Name: c.Name, Waited: now.Sub(c.begun), Holders: holders})
+// pause waits until it is time to ask again, and reports whether ctx lasted.
+// err is what a connection failed with, or nil.
+func (w *wait) pause(ctx context.Context, took time.Duration, err error) bool {
+	if err != nil {
+		w.report(ctx, err, nil)
+	}
+	return w.pace.Pause(ctx, took)
+}
+
+// report tells Trace.Waiting, when that is due, who is in the way, or what.
+func (w *wait) report(ctx context.Context, err error, look func(ctx context.Context) []Session) {
+	if err == nil && look == nil || w.trace == nil || w.trace.Waiting == nil || time.Now().Before(w.next) {
+		return
+	}
+	told := locktrace.Wait{Key: int64(w.key), Name: w.named, Err: err}
+	if look != nil {
+		told.Holders = look(ctx)
+	}
+	told.Waited = w.pace.Waited()
+	w.next = time.Now().Add(reportEvery)
+	w.trace.Waiting(ctx, told)
+}
+
+// until waits for a turn in the process.
+func (w *wait) until(ctx context.Context, ready <-chan struct{}) error {
+	if w.trace == nil || w.trace.Waiting == nil {
+		return untilReady(ctx, ready, nil, nil)
+	}
+	return untilReady(ctx, ready, func() time.Time { return w.next }, func() {
+		w.report(ctx, nil, func(ctx context.Context) []Session { return lookUp(ctx, w.db, w.key) })
+	})
+}
+
+// waitError says of a wait that ended without the lock how long it was and who
+// is in the way. It asks only now, with the waiter's own connection given back:
+// a pool of one has no other.
+func (w *wait) waitError(ctx context.Context, err error) error {
+	e := &WaitError{Key: w.key, Waited: w.pace.Waited(), Err: err}
+	if !w.silent {
+		e.Holders = lookUp(ctx, w.db, w.key)
+	}
+	return e
 }
 
 // lookUp returns who has the lock, as far as that can be found out in short
 // time on another connection.
-func (c *call) lookUp(ctx context.Context) []Session {
+func lookUp(ctx context.Context, db *sql.DB, key Key) []Session {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookUpTime)
 	defer cancel()
-	sessions, err := Sessions(ctx, c.db, c.key)
+	sessions, err := Sessions(ctx, db, key)
 	if err != nil {
 		return nil
 	}

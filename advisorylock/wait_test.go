@@ -15,6 +15,7 @@ import (
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/recdriver"
+	"github.com/bootlock/bootlock/internal/room"
 )
 
 // blocker is the session that has the lock, as pg_locks shows it.
@@ -90,6 +91,9 @@ func checkBursts(t *testing.T, d *recdriver.Driver) {
 			}
 		case recdriver.Exec:
 			locks++
+			if c.End == c.Start { // it did not block
+				continue
+			}
 			if inTx[c.Conn]++; inTx[c.Conn] > 1 {
 				t.Error("two bursts in one transaction")
 			}
@@ -102,24 +106,6 @@ func checkBursts(t *testing.T, d *recdriver.Driver) {
 	if perSecond := float64(len(calls)) / took.Seconds(); locks < 10 || perSecond > 5 {
 		t.Errorf("got %d calls, %d of them for the lock, in %v; want a few a second", len(calls), locks, took)
 	}
-}
-
-// WithXactLock simply blocks at first, and a cancellation ends that. It may still
-// be under way when the driver comes back, and must not hit what others do on
-// the connection.
-func TestInterruptedConnectionIsNotUsedAgain(t *testing.T) {
-	t.Parallel()
-	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		time.AfterFunc(1500*time.Millisecond, lockElsewhere(t, d, key))
-		if err := advisorylock.WithXactLock(t.Context(), db, key, nothing); err != nil {
-			t.Fatal(err)
-		}
-		closedAndNeverPooled(t, d, 1)
-		if err := advisorylock.WithXactLock(t.Context(), db, key, nothing); err != nil {
-			t.Fatal(err)
-		}
-		closedAndNeverPooled(t, d, 1)
-	})
 }
 
 // A bare lock_timeout writes one ERROR to the server's log for each burst, and a
@@ -159,7 +145,7 @@ func TestForeignTimeoutsDoNotEndTheWait(t *testing.T) {
 					t.Errorf("got %s; want %s", got, want)
 				}
 				// 2nd hook counts the calls that the 1st let through, and so on.
-				again := "begin > exec! > rollback > "
+				again := "begin > exec! > rollback > release > take > "
 				if got := d.String(); !strings.HasPrefix(got, "connect > "+again+"begin > exec") || !strings.HasSuffix(got, "begin > exec > commit > release") {
 					t.Errorf("got %s; want a new transaction each time", got)
 				}
@@ -256,22 +242,31 @@ func TestNoConnectionInTheMiddleOfAWait(t *testing.T) {
 	}
 }
 
-// The lock may be free by the time at which the wait is over, but the session
-// that waits may be gone, too: that is reported as it is.
+// A session that ends under a waiter takes nothing with it: the wait goes on with
+// another one.
 func TestWaitingSessionIsKilled(t *testing.T) {
 	t.Parallel()
-	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		lockElsewhere(t, d, key)
-		time.AfterFunc(300*time.Millisecond, func() { d.Kill(1) })
-		err := advisorylock.WithXactLock(t.Context(), db, key, unreachable(t))
-		checkStep(t, err, "advisorylock.WithXactLock", "42", locktrace.Lock, "")
-		if errors.As(err, new(*advisorylock.WaitError)) {
-			t.Errorf("got %v; want no WaitError: its context did not end", err)
-		}
-		if errors.Is(err, advisorylock.ErrLost) {
-			t.Errorf("got %v; want no ErrLost: there was no lock to lose", err)
-		}
-	})
+	for _, f := range waiters {
+		t.Run(f.op, func(t *testing.T) {
+			t.Parallel()
+			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				const freed = 20 * time.Second
+				time.AfterFunc(freed, lockElsewhere(t, d, key))
+				for n := range 10 {
+					time.AfterFunc(time.Duration(n)*1700*time.Millisecond+50*time.Millisecond, func() { d.Kill(waitingConn(d)) })
+				}
+				begun := time.Now()
+				var r locktrace.Recorder
+				err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error { return nil })
+				if took := time.Since(begun); err != nil || took < freed || took > freed+room.Burst {
+					t.Errorf("got %v after %v; want the lock soon after %v", err, took, freed)
+				}
+				if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
+					t.Errorf("got %s; want %s", got, want)
+				}
+			})
+		})
+	}
 }
 
 // Waiting says who is in the way, from the server when the lock is held by

@@ -19,7 +19,8 @@ import (
 	"github.com/bootlock/bootlock/internal/recdriver"
 )
 
-const lockSQL = "SELECT pg_catalog.pg_advisory_xact_lock(42)"
+const lockSQL = "SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock(42) " +
+	"THEN (SELECT 1 FROM (SELECT pg_catalog.pg_advisory_xact_lock(42)) taken) ELSE 2 END)"
 
 // Users freeze these calls in their own tests, with sqlmock. The statement goes
 // out without arguments, since with the key as $1 a snapshot stays behind in the
@@ -57,8 +58,8 @@ func TestXactLockText(t *testing.T) {
 		key    advisorylock.Key
 		want   string
 	}{
-		{"smallest key", advisorylock.Locker{}, math.MinInt64, "SELECT pg_catalog.pg_advisory_xact_lock(-9223372036854775808)"},
-		{"shared", advisorylock.Locker{Shared: true}, 42, "SELECT pg_catalog.pg_advisory_xact_lock_shared(42)"},
+		{"smallest key", advisorylock.Locker{}, math.MinInt64, strings.ReplaceAll(lockSQL, "42", "-9223372036854775808")},
+		{"shared", advisorylock.Locker{Shared: true}, 42, strings.ReplaceAll(lockSQL, "lock(", "lock_shared(")},
 		{"named", advisorylock.Locker{Name: "app"}, 42, lockSQL},
 		{"TTL", advisorylock.Locker{TTL: 90 * time.Second}, 42, "SET LOCAL idle_in_transaction_session_timeout = '90000ms'; " + lockSQL},
 		{"TTL below the floor", advisorylock.Locker{TTL: time.Millisecond}, 42, "SET LOCAL idle_in_transaction_session_timeout = '1000ms'; " + lockSQL},
@@ -140,7 +141,7 @@ func TestFailureAtEachStep(t *testing.T) {
 			steps: "connect > begin > lock > rollback > release", driver: "connect > begin > exec > rollback > release",
 		},
 		{
-			name: "commit", hook: fail(recdriver.Commit), step: locktrace.Commit, text: "commit: outcome unknown: ERROR: disk full (SQLSTATE 53100)",
+			name: "commit", hook: fail(recdriver.Commit), step: locktrace.Commit, text: "commit: nothing was committed: ERROR: disk full (SQLSTATE 53100)",
 			steps: "connect > begin > lock > commit! > release", driver: "connect > begin > exec > commit! > close",
 		},
 		{

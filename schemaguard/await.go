@@ -5,12 +5,12 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/bounded"
+	"github.com/bootlock/bootlock/internal/room"
 )
 
 // Await is for processes that must not migrate, such as workers, and services
@@ -46,32 +46,27 @@ const (
 	// often from then on.
 	patience    = time.Second
 	reportEvery = 10 * time.Second
-
-	// The time between two questions is a tenth of the wait so far, in these
-	// bounds, or ten times what the last question took: nobody waits for much
-	// longer than needed, and all who ask together do not keep a server busy.
-	shortestPause = 10 * time.Millisecond
-	longestPause  = time.Second
 )
 
 // await is one step, however often it asks.
 func (e *ensurer) await(ctx context.Context) error {
 	var failed *locktrace.StepError
 	err := e.step(ctx, locktrace.Await, func(ctx context.Context) error {
-		now := time.Now()
-		w := awaiter{ensurer: *e, waiting: e.waiting(), began: now, next: now.Add(patience)}
+		w := awaiter{ensurer: *e, waiting: e.waiting(), began: room.Start(), next: time.Now().Add(patience)}
 		w.Trace = nil
 		for {
 			asked := time.Now()
-			if err := w.untilNobodyMigrates(ctx); err != nil {
+			err := w.untilNobodyMigrates(ctx)
+			// While there is no connection, or none any more, it waits on.
+			if err != nil && (ctx.Err() != nil || !room.Short(err) && !room.Gone(err)) {
 				return err
 			}
 			if done, err := w.upToDate(ctx); done || err != nil {
 				return err
 			}
-			w.report(ctx)
-			if !sleep(ctx, w.interval(time.Since(asked))) {
-				return bounded.Ended(ctx, fmt.Errorf("UpToDate is still false after %v, and nobody migrates", time.Since(w.began).Round(time.Millisecond)))
+			w.report(ctx, err)
+			if !w.began.Pause(ctx, time.Since(asked)) {
+				return bounded.Ended(ctx, fmt.Errorf("UpToDate is still false after %v, and nobody migrates", w.began.Waited().Round(time.Millisecond)))
 			}
 		}
 	})
@@ -87,16 +82,9 @@ func (e *ensurer) await(ctx context.Context) error {
 // awaiter is one wait of Await. Its questions are no steps of their own.
 type awaiter struct {
 	ensurer
-	began   time.Time
+	began   room.Pace
 	waiting func(ctx context.Context, w locktrace.Wait) // Trace.Waiting
 	next    time.Time                                   // when it is due
-}
-
-// interval is the time until the next question. Half of it is random, since those
-// who start together should not ask together.
-func (w *awaiter) interval(took time.Duration) time.Duration {
-	d := min(max(shortestPause, time.Since(w.began)/10, 10*took), longestPause)
-	return d/2 + rand.N(d/2) //nolint:gosec // not a secret
 }
 
 // waiting is the hook of the trace, or nil.
@@ -130,22 +118,22 @@ func (w *awaiter) shared() advisorylock.Locker {
 	locker.Shared = true
 	if w.waiting != nil {
 		locker.Trace = &locktrace.Trace{Waiting: func(ctx context.Context, wait locktrace.Wait) {
-			w.tell(ctx, wait.Holders)
+			w.tell(ctx, wait.Holders, wait.Err)
 		}}
 	}
 	return locker
 }
 
 // report tells Trace.Waiting of a wait in which nobody migrates.
-func (w *awaiter) report(ctx context.Context) {
+func (w *awaiter) report(ctx context.Context, err error) {
 	if w.waiting != nil && !time.Now().Before(w.next) {
-		w.tell(ctx, nil)
+		w.tell(ctx, nil, err)
 	}
 }
 
-func (w *awaiter) tell(ctx context.Context, holders []advisorylock.Session) {
+func (w *awaiter) tell(ctx context.Context, holders []advisorylock.Session, err error) {
 	w.next = time.Now().Add(reportEvery)
 	w.waiting(ctx, locktrace.Wait{
-		For: locktrace.Migrate, Key: int64(MigrateKey(w.Key)), Name: w.schema, Waited: time.Since(w.began), Holders: holders,
+		For: locktrace.Migrate, Key: int64(MigrateKey(w.Key)), Name: w.schema, Waited: w.began.Waited(), Holders: holders, Err: err,
 	})
 }

@@ -78,7 +78,7 @@ func TestNamesAreQuoted(t *testing.T) {
 			wantSent(t, f.sent(),
 				"SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) "+want.literal,
 				"BEGIN",
-				"SELECT pg_catalog.pg_advisory_xact_lock("+schemaguard.KeyFor(name).String()+")",
+				strings.ReplaceAll(lockApp, schemaguard.KeyFor("app").String(), schemaguard.KeyFor(name).String()),
 				"CREATE SCHEMA IF NOT EXISTS "+want.ident+" AUTHORIZATION "+want.ident,
 				"COMMIT")
 		})

@@ -42,6 +42,7 @@ import (
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/bounded"
+	"github.com/bootlock/bootlock/internal/room"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/internal/step"
 )
@@ -170,7 +171,7 @@ func (g Guard) ensure(ctx context.Context, op string, db *sql.DB, schema string,
 	case g.UpToDate != nil:
 		return e.migrateOnce(ctx)
 	case g.Serialize:
-		return e.named(e.locker(locktrace.Migrate).Hold(ctx, db, MigrateKey(e.Key), e.migrate))
+		return e.named(e.locker(locktrace.Migrate).Hold(ctx, db, MigrateKey(e.Key), e.migrateAlone))
 	}
 	return e.migrate(ctx)
 }
@@ -290,7 +291,10 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func (e *ensurer) look(ctx context.Context) (there bool, err error) {
 	var conn *bounded.Conn
 	err = e.step(ctx, locktrace.Connect, func(ctx context.Context) (err error) {
-		conn, err = bounded.Open(ctx, e.db)
+		err = room.Patiently(ctx, func(ctx context.Context) error {
+			conn, err = bounded.Open(ctx, e.db)
+			return err
+		})
 		return bounded.Ended(ctx, err)
 	})
 	if err != nil {

@@ -147,7 +147,8 @@ func wantStep(t testing.TB, err error, step locktrace.Step) {
 
 // KeyFor("app"), as the tests in name_test.go pin it.
 const (
-	lockApp   = "SELECT pg_catalog.pg_advisory_xact_lock(-7534435102854613731)"
+	lockApp = "SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock(-7534435102854613731) " +
+		"THEN (SELECT 1 FROM (SELECT pg_catalog.pg_advisory_xact_lock(-7534435102854613731)) taken) ELSE 2 END)"
 	createApp = `CREATE SCHEMA IF NOT EXISTS "app"`
 	lookApp   = "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) 'app'"
 )
@@ -187,7 +188,7 @@ func TestStatements(t *testing.T) {
 		"key": {
 			schemaguard.Guard{Key: 42},
 			false,
-			[]string{"BEGIN", "SELECT pg_catalog.pg_advisory_xact_lock(42)", createApp, "COMMIT"},
+			[]string{"BEGIN", strings.ReplaceAll(lockApp, "-7534435102854613731", "42"), createApp, "COMMIT"},
 		},
 		"ttl": {
 			schemaguard.Guard{TTL: 2500 * time.Millisecond},

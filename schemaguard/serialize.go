@@ -2,10 +2,13 @@ package schemaguard
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/bounded"
+	"github.com/bootlock/bootlock/internal/room"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 )
 
@@ -29,7 +32,7 @@ func (e *ensurer) migrateOnce(ctx context.Context) error {
 	}
 	shared := locker
 	shared.Shared = true
-	err = shared.Hold(ctx, e.db, key, func(context.Context) error { return nil })
+	err = shared.WithXactLock(ctx, e.db, key, func(context.Context, *sql.Tx) error { return nil })
 	if err != nil {
 		return e.named(err)
 	}
@@ -43,6 +46,23 @@ func (e *ensurer) migrateUnlessDone(ctx context.Context) error {
 	if done, err := e.upToDate(ctx); done || err != nil {
 		return err
 	}
+	return e.migrateAlone(ctx)
+}
+
+// migrateAlone is migrate under the lock. First it sees to it that there is a
+// connection for migrate: where the server is short of them, it waits for one,
+// as those who wait for the lock do. They leave room for it.
+func (e *ensurer) migrateAlone(ctx context.Context) error {
+	if e.db.Stats().Idle == 0 {
+		// Any other error than a shortage migrate will see for itself.
+		_ = room.Patiently(ctx, func(ctx context.Context) error {
+			conn, err := bounded.Open(ctx, e.db)
+			if err == nil {
+				_ = conn.Release(ctx)
+			}
+			return err
+		})
+	}
 	return e.migrate(ctx)
 }
 
@@ -52,7 +72,10 @@ func (e *ensurer) upToDate(ctx context.Context) (done bool, err error) {
 		return false, nil
 	}
 	err = e.step(ctx, locktrace.UpToDate, func(ctx context.Context) (err error) {
-		done, err = e.UpToDate(ctx, e.db)
+		err = room.Patiently(ctx, func(ctx context.Context) error {
+			done, err = e.UpToDate(ctx, e.db)
+			return err
+		})
 		if code := sqlstate.Of(err); code == "42P01" || code == "3F000" {
 			done, err = false, nil // no such table, or no such schema: this is the first start
 		}

@@ -27,8 +27,8 @@ func TestFailedCommit(t *testing.T) {
 			return err
 		})
 		wantStep(t, err, locktrace.Commit)
-		if sqlstate.Of(err) != "23505" || errors.Is(err, advisorylock.ErrLost) || !strings.Contains(err.Error(), "outcome unknown") {
-			t.Errorf("got %v; want 23505, not ErrLost, and that the outcome is unknown", err)
+		if sqlstate.Of(err) != "23505" || errors.Is(err, advisorylock.ErrLost) || !strings.Contains(err.Error(), "nothing was committed") {
+			t.Errorf("got %v; want 23505, not ErrLost, and that nothing was committed", err)
 		}
 		if got, want := trace.String(), "connect > begin > lock > commit! > release"; got != want {
 			t.Errorf("got  %s\nwant %s", got, want)

@@ -36,7 +36,8 @@ func TestRoundTrips(t *testing.T) {
 				t.Fatal(err)
 			}
 			create := `CREATE SCHEMA IF NOT EXISTS "app"`
-			lock := fmt.Sprintf("SELECT pg_catalog.pg_advisory_xact_lock(%d)", schemaguard.KeyFor("app"))
+			lock := fmt.Sprintf("SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock(%[1]d) "+
+				"THEN (SELECT 1 FROM (SELECT pg_catalog.pg_advisory_xact_lock(%[1]d)) taken) ELSE 2 END)", schemaguard.KeyFor("app"))
 			look := "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) 'app'"
 			begin, end := "BEGIN", "COMMIT"
 

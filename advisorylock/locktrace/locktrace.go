@@ -87,4 +87,8 @@ type Wait struct {
 	Name    string        // as in Event
 	Waited  time.Duration // since the call began
 	Holders []Session     // who has the lock; empty if that could not be found out
+
+	// Err is set if the lock could not even be asked for: why there is no
+	// connection, such as a server that has none left (SQLSTATE 53300).
+	Err error
 }

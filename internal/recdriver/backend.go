@@ -42,6 +42,7 @@ type backendConn struct {
 	inTx    bool
 	aborted bool // the transaction can only be rolled back
 	bad     bool // the client knows that the session is over
+	said    int  // the answer of the last DO block of package advisorylock
 }
 
 type validatingConn struct{ *backendConn }
@@ -225,6 +226,7 @@ func (c *backendConn) BeginTx(ctx context.Context, _ driver.TxOptions) (driver.T
 		return nil, err
 	}
 	c.inTx = true
+	c.session.number++
 	return backendTx{c}, nil
 }
 

@@ -40,12 +40,17 @@ var (
 // lock_timeout in the same text before the lock, caught or not by a DO block;
 // and idle_in_transaction_session_timeout until the end of the transaction.
 //
+// It also understands the statements that package advisorylock sends, which are
+// too much for the above: see own.go.
+//
 // The queue of a lock is first in, first out, as in PostgreSQL: who asks for it
 // in shared mode waits behind a waiter for exclusive mode, and a try fails.
 // There are no savepoints and no deadlock detection.
 type Server struct {
 	mu    sync.Mutex
 	locks map[int64]*lock
+	short bool
+	plain bool
 }
 
 // NewServer returns a server without locks.
@@ -99,6 +104,20 @@ func (s *Server) Kill(key int64) int {
 		h.end(errTerminated)
 	}
 	return len(holders)
+}
+
+// SetShort says whether the server is short of connections.
+func (s *Server) SetShort(short bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.short = short
+}
+
+// SetPlain takes plpgsql away from the role, or gives it back.
+func (s *Server) SetPlain(plain bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.plain = plain
 }
 
 type lock struct {
@@ -162,6 +181,7 @@ type session struct {
 	dead   error         // why it ended
 	idle   time.Duration // idle_in_transaction_session_timeout
 	turn   int           // counts calls, so that a late timer does no harm
+	number int64         // of the session and its transactions: the next one has the next
 }
 
 // start begins a call of the client.
@@ -266,6 +286,16 @@ func (l *lock) leave(w *waiter) bool {
 		}
 	}
 	return false
+}
+
+// release gives up one lock, as the end of a subtransaction does.
+func (s *session) release(key int64) {
+	s.server.mu.Lock()
+	defer s.server.mu.Unlock()
+	if l := s.server.locks[key]; l != nil {
+		delete(l.holders, s)
+		s.server.settle(key, l)
+	}
 }
 
 // free gives up all locks. server.mu must be held.

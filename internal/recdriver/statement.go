@@ -64,6 +64,9 @@ func (b *backendConn) run(ctx context.Context, text string, args []driver.NamedV
 }
 
 func (b *backendConn) statement(ctx context.Context, st string, args []driver.NamedValue, timeout *time.Duration) (*answer, error) {
+	if ans, ok, err := b.own(ctx, st); ok {
+		return ans, err
+	}
 	var ans *answer
 	isBlock := block.MatchString(st)
 	taken := true

@@ -79,3 +79,21 @@ func Lost(err error) bool {
 	// or a FATAL error, without any sentinel.
 	return err != nil && strings.Contains(err.Error(), "conn closed")
 }
+
+// RolledBack reports whether err is the server's answer to a COMMIT that it did
+// not carry out, or a driver's word for one that ended as a ROLLBACK: nothing was
+// committed. 08006 and the like, and 40003, leave that open.
+func RolledBack(err error) bool {
+	if code := Of(err); code != "" {
+		return !Lost(err) && code != "40003" // statement_completion_unknown
+	}
+	if err == nil {
+		return false
+	}
+	// A COMMIT of a transaction that had failed is answered by ROLLBACK, which
+	// pgx and lib/pq report each in words of their own.
+	text := err.Error()
+	return strings.Contains(text, "commit unexpectedly resulted in rollback") ||
+		strings.Contains(text, "Could not complete operation in a failed transaction") ||
+		strings.Contains(text, "unexpected command tag ROLLBACK")
+}

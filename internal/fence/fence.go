@@ -1,0 +1,196 @@
+// Package fence keeps the transactions of a lease that is lost from being
+// committed once the next one has begun.
+//
+// Besides its lock, a lease takes a number, drawn at random for each grant, as
+// an advisory lock in the same session: the number is taken for exactly as long
+// as the lease lives. A transaction that must not be late shares a gate, whose
+// key follows from that of the lock, until it ends, and then looks whether the
+// number is still taken. The next holder, when it has the lock and before it
+// begins, passes through the gate alone: it waits for every transaction that saw
+// the number taken. Each later one finds it free, or the gate being passed, which
+// says the same.
+//
+//	old holder    ──lock, number────────────┤ session ends
+//	its tx              ──share gate, number taken?───── yes ──work── commit┤
+//	next holder                             ├─lock, own number──gate────────┤─begins
+//	late tx of old                              gate, number taken? no: refused
+//
+// The gate for transactions of an exclusive lease is another than that of a
+// shared one: sharers do not wait for the transactions of other sharers.
+package fence
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/bootlock/bootlock/internal/mocked"
+)
+
+// A Lease is what its transactions need to know of it.
+type Lease struct {
+	key    int64 // of the lock
+	shared bool
+	draw   func() int64
+	number int64
+	ttl    time.Duration
+	ended  *atomic.Bool
+}
+
+// New returns the lease on a lock before its first grant.
+func New(key int64, shared bool, ttl time.Duration, draw func() int64) Lease {
+	return Lease{key: key, shared: shared, draw: draw, ttl: ttl}.Redraw()
+}
+
+// Redraw returns the lease as of its next grant.
+func (l Lease) Redraw() Lease {
+	l.number, l.ended = l.draw(), new(atomic.Bool)
+	return l
+}
+
+// Draw returns how leases that are kept through db draw their numbers: at
+// random, unless it is a mock.
+func Draw(db *sql.DB) func() int64 {
+	if mocked.Is(db) {
+		return func() int64 { return mocked.Number }
+	}
+	return rand.Int64
+}
+
+// gate is the key of the gate for transactions of shared or exclusive leases:
+// the first 8 bytes, big-endian, of SHA-256("bootlock/fence:" + key) or
+// ("bootlock/fence/shared:" + key), the key in decimal.
+func (l Lease) gate(shared bool) int64 {
+	prefix := "bootlock/fence:"
+	if shared {
+		prefix = "bootlock/fence/shared:"
+	}
+	sum := sha256.Sum256(fmt.Appendf([]byte(prefix), "%d", l.key))
+	return int64(binary.BigEndian.Uint64(sum[:8])) //nolint:gosec // the bits, whatever their sign
+}
+
+// gates are those that the lease has to pass before it begins.
+func (l Lease) gates() []int64 {
+	if l.shared {
+		return []int64{l.gate(false)}
+	}
+	return []int64{l.gate(false), l.gate(true)}
+}
+
+// DrainSQL, in a DO block with a variable x for what nobody needs, takes the number of the lease and passes the gates,
+// waiting at them.
+func (l Lease) DrainSQL() string {
+	pass := ""
+	for _, gate := range l.gates() {
+		pass += "x := " + call("pg_advisory_xact_lock", gate) + "; "
+	}
+	return "x := " + call("pg_advisory_xact_lock", l.number) + "; BEGIN " + pass + undo
+}
+
+// TryDrainSQL is DrainSQL without the wait: it runs then if the gates were free.
+func (l Lease) TryDrainSQL(then string) string {
+	pass := "passed := true"
+	for _, gate := range l.gates() {
+		pass += " AND " + call("pg_try_advisory_xact_lock", gate)
+	}
+	return "DECLARE passed bool; BEGIN x := " + call("pg_advisory_xact_lock", l.number) + "; BEGIN " + pass + "; " +
+		undo + "IF passed THEN " + then + "END IF; END; "
+}
+
+// undo gives the gates back, by rolling back the subtransaction that took them:
+// transactions of this very lease must find them open.
+const undo = "RAISE SQLSTATE 'BL000'; EXCEPTION WHEN SQLSTATE 'BL000' THEN NULL; END; "
+
+// TakeSQL is for a role without plpgsql: an expression that is true once the
+// number is taken and nobody is in a gate. It only looks at the gates, in
+// pg_locks, since without a subtransaction it could not give them back.
+func (l Lease) TakeSQL() string {
+	var in []string
+	for _, gate := range l.gates() {
+		in = append(in, fmt.Sprintf("(%d, %d)", uint32(uint64(gate)>>32), uint32(uint64(gate)))) //nolint:gosec // the two halves of the bits
+	}
+	return fmt.Sprintf(`CASE WHEN %s THEN NOT EXISTS (
+    SELECT FROM pg_catalog.pg_locks l JOIN (VALUES %s) g (high, low)
+      ON l.classid OPERATOR(pg_catalog.=) g.high::pg_catalog.oid AND l.objid OPERATOR(pg_catalog.=) g.low::pg_catalog.oid
+    WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.objsubid OPERATOR(pg_catalog.=) 1::pg_catalog.int2
+      AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) END`,
+		call("pg_try_advisory_xact_lock", l.number), strings.Join(in, ", "))
+}
+
+// CheckSQL is what a transaction of the lease sends. It affects one row if the
+// lease lives, and from then on no successor begins before the transaction ends.
+//
+// The gate comes first: a successor that passed it before the number was looked
+// at would otherwise be missed. Both are only tried for: whoever finds the gate
+// closed, or the number free, is late. The number is tried for in shared mode,
+// so that two that are late do not take each other for the lease.
+func (l Lease) CheckSQL() string {
+	return "SELECT " + l.idleLimit() + "; SELECT 1 WHERE " + l.lives()
+}
+
+// RaiseSQL is CheckSQL as a single statement, for a transaction of another
+// program: it raises an exception with the SQLSTATE BL001 if the lease is lost.
+func (l Lease) RaiseSQL() string {
+	return "DO $bootlock$ BEGIN PERFORM " + l.idleLimit() + "; IF NOT (" + l.lives() + ") THEN " +
+		"RAISE EXCEPTION 'bootlock: the lock was lost, and somebody else may have it' USING ERRCODE = 'BL001'; END IF; END $bootlock$"
+}
+
+func (l Lease) lives() string {
+	return fmt.Sprintf("CASE WHEN %s THEN NOT %s ELSE false END",
+		call("pg_try_advisory_xact_lock_shared", l.gate(l.shared)), call("pg_try_advisory_xact_lock_shared", l.number))
+}
+
+// idleLimit gives the transaction the TTL of the lease as its limit for being
+// idle, unless it has a shorter one: a holder that is frozen within it must not
+// keep the next one out for longer than one that is frozen elsewhere.
+func (l Lease) idleLimit() string {
+	const name, zero = "idle_in_transaction_session_timeout", "'0'::pg_catalog.interval"
+	ttl := fmt.Sprintf("%dms", l.ttl.Milliseconds())
+	return fmt.Sprintf("pg_catalog.set_config('%[1]s', (SELECT CASE WHEN limited.at OPERATOR(pg_catalog.>) %[2]s AND limited.at OPERATOR(pg_catalog.<) '%[3]s'::pg_catalog.interval "+
+		"THEN pg_catalog.current_setting('%[1]s') ELSE '%[3]s' END FROM (SELECT pg_catalog.current_setting('%[1]s')::pg_catalog.interval AS at) limited), true)", name, zero, ttl)
+}
+
+func call(function string, key int64) string {
+	return fmt.Sprintf("pg_catalog.%s(%d)", function, key)
+}
+
+type contextKey struct{}
+
+// With returns a context that carries the lease.
+func With(ctx context.Context, l Lease) context.Context {
+	return context.WithValue(ctx, contextKey{}, l)
+}
+
+// End says that the lease is over: from now on From's callers find it lost.
+func (l Lease) End() { l.ended.Store(true) }
+
+// Ended reports whether End was called.
+func (l Lease) Ended() bool { return l.ended.Load() }
+
+// From returns the innermost lease that ctx carries.
+func From(ctx context.Context) (l Lease, ok bool) {
+	l, ok = ctx.Value(contextKey{}).(Lease)
+	return l, ok
+}
+
+// ErrNoLease says that a context carries no lease.
+var ErrNoLease = errors.New("the context is not one that Hold gave to its function, nor derived from one")
+
+// SQL returns RaiseSQL for the lease that ctx carries.
+func SQL(ctx context.Context) (string, error) {
+	l, ok := From(ctx)
+	if !ok {
+		return "", ErrNoLease
+	}
+	return l.RaiseSQL(), nil
+}
+
+// Key is the key of the lock.
+func (l Lease) Key() int64 { return l.key }

@@ -1,0 +1,161 @@
+// Package room is the waiting room: how any number of processes wait without
+// being in the way of the one they wait for.
+//
+// A waiter asks for the lock, in a transaction of its own. If somebody has it,
+// the waiter blocks in the server, in short bursts, for its first 400 ms, unless
+// BEGIN had to queue for a connection. After that it blocks, for [Burst] at most,
+// only on a session that nobody else has used since its own last transaction: one
+// that others use belongs to a pooler, whose connections the others need, the one
+// that it waits for among them. A waiter that may not block, because of that or
+// because three others have waited longer, ends its transaction and asks again
+// at a [Pace] that grows with the wait. Where the server itself is short of
+// connections, it closes its connection first.
+//
+// That the server or the pooler has no connection to give, that it is starting
+// up, or that the session of a waiter ends, is not the end of the wait ([Short],
+// [Gone]); the end of its context is.
+//
+// Nothing here is remembered between two asks, and nothing is stored in the
+// database. Package advisorylock has the statements.
+package room
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/bootlock/bootlock/internal/sqlstate"
+)
+
+// Burst is how long one statement may block in the server. While it does, its
+// snapshot keeps CREATE INDEX CONCURRENTLY and vacuum waiting.
+const Burst = time.Second
+
+// What a statement that waits may answer, as the number of rows that it
+// affects. A mock that knows nothing of it answers with one row, or none.
+const (
+	Granted = 1 // the lock is there
+	Refused = 2 // somebody has it, even after a burst of waiting
+	Back    = 3 // somebody has it, and to block would be in somebody's way
+	Leave   = 4 // the same, and the server is short of connections
+
+	Answers = 8 // more than that is a mark of the session, see package advisorylock
+)
+
+const (
+	shortest    = 10 * time.Millisecond
+	longest     = time.Second     // between two asks of a waiter
+	longestSlow = 3 * time.Second // where each ask takes long
+	share       = 20              // of what an ask takes
+)
+
+// Pace says when to ask again. Its zero value is not ready; see [Start].
+type Pace struct {
+	began time.Time
+	last  time.Duration // what the last ask took
+}
+
+// free is for how long everybody may block. A look at the sessions costs as much
+// as a few statements, and most waits are over sooner; and if they block the one
+// that they wait for, for want of a connection, it is not for long.
+const free = 400 * time.Millisecond
+
+// Stand says how long a waiter that has waited so long blocks at a time, and
+// whether it does so without looking whether it is in somebody's way.
+func Stand(waited time.Duration) (burst time.Duration, blindly bool) {
+	if waited < free {
+		return min(max(waited, 250*time.Millisecond), free-waited+shortest), true
+	}
+	return Burst, false
+}
+
+// Start begins a wait.
+func Start() Pace { return Pace{began: time.Now()} }
+
+// Waited is the time since the wait began.
+func (p Pace) Waited() time.Duration { return time.Since(p.began) }
+
+// Glance is the pause of a waiter that only wants to know whether others use its
+// session.
+func (p Pace) Glance(ctx context.Context) bool { return sleep(ctx, shortest) }
+
+// Pause waits until it is time to ask again, after an ask that took so long, and
+// reports whether ctx lasted.
+//
+// A tenth of the wait so far makes nobody wait more than a tenth longer than
+// needed. Twenty times what the last two asks took keeps all waiters together from
+// being much of what a pooler has to do. Half of it is random:
+// those who start together do not ask together. A Pace is not safe for concurrent
+// use.
+func (p *Pace) Pause(ctx context.Context, took time.Duration) bool {
+	slow := min(took, p.last)
+	p.last = took
+	d := max(shortest, min(p.Waited()/10, longest), min(share*slow, longestSlow))
+	return sleep(ctx, d)
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d/2 + rand.N(d/2)) //nolint:gosec // not a secret
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}
+
+// Short reports whether err says that the server or the pooler has no connection
+// to give now, or is not ready yet. Nothing has happened then, and later there
+// will be one.
+func Short(err error) bool {
+	if err == nil {
+		return false
+	}
+	switch sqlstate.Of(err) {
+	case "53300", "57P03": // too_many_connections, cannot_connect_now
+		return true
+	case "", "08P01", "58000", "XX000": // PgBouncer's and pgpool-II's own errors have no better code
+	default:
+		return false
+	}
+	text := err.Error()
+	for _, words := range []string{
+		"no more connections allowed",    // PgBouncer's max_client_conn, max_db_connections
+		"query_wait_timeout",             // PgBouncer: no server connection in time
+		"too many connections",           // PgBouncer, repeating the server
+		"too many clients already",       // the server's words for 53300, repeated by a pooler
+		"remaining connection slots are", // the same, for those without a right to the last ones
+		"the database system is starting up",
+		"the database system is shutting down",
+		"the database system is not accepting connections",
+		"the database system is not yet accepting connections",
+		"server login has been failing", // PgBouncer, after one of these
+	} {
+		if strings.Contains(text, words) {
+			return true
+		}
+	}
+	return false
+}
+
+// Gone reports whether err says that a session is gone, or that a server that
+// was there before cannot be reached now. A waiter has nothing to lose by it.
+func Gone(err error) bool {
+	return sqlstate.Lost(err) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT)
+}
+
+// Patiently calls ask until it returns anything but a shortage of connections
+// (see [Short]), or ctx ends. The error is that of the last ask.
+func Patiently(ctx context.Context, ask func(ctx context.Context) error) error {
+	pace := Start()
+	for {
+		asked := time.Now()
+		err := ask(ctx)
+		if !Short(err) || !pace.Pause(ctx, time.Since(asked)) {
+			return err
+		}
+	}
+}
