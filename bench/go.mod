@@ -6,6 +6,7 @@ require (
 	github.com/bootlock/bootlock v0.0.0 // what is measured
 	github.com/bootlock/bootlock/test v0.0.0 // a PostgreSQL to measure on
 	github.com/jackc/pgx/v5 v5.12.0 // a driver to measure with
+	github.com/jedib0t/go-pretty/v6 v6.8.3 // the tables of command room
 	github.com/lib/pq v1.12.3 // the other driver
 )
 
