@@ -70,7 +70,7 @@ func (a *acquisition) first(ctx context.Context) (granted bool, err error) {
 	var n int64 = room.Refused
 	if a.try || !a.sql.lease {
 		n, err = a.ask(ctx, a.sql.ask)
-		if err != nil && room.Gone(err) {
+		if err != nil && room.Gone(err) && !room.Short(err) {
 			return false, err
 		}
 	}

@@ -226,7 +226,7 @@ func (c *backendConn) BeginTx(ctx context.Context, _ driver.TxOptions) (driver.T
 		return nil, err
 	}
 	c.inTx = true
-	c.session.number++
+	c.session.begin()
 	return backendTx{c}, nil
 }
 

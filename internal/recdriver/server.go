@@ -47,10 +47,11 @@ var (
 // in shared mode waits behind a waiter for exclusive mode, and a try fails.
 // There are no savepoints and no deadlock detection.
 type Server struct {
-	mu    sync.Mutex
-	locks map[int64]*lock
-	short bool
-	plain bool
+	mu     sync.Mutex
+	locks  map[int64]*lock
+	short  bool
+	plain  bool
+	pooled bool
 }
 
 // NewServer returns a server without locks.
@@ -111,6 +112,13 @@ func (s *Server) SetShort(short bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.short = short
+}
+
+// SetPooled says whether others use the sessions too, between two transactions.
+func (s *Server) SetPooled(pooled bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pooled = pooled
 }
 
 // SetPlain takes plpgsql away from the role, or gives it back.
@@ -286,6 +294,16 @@ func (l *lock) leave(w *waiter) bool {
 		}
 	}
 	return false
+}
+
+// begin gives the next transaction its number.
+func (s *session) begin() {
+	s.server.mu.Lock()
+	defer s.server.mu.Unlock()
+	s.number++
+	if s.server.pooled {
+		s.number += 5
+	}
 }
 
 // release gives up one lock, as the end of a subtransaction does.
