@@ -184,6 +184,7 @@ func (a *acquisition) connect(ctx context.Context) error {
 		asked := time.Now()
 		err := a.step(ctx, locktrace.Begin, a.begin)
 		if err == nil {
+			a.trust.crowd = time.Since(asked) > crowded
 			return nil
 		}
 		a.release(ctx)
