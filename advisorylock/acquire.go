@@ -38,6 +38,9 @@ func (c *call) event(s locktrace.Step) locktrace.Event {
 }
 
 func (c *call) failed(s locktrace.Step, err error) error {
+	if s == locktrace.Connect && (errors.Is(err, ErrNotAcquired) || errors.Is(err, ErrNested)) {
+		s = locktrace.Lock // found out inside the process, before a connection was needed
+	}
 	return &locktrace.StepError{Op: "advisorylock." + c.op, Name: c.name(), Step: s, Err: err}
 }
 

@@ -119,6 +119,31 @@ func ExampleTryHold() {
 	// <nil>
 }
 
+// A holder that was frozen goes on for an instant when it thaws, and one whose
+// session was ended until it learns of that. A transaction that begins with Fence
+// is not committed once the next holder has begun.
+func ExampleFence() {
+	db := open()
+	defer db.Close()
+
+	err := advisorylock.Hold(context.Background(), db, advisorylock.KeyOf("payouts"), func(ctx context.Context) error {
+		tx, err := db.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback() //nolint:errcheck // does nothing after Commit
+		if err := advisorylock.Fence(ctx, tx); err != nil {
+			return err // ErrLost: somebody else may have begun
+		}
+		if _, err := tx.ExecContext(ctx, "UPDATE payouts SET sent = true WHERE NOT sent"); err != nil {
+			return err
+		}
+		return tx.Commit()
+	})
+	fmt.Println(err)
+	// Output: <nil>
+}
+
 // Sessions shows who holds a lock, who waits for it, and how to end them.
 func ExampleSessions() {
 	db := openWithHolder()

@@ -392,7 +392,7 @@ func TestNested(t *testing.T) {
 					if !errors.Is(err, advisorylock.ErrNested) {
 						t.Errorf("the same key: got %v; want ErrNested", err)
 					}
-					checkStep(t, err, "advisorylock."+inner.op, "42", locktrace.Connect, "connect: "+advisorylock.ErrNested.Error())
+					checkStep(t, err, "advisorylock."+inner.op, "42", locktrace.Lock, "lock: "+advisorylock.ErrNested.Error())
 					if took := time.Since(begun); took != 0 {
 						t.Errorf("took %v; want at once", took)
 					}
@@ -602,6 +602,9 @@ func TestTryInTheProcess(t *testing.T) {
 			err := f.call(l, t.Context(), db, key, func(context.Context) error { return nil })
 			if took := time.Since(begun); took != 0 {
 				t.Errorf("took %v; want at once", took)
+			}
+			if err != nil {
+				checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Lock, "lock: "+advisorylock.ErrNotAcquired.Error())
 			}
 			return err
 		}

@@ -13,7 +13,8 @@ import (
 // line is written.
 //
 // When a wait begins to last, about a second after it began, one line at level
-// Info says what it waits for and who holds the lock since when. While the wait
+// Info says what it waits for and who holds the lock since when, or why there is
+// no connection to ask for it. While the wait
 // goes on, a line at level Warn says so every ten seconds or so. One line says
 // when it is over: at level Info if it got the lock, else at level Warn.
 func Log(l *slog.Logger) *Trace {
@@ -56,6 +57,9 @@ func (w waitLog) waiting(ctx context.Context, wait Wait) {
 	attrs := about(wait.Name, wait.Key, wait.For, wait.Waited)
 	if len(wait.Holders) > 0 {
 		attrs = append(attrs, slog.String("held_by", heldBy(wait.Holders)))
+	}
+	if wait.Err != nil { // it could not even ask
+		attrs = append(attrs, slog.Any("error", wait.Err))
 	}
 	w.logger().LogAttrs(ctx, level, message, attrs...)
 }

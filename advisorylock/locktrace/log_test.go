@@ -66,6 +66,10 @@ level=WARN msg="bootlock: still waiting for the lock" lock=app waited=11s for=mi
 level=WARN msg="bootlock: still waiting for the lock" lock=app waited=21s for=migrate
 level=WARN msg="bootlock: the wait ended without the lock" lock=app waited=22s for=migrate error=boom
 `},
+		"no connection": {event: lock, waits: []locktrace.Wait{{Key: 42, Name: "app", Waited: time.Second, Err: boom}}, want: `
+level=INFO msg="bootlock: waiting for the lock" lock=app waited=1s error=boom
+level=INFO msg="bootlock: the wait for the lock is over" lock=app waited=2s for=migrate
+`},
 		"inside the process, without a name": {
 			event: locktrace.Event{Step: locktrace.Connect, Key: -5},
 			waits: []locktrace.Wait{{Key: -5, Waited: time.Second, Holders: make([]locktrace.Session, 8)}}, want: `

@@ -92,9 +92,8 @@ func ExpectEnsure(mock sqlmock.Sqlmock, schema string) (order string) {
 // and QueryMatcherEqual, and expectations in any order as well as in order. If
 // Ensure refuses the name of the schema, nothing is expected.
 //
-// While migrate's lock is held, a heartbeat goes out once a second, which is
-// not expected. A test whose migrate takes longer than that, by WillDelayFor
-// for example, has to expect "SELECT 1" in the Scene's Migrate for each second.
+// The heartbeats that keep migrate's lock on a server are not sent to a mock,
+// however long a test takes.
 //
 // ExpectGuard panics if the step that should fail does not come.
 func ExpectGuard(mock sqlmock.Sqlmock, guard schemaguard.Guard, schema string, scene Scene) (order string) {
