@@ -80,12 +80,12 @@ func TestWaiterInACrowdDoesNotBlock(t *testing.T) {
 			d.OnCall(func(_ context.Context, c *recdriver.Call) error {
 				if c.Kind == recdriver.Begin {
 					if begins++; begins >= slow {
-						time.Sleep(50 * time.Millisecond)
+						time.Sleep(110 * time.Millisecond)
 					}
 				}
 				return nil
 			})
-			_ = waitUntil(t, f, d, db, 390*time.Millisecond, advisorylock.Locker{})
+			_ = waitUntil(t, f, d, db, 500*time.Millisecond, advisorylock.Locker{})
 			blocked := 0
 			for _, c := range d.Calls() {
 				if isBlocking(c) {
@@ -282,6 +282,49 @@ func TestFanOutTakesASecondKey(t *testing.T) {
 		})
 		if err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// Sharers that overlap never let the lock go. Whoever wants it alone must stand
+// in the server's queue, behind a pooler too.
+func TestSharersDoNotStarveAWaiterBehindAPooler(t *testing.T) {
+	t.Parallel()
+	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		d.Server().SetPooled(true)
+		done := make(chan struct{})
+		ended := make(chan struct{})
+		const sharers = 3
+		for n := range sharers {
+			other := elsewhere(t, d)
+			go func() {
+				defer func() { ended <- struct{}{} }()
+				time.Sleep(time.Duration(n) * 800 * time.Millisecond)
+				for {
+					select {
+					case <-done:
+						return
+					default:
+					}
+					err := advisorylock.Locker{Shared: true}.WithXactLock(t.Context(), other, key, func(context.Context, *sql.Tx) error {
+						time.Sleep(2500 * time.Millisecond)
+						return nil
+					})
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			}()
+		}
+		time.Sleep(3 * time.Second)
+		begun := time.Now()
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil })
+		if took := time.Since(begun); err != nil || took > 8*time.Second {
+			t.Errorf("got %v after %v; want the lock when those who shared it are done", err, took)
+		}
+		close(done)
+		for range sharers {
+			<-ended
 		}
 	})
 }

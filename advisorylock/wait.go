@@ -21,7 +21,7 @@ const (
 
 	// crowded is how long a BEGIN of a waiter takes when others queue for the
 	// connections of a pooler. Whoever blocks then is in their way.
-	crowded = 25 * time.Millisecond
+	crowded = 100 * time.Millisecond
 
 	// silence is how long a waiter gives a statement beyond what it may block,
 	// before it believes that the network has gone silent and starts anew. A
@@ -122,6 +122,7 @@ func (a *acquisition) restart(ctx context.Context) (int64, error) {
 	waited := a.wait.pace.Waited()
 	if a.peeks(waited) {
 		if n, err := a.peek(ctx); err != nil || n != room.Granted {
+			a.trust.sharers = 0
 			return n, err
 		}
 	}
@@ -131,14 +132,18 @@ func (a *acquisition) restart(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	a.trust.crowd = a.trust.crowd || time.Since(asked) > crowded
-	if a.peeks(waited) {
-		n, err := a.heardAsk(ctx, a.sql.ask)
-		if err == nil && n == room.Refused {
-			n = room.Back
-		}
-		return n, err
+	if !a.peeks(waited) {
+		return a.stand(ctx)
 	}
-	return a.stand(ctx)
+	if a.trust.sharers > 1 && !a.sql.plain {
+		return a.heardAsk(ctx, func() string { return a.sql.block(a.burst(room.Burst)) })
+	}
+	n, err := a.heardAsk(ctx, a.sql.ask)
+	if err == nil && n == room.Refused {
+		a.trust.sharers++
+		n = room.Back
+	}
+	return n, err
 }
 
 func (a *acquisition) reopen(ctx context.Context) error {
@@ -168,6 +173,11 @@ type trust struct {
 	own    int64 // the mark of its next transaction, if nobody else uses it
 	shared bool  // others use it: it is a pooler's
 	crowd  bool  // BEGIN had to wait for others
+
+	// sharers counts how often in a row the lock could be shared, but not be
+	// taken alone. Those who share it may take turns for ever without letting it
+	// go: whoever wants it alone has to stand in the server's queue, even here.
+	sharers int
 }
 
 // unknown is the mark of no transaction.
@@ -184,17 +194,22 @@ func (t *trust) found(mark int64) {
 func (a *acquisition) stand(ctx context.Context) (int64, error) {
 	waited := a.wait.pace.Waited()
 	burst, blindly := room.Stand(waited)
-	if a.sql.lease {
-		// The lease counts from the moment this statement is sent.
-		burst = min(burst, a.sql.ttl/3)
-	}
 	return a.heardAsk(ctx, func() string {
 		if blindly {
 			a.trust.own = unknown
-			return a.sql.block(burst)
+			return a.sql.block(a.burst(burst))
 		}
-		return a.sql.blockIfOwn(waited, burst, a.trust.own)
+		return a.sql.blockIfOwn(waited, a.burst(burst), a.trust.own)
 	})
+}
+
+// burst leaves most of a lease to its holder: it counts from the moment at which
+// the statement is sent.
+func (a *acquisition) burst(d time.Duration) time.Duration {
+	if a.sql.lease {
+		return min(d, a.sql.ttl/3)
+	}
+	return d
 }
 
 func (a *acquisition) heardAsk(ctx context.Context, statement func() string) (n int64, err error) {
@@ -237,7 +252,7 @@ func (a *acquisition) ask(ctx context.Context, statement func() string) (int64, 
 	case n == 0 && !a.sql.lease:
 		n = room.Granted // a mock that was written by hand
 	case n == 0:
-		n = room.Refused
+		n = room.Back
 	}
 	if n == room.Granted && a.sql.ttl > 0 && time.Since(a.asked) >= keeps(a.sql.ttl) {
 		return 0, errLate

@@ -162,6 +162,9 @@ func (g Guard) ensure(ctx context.Context, op string, db *sql.DB, schema string,
 	if done, err := e.upToDate(ctx); done || err != nil {
 		return err
 	}
+	if (g.Serialize || g.UpToDate != nil) && migrate != nil && db.Stats().MaxOpenConnections == 1 {
+		return e.failed(locktrace.Connect, advisorylock.ErrPoolTooSmall) // before the schema is there without its tables
+	}
 	if err := e.ensureSchema(ctx); err != nil {
 		return err
 	}

@@ -107,7 +107,7 @@ func TestSerializeOptions(t *testing.T) {
 }
 
 // A pool of one has no connection for both the lease and migrate, which would
-// hang for ever.
+// hang for ever. That is said before the schema is there without its tables.
 func TestSerializeOnAPoolOfOne(t *testing.T) {
 	t.Parallel()
 	for name, g := range map[string]schemaguard.Guard{"serialize": {Serialize: true}, "once": {UpToDate: answer(false, nil)}} {
@@ -119,6 +119,9 @@ func TestSerializeOnAPoolOfOne(t *testing.T) {
 		wantStep(t, err, locktrace.Connect)
 		if !errors.Is(err, advisorylock.ErrPoolTooSmall) {
 			t.Errorf("%s: got error %v; want ErrPoolTooSmall", name, err)
+		}
+		if sent := f.sent(); len(sent) > 0 {
+			t.Errorf("%s: sent %q; want nothing", name, sent)
 		}
 	}
 }
