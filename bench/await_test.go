@@ -51,10 +51,10 @@ func awaited(b *testing.B, migrator *sql.DB, workers []*sql.DB) time.Duration {
 			})
 		}
 		key := int64(schemaguard.MigrateKey(schemaguard.KeyFor(schema)))
-		await.True(b, "all workers to wait", func() bool {
+		await.True(b, "most workers to wait at the same time", func() bool { // some are between two bursts
 			return sqltest.Ask[int](b, db, `SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory' AND objsubid = 1
 				AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-				AND ((classid::bigint << 32) | objid::bigint) = $1`, key) == len(workers)
+				AND ((classid::bigint << 32) | objid::bigint) = $1`, key) >= len(workers)*9/10
 		})
 		_, err := db.ExecContext(ctx, "CREATE TABLE tail.version AS SELECT 1 AS version")
 		done = time.Now()
