@@ -150,7 +150,7 @@ func (s *fakeServer) serve(conn net.Conn, pid uint32) {
 		}
 		switch msg := msg.(type) {
 		case *pgproto3.Query:
-			for _, statement := range strings.Split(msg.String, ";") {
+			for _, statement := range statements(msg.String) {
 				c.run(strings.TrimSpace(statement))
 			}
 			c.Send(&pgproto3.ReadyForQuery{TxStatus: c.status})
@@ -171,7 +171,18 @@ type fakeConn struct {
 	settings map[string]string
 }
 
+// statements splits a text; that with a DO block is one to the fake.
+func statements(text string) []string {
+	if strings.Contains(text, "DO $") {
+		return []string{text}
+	}
+	return strings.Split(text, ";")
+}
+
 var (
+	// aLock is the lock of a statement that says by its number of rows whether it
+	// was granted: one, or two if somebody else has it. Inside a DO block it waits.
+	aLock    = regexp.MustCompile(`pg_(?:try_)?advisory_xact_lock(_shared)?\((-?\d+)\)`)
 	lockCall = regexp.MustCompile(`pg_(try_)?advisory_xact_lock(_shared)?\((.*)\)$`)
 	bareKey  = strings.NewReplacer("(", "", ")::pg_catalog.int8", "")
 	setLocal = regexp.MustCompile(`^SET LOCAL (\S+) = '(.*)'$`)
@@ -191,6 +202,13 @@ func (c *fakeConn) run(statement string) {
 		c.server.locks.release(c)
 		delete(c.settings, "idle_in_transaction_session_timeout")
 		c.done(strings.ToUpper(statement))
+	case strings.Contains(statement, "generate_series") && aLock.MatchString(statement):
+		m := aLock.FindStringSubmatch(statement)
+		if c.server.locks.take(c, m[2], m[1] != "", !strings.Contains(statement, "DO $")) {
+			c.done("SELECT 1")
+		} else {
+			c.done("SELECT 2")
+		}
 	case lockCall.MatchString(statement):
 		m := lockCall.FindStringSubmatch(statement)
 		if c.server.locks.take(c, bareKey.Replace(m[3]), m[2] != "", m[1] != "") {
