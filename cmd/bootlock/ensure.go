@@ -146,7 +146,12 @@ func (e *ensurer) ensure(ctx context.Context, guard schemaguard.Guard) error {
 	}
 	var migrate func(context.Context, *sql.DB) error
 	if e.serialize {
-		migrate = func(ctx context.Context, _ *sql.DB) error { return e.run(ctx, []advisorylock.Key{migrateKey}) }
+		migrate = func(ctx context.Context, _ *sql.DB) error {
+			if err := e.fence(ctx); err != nil {
+				return err
+			}
+			return e.run(ctx, []advisorylock.Key{migrateKey})
+		}
 	}
 	err := guard.Ensure(ctx, e.server.DB, e.schema, migrate)
 	e.granted()

@@ -65,6 +65,10 @@ whatever it likes in the database, CREATE INDEX CONCURRENTLY included: the lock 
 held in a session of its own that stands in nobody's way. A clash with a process
 that does not take the lock is not tried again.
 
+COMMAND can fence its transactions: one that begins with the statement in
+BOOTLOCK_FENCE_SQL, in the same database, fails if the lock is lost by then, and
+else the next holder begins only when it has ended.
+
 With --unless, COMMAND runs once for all: the query is asked before the lock is
 taken and after waiting for it, and those who find the lock taken go on together
 when whoever has it is done. A table that is missing counts as no.
@@ -185,6 +189,12 @@ func (r *runner) take(ctx context.Context, locks []namedLock, m mode, fn func(ct
 	r.lockIs(lock)
 	err := hold(ctx, r.server.DB, lock.key, func(ctx context.Context) error {
 		inside = true
+		if len(locks) == len(r.locks) {
+			r.fences = nil // of an earlier try
+		}
+		if err := r.fence(ctx); err != nil {
+			return err
+		}
 		return r.take(ctx, locks[1:], m, fn)
 	})
 	if !inside && r.try && errors.Is(err, advisorylock.ErrNotAcquired) {

@@ -18,6 +18,7 @@ import (
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/health"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/server"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/signals"
+	"github.com/bootlock/bootlock/internal/fence"
 )
 
 // turn is what run and ensure share: a wait, and then COMMAND under a lock.
@@ -36,7 +37,8 @@ type turn struct {
 	health  *health.Server
 	granted func() // ends --timeout
 	begun   time.Time
-	lost    error // the loss of the lock, if COMMAND was ended for it
+	lost    error    // the loss of the lock, if COMMAND was ended for it
+	fences  []string // the statement that fences a transaction, for each lock
 }
 
 const (
@@ -152,9 +154,10 @@ func (t *turn) run(ctx context.Context, keys []advisorylock.Key) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer t.server.WatchLocks(func() { cancel(errClosed) })()
+	t.server.AwaitRoom(ctx)
 	t.health.Run()
 	t.child.Setenv(heldVariable, heldWith(t.server.ID, keys))
-	// A fence for the statements of COMMAND, as SQL in BOOTLOCK_FENCE_SQL, goes here.
+	t.child.Setenv("BOOTLOCK_FENCE_SQL", strings.Join(t.fences, "; "))
 
 	held := time.Now()
 	ending := context.AfterFunc(ctx, func() { t.server.Linger(applicationName("ending")) })
@@ -170,6 +173,13 @@ func (t *turn) run(ctx context.Context, keys []advisorylock.Key) error {
 	t.app.log.say("", "done", slog.String("lock", t.name), seconds("waited_seconds", held.Sub(t.begun)),
 		seconds("held_seconds", time.Since(held)), slog.Int("exit_code", code))
 	return exitWith(code)
+}
+
+// fence remembers the fence of the lock that was taken with ctx.
+func (t *turn) fence(ctx context.Context) error {
+	statement, err := fence.SQL(ctx)
+	t.fences = append(t.fences, statement)
+	return err
 }
 
 // nothingToDo says that --unless has found nothing to do.

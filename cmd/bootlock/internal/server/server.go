@@ -36,6 +36,7 @@ type Server struct {
 	Address string // for people
 	ID      string // tells this database from others, since locks are per database
 
+	opened  time.Time
 	config  *pgx.ConnConfig
 	sockets sockets
 }
@@ -43,7 +44,7 @@ type Server struct {
 // Open makes a pool. With locks it takes nothing for a server but a primary: of
 // several hosts the first that is one. Nothing is sent.
 func Open(config *dsn.Config, locks bool) *Server {
-	s := &Server{Address: config.Address(), config: config.ConnConfig}
+	s := &Server{Address: config.Address(), opened: time.Now(), config: config.ConnConfig}
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = attemptTime
 	}
@@ -137,7 +138,7 @@ type Patience struct {
 // is in the way.
 func (s *Server) Await(ctx context.Context, p Patience, waiting func(waited time.Duration, err error)) error {
 	begun := time.Now()
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		err := s.DB.PingContext(ctx)
 		if err == nil || ctx.Err() != nil {
 			return err
@@ -145,6 +146,10 @@ func (s *Server) Await(ctx context.Context, p Patience, waiting func(waited time
 		waited, limit := time.Since(begun), time.Duration(0)
 		if full(err) {
 			limit = max(p.Server, p.Room)
+			// What becomes free is for whoever has the lock, and not for those
+			// who come to wait; and they should not all come at once.
+			pause = max(pause, 400*time.Millisecond)
+			pause += rand.N(pause) //nolint:gosec // not a secret
 		} else if notYetUp(err) {
 			limit = p.Server
 		}
