@@ -148,7 +148,7 @@ func (s *statements) wait(burst time.Duration) string {
 	}
 	draw := ""
 	if s.lease {
-		draw = s.fence.DrainSQL()
+		draw = s.fence.DrainSQL(burst)
 	}
 	return "BEGIN x := pg_catalog.set_config('lock_timeout', '" + milliseconds(burst) + "', true); x := " + s.lock(false) + "; " +
 		draw + reset + fmt.Sprintf("answer := %d; EXCEPTION WHEN lock_not_available THEN NULL; END; ", room.Granted)

@@ -19,6 +19,7 @@ var (
 	blockFor = regexp.MustCompile(`set_config\('lock_timeout', '(\d+)ms'`)
 	ownMark  = regexp.MustCompile(`mark OPERATOR\(pg_catalog\.<>\) (-?\d+)`)
 	looks    = regexp.MustCompile(`pg_stat_get_activity`)
+	seenGate = regexp.MustCompile(`l\.classid OPERATOR\(pg_catalog\.=\) (\d+)::pg_catalog\.oid AND l\.objid OPERATOR\(pg_catalog\.=\) (\d+)::`)
 )
 
 // What the statements answer, as package room has it.
@@ -62,7 +63,7 @@ func (b *backendConn) own(ctx context.Context, st string) (*answer, bool, error)
 		return rowsOf(b.said), true, nil
 	case strings.Contains(st, "generate_series(1, CASE WHEN"):
 		return rowsOf(b.ask(st, calls)), true, nil
-	case strings.HasPrefix(st, "SELECT 1 WHERE CASE WHEN") && len(calls) == 2:
+	case strings.HasPrefix(st, "SELECT 1 WHERE CASE WHEN") && len(calls) == 3:
 		n := 0
 		if b.lives(calls) {
 			n = 1
@@ -89,7 +90,7 @@ func (b *backendConn) ask(st string, calls []lockCalled) int {
 		return granted
 	}
 	b.session.try(calls[1].key, true)
-	for _, m := range regexp.MustCompile(`\((\d+), (\d+)\)`).FindAllStringSubmatch(st, -1) {
+	for _, m := range seenGate.FindAllStringSubmatch(st, -1) {
 		high, _ := strconv.ParseUint(m[1], 10, 32)
 		low, _ := strconv.ParseUint(m[2], 10, 32)
 		if b.session.server.Held()[int64(high<<32|low)] > 0 {
@@ -172,9 +173,10 @@ func (b *backendConn) grant(ctx context.Context, calls []lockCalled, burst time.
 	return nil
 }
 
-// lives is the check of a fence: the gate, and then the number.
+// lives is the check of a fence: the number, the gate, and the number again.
 func (b *backendConn) lives(calls []lockCalled) bool {
-	return b.session.try(calls[0].key, false) && !b.session.try(calls[1].key, false)
+	number, gate := calls[0].key, calls[1].key
+	return !b.session.try(number, false) && b.session.try(gate, false) && !b.session.try(number, false)
 }
 
 func (b *backendConn) raise(calls []lockCalled) error {

@@ -45,7 +45,7 @@ func Run(t *testing.T, tg Target) {
 	}
 	// The group ends when all its parallel tests have.
 	t.Run("promise", func(t *testing.T) {
-		for _, ps := range [][]promise{lockPromises, holdPromises, schemaPromises} {
+		for _, ps := range [][]promise{lockPromises, holdPromises, fencePromises, schemaPromises} {
 			for _, p := range ps {
 				t.Run(p.name, func(t *testing.T) {
 					t.Parallel()
