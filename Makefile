@@ -60,6 +60,9 @@ lint: $(LINT) ## run the linters of .golangci.yml
 demo: server ## see the race without the guard, and none with it
 	$(GO) run ./cmd/bootlock demo $${BOOTLOCK_TEST_DSN:+--dsn "$$BOOTLOCK_TEST_DSN"}
 
+room: server ## measure fleets larger than their connections, a quarter of an hour
+	scripts/room.sh
+
 bench: server ## run the benchmarks
 	$(GO) test -C bench -run '^$$' -bench . -benchmem -timeout 20m $(TESTFLAGS) ./...
 

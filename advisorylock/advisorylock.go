@@ -35,7 +35,7 @@
 // or three seconds where each ask takes long. Of those who block, the three that
 // have waited longest go on after a second; the others ask. Whoever wants the
 // lock in shared mode asks while somebody who came before wants it alone, who
-// would otherwise never find it free. If less than an eighth of the connections
+// would otherwise never find it free. If less than a quarter of the connections
 // that the server, the database or the role allows is left, waiters close theirs
 // between two asks.
 //

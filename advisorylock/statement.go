@@ -195,9 +195,10 @@ func (s *statements) wish() string {
 func (s *statements) exclusively() string { return s.key.String() + ", exclusive" }
 
 // look counts the sessions of this role in this database that block for this
-// lock and have waited longer, and says whether one of the limits on the number of connections is near: less than an
-// eighth of it is left, or three. A role sees this much of its own sessions, and
-// of others that they exist ("Monitoring Database Activity" in the manual, 28.2).
+// lock and have waited longer, and says whether one of the limits on the number
+// of connections is near: less than a quarter of it is left, or three. A role
+// sees this much of its own sessions, and of others that they exist ("Monitoring
+// Database Activity" in the manual, 28.2).
 func (s *statements) look(waited time.Duration) string {
 	me := regexp.QuoteMeta(s.exclusively())
 	return fmt.Sprintf(`SELECT pg_catalog.count(*) FILTER (WHERE s.own AND s.here AND s.blocks AND s.waited OPERATOR(pg_catalog.>) %d),
@@ -224,7 +225,7 @@ func (s *statements) look(waited time.Duration) string {
 // near says whether a number of connections is near its limit, which is null if
 // there is none. OPERATOR(…) has the same precedence whatever stands in it.
 func near(used, limit string) string {
-	return fmt.Sprintf("COALESCE((%s OPERATOR(pg_catalog.-) %s) OPERATOR(pg_catalog.<) GREATEST(3, %s OPERATOR(pg_catalog./) 8), false)", limit, used, limit)
+	return fmt.Sprintf("COALESCE((%s OPERATOR(pg_catalog.-) %s) OPERATOR(pg_catalog.<) GREATEST(3, %s OPERATOR(pg_catalog./) 4), false)", limit, used, limit)
 }
 
 // timeouts lifts the limits that others have set, for the time of one statement

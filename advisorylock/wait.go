@@ -277,6 +277,9 @@ func (a *acquisition) after(ctx context.Context, asked time.Time, n int64, err e
 		return false, err
 	}
 	took := time.Since(asked)
+	if n == room.Leave || room.Short(err) {
+		took = max(took, room.Dear)
+	}
 	if a.conn != nil {
 		_ = a.conn.Rollback(ctx)
 		if broken || n == room.Leave {

@@ -107,6 +107,11 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	return ctx.Err() == nil
 }
 
+// Dear is what an ask counts as taking, at least, where connections are short: a
+// connection that is opened for it costs the server much more than it takes, and
+// keeps one from others meanwhile.
+const Dear = 25 * time.Millisecond
+
 // Short reports whether err says that the server or the pooler has no connection
 // to give now, or is not ready yet. Nothing has happened then, and later there
 // will be one.
