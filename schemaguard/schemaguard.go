@@ -171,6 +171,8 @@ func (g Guard) ensure(ctx context.Context, op string, db *sql.DB, schema string,
 	switch {
 	case migrate == nil:
 		return nil
+	case ctx.Err() != nil: // the connection's return took until then
+		return e.failed(locktrace.Release, bounded.Ended(ctx, ctx.Err()))
 	case g.UpToDate != nil:
 		return e.migrateOnce(ctx)
 	case g.Serialize:

@@ -62,6 +62,9 @@ func (e *ensurer) migrateAlone(ctx context.Context) error {
 			}
 			return err
 		})
+		if ctx.Err() != nil { // the lock may be lost as well
+			return e.failed(locktrace.Connect, bounded.Ended(ctx, ctx.Err()))
+		}
 	}
 	return e.migrate(ctx)
 }
