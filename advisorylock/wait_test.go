@@ -91,7 +91,7 @@ func checkBursts(t *testing.T, d *recdriver.Driver) {
 			}
 		case recdriver.Exec:
 			locks++
-			if c.End == c.Start { // it did not block
+			if c.End.Equal(c.Start) { // it did not block
 				continue
 			}
 			if inTx[c.Conn]++; inTx[c.Conn] > 1 {
