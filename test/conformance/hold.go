@@ -114,16 +114,19 @@ func indexConcurrently(t *testing.T, tg Target) {
 	a, admin := tg.open(t), tg.admin(t)
 	sqltest.Exec(t, admin, "CREATE TABLE public.indexed (n int)")
 	const each = 2
+	begins, begun := beginning()
 	var waiting []chan error
 	err := advisorylock.Hold(ctx, a, key, func(ctx context.Context) error {
 		for range each {
-			for _, wait := range waits(advisorylock.Locker{}, tg.open(t), key) {
+			for _, wait := range waits(begins, tg.open(t), key) {
 				done := make(chan error, 1)
 				waiting = append(waiting, done)
 				go func() { done <- wait(tg.ctx(t)) }()
 			}
 		}
-		awaitWaiters(ctx, t, admin, key, each)
+		for range each { // the second of a pool waits in the process for the first
+			await.Value(t, begun)
+		}
 		// As admin, since lock_timeout, where it is set, ends this as well.
 		_, err := admin.ExecContext(ctx, "CREATE INDEX CONCURRENTLY ON public.indexed (n)")
 		return err
@@ -254,8 +257,9 @@ func sessionsShown(t *testing.T, tg Target) {
 	a, b, c, admin := tg.open(t), tg.open(t), tg.open(t), tg.admin(t)
 	waited := make(chan error, 1)
 	err := advisorylock.Locker{Name: "war story"}.Hold(ctx, a, key, func(ctx context.Context) error {
-		go func() { waited <- advisorylock.WithXactLock(tg.ctx(t), b, key, nothing) }()
-		awaitWaiters(ctx, t, admin, key, 1)
+		begins, begun := beginning()
+		go func() { waited <- begins.WithXactLock(tg.ctx(t), b, key, nothing) }()
+		await.Value(t, begun)
 		// Through the pooler, with every driver mode: a query, not an Exec.
 		for range 5 {
 			if _, err := advisorylock.Sessions(ctx, c, key); err != nil {

@@ -248,36 +248,36 @@ func waitEnds(t *testing.T, tg Target) {
 	a, b, one, admin := tg.open(t), tg.open(t), tg.open(t), tg.admin(t)
 	one.SetMaxOpenConns(1)
 	locker, reported := reporting(new(locktrace.Recorder))
+	begins, begun := beginning()
 	for name, wait := range waits(locker, b, key) {
 		err := advisorylock.WithXactLock(tg.ctx(t), a, key, func(ctx context.Context, _ *sql.Tx) error {
 			holders, _ := sessions(ctx, t, admin, key)
-			for what, begun := range map[string]func(){
-				"at once":       func() { awaitWaiters(ctx, t, admin, key, 1) },
-				"after a while": func() { await.Value(t, reported) },
+			for _, w := range []struct {
+				what  string
+				wait  func(ctx context.Context) error
+				begun func()
+			}{
+				{name + ", at once", waits(begins, b, key)[name], func() { await.Value(t, begun) }},
+				{name + ", after a while", wait, func() { await.Value(t, reported) }},
+				// Who holds it is found out on a pool of one as well.
+				{"a pool of one", waits(begins, one, key)["WithXactLock"], func() { await.Value(t, begun) }},
 			} {
 				cancelled, cancel := context.WithCancelCause(ctx)
 				watched := make(chan struct{})
 				go func() {
 					defer close(watched)
 					defer cancel(errOwn)
-					begun()
+					w.begun()
 				}()
-				err := wait(cancelled)
+				err := w.wait(cancelled)
 				<-watched
 				wantIs(t, err, context.Canceled, errOwn)
-				wantHolder(t, name+" "+what, err, key, holders[0])
+				wantHolder(t, w.what, err, key, holders[0])
 				await.True(t, "the waiter to go", func() bool {
 					_, waiters := sessions(ctx, t, admin, key)
 					return len(waiters) == 0
 				})
 			}
-
-			// Who holds it is found out on a pool of one as well.
-			short, cancelShort := context.WithTimeout(ctx, 50*time.Millisecond)
-			defer cancelShort()
-			err := advisorylock.WithXactLock(short, one, key, nothing)
-			wantIs(t, err, context.DeadlineExceeded)
-			wantHolder(t, "a pool of one", err, key, holders[0])
 			return nil
 		})
 		if err != nil {
@@ -464,6 +464,18 @@ func reporting(r *locktrace.Recorder) (advisorylock.Locker, <-chan struct{}) {
 	return advisorylock.Locker{Trace: trace}, reported
 }
 
+// beginning is a locker that says when it begins to wait. Whether it then stands in
+// the server's queue, or asks now and then, is its own affair.
+func beginning() (advisorylock.Locker, <-chan struct{}) {
+	begun := make(chan struct{}, 100)
+	return advisorylock.Locker{Trace: &locktrace.Trace{Start: func(ctx context.Context, e locktrace.Event) context.Context {
+		if e.Step == locktrace.Lock {
+			begun <- struct{}{}
+		}
+		return ctx
+	}}}, begun
+}
+
 // awaitReport waits until the wait lasts, which must not end before.
 func awaitReport(ctx context.Context, reported <-chan struct{}, waited <-chan error) error {
 	select {
@@ -584,11 +596,11 @@ func sessionSettings(t *testing.T, tg Target) {
 	afterBursts(t, tg, one, nothing, check)
 }
 
-// afterBursts has a session of db wait for the key while hold is inside, until it has
-// begun its second burst, and then run fn.
+// afterBursts has a session of db wait for the key while hold is inside, for longer
+// than one burst, and then run fn.
 func afterBursts(t *testing.T, tg Target, db *sql.DB, hold, fn txFunc) {
 	t.Helper()
-	key, admin := keyOf(t), tg.admin(t)
+	key := keyOf(t)
 	locker, reported := reporting(new(locktrace.Recorder))
 	waited := make(chan error, 1)
 	err := advisorylock.WithXactLock(tg.ctx(t), tg.open(t), key, func(ctx context.Context, tx *sql.Tx) error {
@@ -596,11 +608,7 @@ func afterBursts(t *testing.T, tg Target, db *sql.DB, hold, fn txFunc) {
 			return err
 		}
 		go func() { waited <- locker.WithXactLock(tg.ctx(t), db, key, fn) }()
-		if err := awaitReport(ctx, reported, waited); err != nil {
-			return err // else it has blocked once, and the next burst begins
-		}
-		awaitWaiters(ctx, t, admin, key, 1)
-		return nil
+		return awaitReport(ctx, reported, waited)
 	})
 	if err != nil {
 		t.Fatal(err)

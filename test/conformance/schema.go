@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
@@ -345,9 +344,16 @@ func weakRole(t *testing.T, tg Target) {
 			holders[0].Query != "" || holders[0].State != "" || !holders[0].Since.IsZero() {
 			t.Errorf("got holders %+v; want one with its process id, and what may not be seen to be zero", holders)
 		}
-		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
-		defer cancel()
-		err := advisorylock.WithXactLock(short, weak, key, nothing)
+		cancelled, cancel := context.WithCancel(ctx)
+		begins, begun := beginning()
+		watched := make(chan struct{})
+		go func() {
+			defer close(watched)
+			defer cancel()
+			await.Value(t, begun)
+		}()
+		err := begins.WithXactLock(cancelled, weak, key, nothing)
+		<-watched
 		if err == nil || !strings.Contains(err.Error(), holders[0].TerminateSQL()) || strings.Contains(err.Error(), "privilege") {
 			t.Errorf("got %v; want the holder's process id, and nothing about privileges", err)
 		}
