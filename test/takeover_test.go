@@ -1,0 +1,353 @@
+//go:build unix
+
+package test
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/internal/fence"
+	"github.com/bootlock/bootlock/test/pgbouncer"
+	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/relay"
+	"github.com/bootlock/bootlock/test/sqltest"
+)
+
+// envTakeovers is how many takeovers [TestTakeovers] tries, in all; there are a
+// few of each kind without it. 10000 take about half an hour.
+const envTakeovers = "BOOTLOCK_TAKEOVERS"
+
+// faults are the ways in which a holder loses its lease without knowing.
+var faults = []string{"terminate", "freeze", "reset", "silence"}
+
+// A holder loses its lease and goes on: four writers of its process begin
+// transactions, write and commit, and look at nothing, whatever becomes of the
+// lease and of its context. The next holder takes a snapshot when it begins. A row
+// of the old one that this snapshot does not have, and that is there in the end,
+// is a stale commit. No clock takes part.
+func TestTakeovers(t *testing.T) {
+	rounds, err := strconv.Atoi(os.Getenv(envTakeovers))
+	long := err == nil
+	for _, fenced := range []bool{true, false} {
+		name, kinds, each := "fenced", faults, 3
+		switch {
+		case !fenced:
+			name, kinds, each = "control", faults[:1], 25
+		case long:
+			each = rounds / len(faults) / 4
+		}
+		t.Run(name, func(t *testing.T) {
+			tally := &takeoverTally{of: map[string]*count{}}
+			t.Run("courses", func(t *testing.T) { runCourses(t, tally, kinds, each, fenced) })
+			tally.log(t)
+			takeovers, stale := tally.sum()
+			switch {
+			case fenced && stale > 0:
+				t.Errorf("got stale commits in %d of %d takeovers; want none", stale, takeovers)
+			case !fenced && stale*100 < takeovers*99:
+				t.Errorf("control: got stale commits in %d of %d takeovers; want them in 99 of 100, or the test shows nothing", stale, takeovers)
+			}
+		})
+	}
+}
+
+// runCourses tries faults side by side with both drivers, directly and through
+// PgBouncer.
+func runCourses(t *testing.T, tally *takeoverTally, kinds []string, each int, fenced bool) {
+	t.Helper()
+	server := pgtest.Shared(t)
+	for _, way := range []string{"direct", "PgBouncer"} {
+		through := func(dsn string) string { return dsn }
+		if way == "PgBouncer" {
+			through = pgbouncer.New(t, server, "transaction", pgbouncer.Plenty).DSN
+		}
+		for _, driver := range drivers {
+			t.Run(way+" "+driver, func(t *testing.T) {
+				t.Parallel()
+				l := newCourse(t, server, through, driver, fenced)
+				for i := range each * len(kinds) {
+					l.takeover(t, i, kinds[i%len(kinds)])
+				}
+				l.old.finish(t)
+				l.count(t, tally)
+			})
+		}
+	}
+}
+
+// course is one old holder, in a process of its own, and those who take over from it.
+type course struct {
+	name    string
+	db      testDB
+	network *relay.Relay // of the old holder's lock
+	writes  *relay.Relay // of its writers
+	next    *sql.DB
+	old     *program
+	waits   map[string][]time.Duration
+}
+
+func newCourse(t *testing.T, server *pgtest.Server, through func(dsn string) string, driver string, fenced bool) *course {
+	t.Helper()
+	db := newTestDB(t, server)
+	sqltest.Exec(t, db.admin, `CREATE TABLE writes (round int, xid xid8 DEFAULT pg_current_xact_id());
+CREATE TABLE begins (round int, fault text, seen pg_snapshot DEFAULT pg_current_snapshot())`)
+	dsn := through(db.dsn)
+	hold, write := newNetwork(t, dsn), newNetwork(t, dsn)
+	return &course{
+		name: t.Name(), db: db, network: hold.Relay, writes: write.Relay, waits: map[string][]time.Duration{},
+		next: pool(t, otherThan(driver), dsn),
+		old:  start(t, "write on", "DRIVER="+driver, "HOLD="+hold.dsn, "WRITE="+write.dsn, fmt.Sprintf("FENCED=%t", fenced)),
+	}
+}
+
+// takeover is one round. Every other one finds the next holder waiting already;
+// and in every other, faults of the network are those of the writers too.
+func (l *course) takeover(t *testing.T, round int, fault string) {
+	t.Helper()
+	l.old.say(t, "hold "+strconv.Itoa(round))
+	l.old.hear(t, "held")
+	l.old.say(t, "more")
+	l.old.hear(t, "more")
+
+	networks := []*relay.Relay{l.network}
+	if round/len(faults)%2 == 0 {
+		networks = append(networks, l.writes)
+	}
+	begun := make(chan time.Time, 1)
+	end := make(chan struct{})
+	takeOver := func() <-chan moment {
+		return background(func() error {
+			return advisorylock.Hold(t.Context(), l.next, leaseKey, func(ctx context.Context) error {
+				at := time.Now()
+				_, err := l.next.ExecContext(ctx, fmt.Sprintf("INSERT INTO begins (round, fault) VALUES (%d, '%s')", round, fault))
+				begun <- at
+				<-end
+				return err
+			})
+		})
+	}
+	var returned <-chan moment
+	waiting := round%2 == 0
+	if waiting {
+		returned = takeOver()
+		l.db.awaitWaiters(t, 1)
+	}
+	at := time.Now()
+	l.strike(t, fault, networks)
+	if !waiting {
+		returned = takeOver()
+	}
+	select {
+	case began := <-begun:
+		l.waits[fault] = append(l.waits[fault], began.Sub(at))
+	case m := <-returned:
+		t.Fatalf("round %d, %s: the next Hold returned %v", round, fault, m.err)
+	case <-time.After(longWait):
+		t.Fatalf("round %d, %s: nobody takes over", round, fault)
+	}
+	l.heal(t, fault, networks)
+	l.old.say(t, "more")
+	l.old.hear(t, "more")
+	close(end)
+	if m := <-returned; m.err != nil {
+		t.Errorf("round %d, %s: the next Hold returned %v", round, fault, m.err)
+	}
+	l.old.say(t, "stop")
+	l.old.hear(t, "stopped")
+}
+
+func (l *course) strike(t *testing.T, fault string, networks []*relay.Relay) {
+	t.Helper()
+	switch fault {
+	case "terminate":
+		sqltest.Exec(t, l.db.admin, fmt.Sprintf("SELECT pg_terminate_backend(%d)", sqltest.Ask[int](t, l.db.admin, fmt.Sprintf(
+			"SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %d"+
+				" AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", leaseKey))))
+	case "freeze":
+		l.old.signal(t, syscall.SIGSTOP)
+	case "reset", "silence":
+		for _, n := range networks {
+			n.Silence(relay.Lost)
+			if fault == "reset" {
+				n.Speak()
+			}
+		}
+	}
+}
+
+func (l *course) heal(t *testing.T, fault string, networks []*relay.Relay) {
+	t.Helper()
+	switch fault {
+	case "freeze":
+		l.old.signal(t, syscall.SIGCONT)
+	case "silence":
+		for _, n := range networks {
+			n.Speak()
+		}
+	}
+}
+
+// count counts the rounds of a course, by fault, and those with stale commits.
+func (l *course) count(t *testing.T, tally *takeoverTally) {
+	t.Helper()
+	rows, err := l.db.admin.QueryContext(t.Context(), `SELECT b.fault, count(*), count(*) FILTER (WHERE EXISTS (
+    SELECT FROM writes w WHERE w.round = b.round AND NOT pg_visible_in_snapshot(w.xid, b.seen)))
+FROM begins b GROUP BY b.fault`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var fault string
+		var takeovers, stale int
+		if err := rows.Scan(&fault, &takeovers, &stale); err != nil {
+			t.Fatal(err)
+		}
+		tally.add(fault, takeovers, stale, l.waits[fault])
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if n := sqltest.Ask[int](t, l.db.admin, "SELECT count(DISTINCT round) FROM writes"); n != sqltest.Ask[int](t, l.db.admin, "SELECT count(*) FROM begins") {
+		t.Errorf("got writes in %d rounds; want them in all", n)
+	}
+}
+
+// takeoverTally is what became of all takeovers.
+type takeoverTally struct {
+	sync.Mutex
+	of map[string]*count
+}
+
+type count struct {
+	takeovers, stale int
+	waits            []time.Duration
+}
+
+func (s *takeoverTally) add(fault string, takeovers, stale int, waits []time.Duration) {
+	s.Lock()
+	defer s.Unlock()
+	if s.of[fault] == nil {
+		s.of[fault] = &count{}
+	}
+	c := s.of[fault]
+	c.takeovers, c.stale, c.waits = c.takeovers+takeovers, c.stale+stale, append(c.waits, waits...)
+}
+
+func (s *takeoverTally) sum() (takeovers, stale int) {
+	for _, c := range s.of {
+		takeovers, stale = takeovers+c.takeovers, stale+c.stale
+	}
+	return takeovers, stale
+}
+
+func (s *takeoverTally) log(t *testing.T) {
+	t.Helper()
+	for _, fault := range faults {
+		if c := s.of[fault]; c != nil && len(c.waits) > 0 {
+			slices.Sort(c.waits)
+			t.Logf("%-9s stale commits in %d of %d takeovers; the next one began after %v in the middle, %v at most",
+				fault, c.stale, c.takeovers, c.waits[len(c.waits)/2].Round(time.Millisecond), c.waits[len(c.waits)-1].Round(time.Millisecond))
+		}
+	}
+}
+
+func init() { children["write on"] = writeOn }
+
+// writeOn takes the lock when it is told to, and writes for as long as it is not
+// told to stop.
+func writeOn() error {
+	hold, err := sql.Open(os.Getenv("DRIVER"), os.Getenv("HOLD"))
+	if err != nil {
+		return err
+	}
+	defer hold.Close()
+	write, err := sql.Open(os.Getenv("DRIVER"), os.Getenv("WRITE"))
+	if err != nil {
+		return err
+	}
+	defer write.Close()
+	write.SetMaxIdleConns(4)
+	commands := bufio.NewScanner(os.Stdin)
+	for commands.Scan() {
+		round, ok := strings.CutPrefix(commands.Text(), "hold ")
+		if !ok {
+			return fmt.Errorf("told %q; want hold", commands.Text())
+		}
+		locker := advisorylock.Locker{TTL: time.Second}
+		_ = locker.Hold(context.Background(), hold, leaseKey, func(ctx context.Context) error {
+			fmt.Println("held")
+			writeUntilTold(ctx, write, round, commands)
+			return nil
+		})
+		fmt.Println("stopped")
+	}
+	return commands.Err()
+}
+
+// writeUntilTold has four writers. They do not see the end of ctx.
+func writeUntilTold(ctx context.Context, db *sql.DB, round string, commands *bufio.Scanner) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	attempts := atomic.Int64{}
+	var writers sync.WaitGroup
+	for i := range 4 {
+		writers.Go(func() {
+			for ctx.Err() == nil {
+				_ = writeOnce(ctx, db, round, i)
+				attempts.Add(1)
+			}
+		})
+	}
+	for commands.Scan() && commands.Text() == "more" {
+		for began := attempts.Load(); attempts.Load() < began+12; {
+			time.Sleep(time.Millisecond)
+		}
+		fmt.Println("more")
+	}
+	cancel()
+	writers.Wait()
+}
+
+// writeOnce commits a row. Two of the writers ask the server alone whether they are
+// late, as another program does; Fence knows it from the holder, if that does.
+func writeOnce(ctx context.Context, db *sql.DB, round string, writer int) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		time.Sleep(time.Millisecond)
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // it may have been committed
+	if os.Getenv("FENCED") == "true" {
+		if err := fenced(ctx, tx, writer); err != nil {
+			return err
+		}
+	}
+	if _, err := tx.ExecContext(ctx, "INSERT INTO writes (round) VALUES ("+round+")"); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func fenced(ctx context.Context, tx *sql.Tx, writer int) error {
+	if writer%2 == 0 {
+		return advisorylock.Fence(ctx, tx)
+	}
+	statement, err := fence.SQL(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, statement)
+	return err
+}
