@@ -121,13 +121,14 @@ func (l Locker) acquisition(op string, db *sql.DB, key Key, try, lease bool) *ac
 		size = 1
 	}
 	now := room.Start()
+	st := l.statements(db, key, lease)
 	return &acquisition{
 		session: session{call: c, db: db},
 		try:     try,
-		sql:     l.statements(db, key, lease),
+		sql:     st,
 		place:   place{db: db, key: key, size: size},
 		trust:   trust{own: unknown},
-		wait:    wait{call: c, db: db, pace: now, next: time.Now().Add(room.Burst)},
+		wait:    wait{call: c, db: db, gates: st.gates(), pace: now, next: time.Now().Add(room.Burst)},
 	}
 }
 

@@ -43,7 +43,7 @@ var errStatementMode = fmt.Errorf("%w: BEGIN is refused, as by a pooler in state
 type WaitError struct {
 	Key     Key
 	Waited  time.Duration // since the call began, including the wait inside the process
-	Holders []Session     // who had the lock just after the wait; empty if that could not be found out
+	Holders []Session     // who was in the way just after the wait: had the lock or, of an earlier lease, a fenced transaction; empty if that could not be found out
 	Err     error         // what ended the wait
 }
 

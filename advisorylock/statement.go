@@ -60,6 +60,17 @@ func (l Locker) statements(db *sql.DB, key Key, lease bool) *statements {
 	return s
 }
 
+// gates are the keys of the fences that a lease waits for.
+func (s *statements) gates() []Key {
+	var keys []Key
+	if s.lease {
+		for _, gate := range s.fence.Gates() {
+			keys = append(keys, Key(gate))
+		}
+	}
+	return keys
+}
+
 // lock calls a function of the family that the lock is of.
 func (s *statements) lock(try bool) string {
 	name := "pg_advisory_xact_lock"

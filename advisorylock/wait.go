@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
@@ -39,6 +40,7 @@ var (
 type wait struct {
 	call
 	db     *sql.DB
+	gates  []Key // of the fences that a lease waits for
 	pace   room.Pace
 	next   time.Time // when Trace.Waiting is due
 	gaveUp bool      // the wait ended without the lock
@@ -323,16 +325,16 @@ func timedOut(err error) bool {
 // two transactions: a pool of one has no other.
 func (a *acquisition) look(ctx context.Context) []Session {
 	if a.conn == nil || !a.conn.Usable() {
-		return lookUp(ctx, a.db, a.key)
+		return a.wait.lookUp(ctx)
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookUpTime)
 	defer cancel()
 	a.trust.own = unknown
-	sessions, err := sessionsOn(ctx, a.conn, a.key)
+	sessions, err := inTheWay(ctx, a.conn, a.key, a.wait.gates)
 	if err != nil {
 		a.conn.Distrust()
 	}
-	return holders(sessions)
+	return sessions
 }
 
 // pause waits until it is time to ask again, and reports whether ctx lasted.
@@ -364,7 +366,7 @@ func (w *wait) until(ctx context.Context, ready <-chan struct{}) error {
 		return untilReady(ctx, ready, nil, nil)
 	}
 	return untilReady(ctx, ready, func() time.Time { return w.next }, func() {
-		w.report(ctx, nil, func(ctx context.Context) []Session { return lookUp(ctx, w.db, w.key) })
+		w.report(ctx, nil, w.lookUp)
 	})
 }
 
@@ -374,28 +376,40 @@ func (w *wait) until(ctx context.Context, ready <-chan struct{}) error {
 func (w *wait) waitError(ctx context.Context, err error) error {
 	e := &WaitError{Key: w.key, Waited: w.pace.Waited(), Err: err}
 	if !w.silent {
-		e.Holders = lookUp(ctx, w.db, w.key)
+		e.Holders = w.lookUp(ctx)
 	}
 	return e
 }
 
-// lookUp returns who has the lock, as far as that can be found out in short
-// time on another connection.
-func lookUp(ctx context.Context, db *sql.DB, key Key) []Session {
+// lookUp returns who is in the way, as far as that can be found out in short time
+// on another connection.
+func (w *wait) lookUp(ctx context.Context) []Session {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookUpTime)
 	defer cancel()
-	sessions, err := Sessions(ctx, db, key)
+	conn, err := bounded.Open(ctx, w.db)
 	if err != nil {
 		return nil
 	}
-	return holders(sessions)
+	defer conn.Release(ctx) //nolint:errcheck // nothing was changed
+	sessions, _ := inTheWay(ctx, conn, w.key, w.gates)
+	return sessions
 }
 
-func holders(sessions []Session) []Session {
-	for i, s := range sessions {
-		if !s.Granted {
-			return sessions[:i]
-		}
+// inTheWay returns who has the lock or, if that is nobody or only one who waits
+// for the fences of an earlier holder, whose fences these are.
+func inTheWay(ctx context.Context, conn *bounded.Conn, key Key, gates []Key) ([]Session, error) {
+	atKey, atGates, err := sessionsOn(ctx, conn, key, gates)
+	if err != nil {
+		return nil, err
 	}
-	return sessions
+	waits := func(s Session) bool { return !s.Granted }
+	holders, fenced := slices.DeleteFunc(atKey, waits), slices.Clone(atGates)
+	fenced = slices.DeleteFunc(fenced, waits)
+	holders = slices.DeleteFunc(holders, func(h Session) bool {
+		return slices.ContainsFunc(atGates, func(at Session) bool { return at.PID == h.PID && waits(at) })
+	})
+	if len(holders) == 0 {
+		return fenced, nil
+	}
+	return holders, nil
 }

@@ -27,14 +27,14 @@ var blocker = advisorylock.Session{
 // showSessions makes the server answer the look at pg_locks.
 func showSessions(d *recdriver.Driver, sessions ...advisorylock.Session) {
 	d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
-		columns := []string{"pid", "application", "user", "client", "state", "since", "query", "granted", "shared"}
+		columns := []string{"pid", "application", "user", "client", "state", "since", "query", "granted", "shared", "this key"}
 		var rows [][]driver.Value
 		for _, s := range sessions {
 			since := 0.0
 			if !s.Since.IsZero() {
 				since = float64(s.Since.UnixMicro()) / 1e6
 			}
-			rows = append(rows, []driver.Value{int64(s.PID), s.Application, s.User, s.Client, s.State, since, s.Query, s.Granted, s.Shared})
+			rows = append(rows, []driver.Value{int64(s.PID), s.Application, s.User, s.Client, s.State, since, s.Query, s.Granted, s.Shared, true})
 		}
 		return columns, rows, nil
 	})

@@ -27,11 +27,11 @@ func newAwaiter(t *testing.T, server *recdriver.Server, mode recdriver.Mode) *fi
 	t.Helper()
 	f := newProcess(t, server.Driver(mode))
 	f.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
-		columns := []string{"pid", "application", "user", "client", "state", "since", "query", "granted", "shared"}
+		columns := []string{"pid", "application", "user", "client", "state", "since", "query", "granted", "shared", "this key"}
 		if server.Held()[int64(migrateApp)] == 0 {
 			return columns, nil, nil
 		}
-		return columns, [][]driver.Value{{int64(4711), "deploy", "app", "local", "idle in transaction", 0.0, "", true, false}}, nil
+		return columns, [][]driver.Value{{int64(4711), "deploy", "app", "local", "idle in transaction", 0.0, "", true, false, true}}, nil
 	})
 	return f
 }

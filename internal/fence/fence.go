@@ -92,8 +92,8 @@ func (l Lease) gate(shared bool) int64 {
 	return int64(binary.BigEndian.Uint64(sum[:8])) //nolint:gosec // the bits, whatever their sign
 }
 
-// gates are those that the lease has to pass before it begins.
-func (l Lease) gates() []int64 {
+// Gates are the keys of those that the lease has to pass before it begins.
+func (l Lease) Gates() []int64 {
 	if l.shared {
 		return []int64{l.gate(false)}
 	}
@@ -105,7 +105,7 @@ func (l Lease) gates() []int64 {
 // has taken as long as the burst, and raises lock_not_available then.
 func (l Lease) DrainSQL(burst time.Duration) string {
 	wait := limit(burst) + "PERFORM " + callOn("pg_advisory_xact_lock_shared", "leaving.number") + " FROM (" + l.leaving() + ") leaving; "
-	for _, gate := range l.gates() {
+	for _, gate := range l.Gates() {
 		wait += limit(burst) + "x := " + call("pg_advisory_xact_lock", gate) + "; "
 	}
 	return "x := " + call("pg_advisory_xact_lock", l.number) + "; BEGIN IF NOT (" + l.passes() + ") THEN " + wait + "END IF; " + undo
@@ -121,7 +121,7 @@ func (l Lease) TryDrainSQL(then string) string {
 // number comes first: whoever saw it taken is in a gate by the time it is free.
 func (l Lease) passes() string {
 	pass := "NOT EXISTS (" + l.leaving() + ")"
-	for _, gate := range l.gates() {
+	for _, gate := range l.Gates() {
 		pass += " AND " + call("pg_try_advisory_xact_lock", gate)
 	}
 	return pass
@@ -161,7 +161,7 @@ const here = `pg_catalog.pg_locks l WHERE l.locktype OPERATOR(pg_catalog.=) 'adv
 // pg_locks, since without a subtransaction it could not give them back.
 func (l Lease) TakeSQL() string {
 	var in []string
-	for _, gate := range l.gates() {
+	for _, gate := range l.Gates() {
 		in = append(in, fmt.Sprintf("l.classid OPERATOR(pg_catalog.=) %d::pg_catalog.oid AND l.objid OPERATOR(pg_catalog.=) %d::pg_catalog.oid",
 			uint32(uint64(gate)>>32), uint32(uint64(gate)))) //nolint:gosec // the two halves of the bits
 	}

@@ -1,0 +1,260 @@
+package test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
+)
+
+// loseFenced takes leaseKey on db, begins a fenced transaction on its pool and
+// ends the session of the lock.
+func loseFenced(t *testing.T, db testDB, ttl time.Duration, old *sql.DB) (tx *sql.Tx, returned <-chan moment) {
+	t.Helper()
+	begun := make(chan *sql.Tx, 1)
+	returned = holdInBackground(t, ttl, old, leaseKey, func(ctx context.Context) error {
+		tx, err := old.BeginTx(context.WithoutCancel(ctx), nil)
+		if err == nil {
+			err = advisorylock.Fence(ctx, tx)
+		}
+		begun <- tx
+		if err == nil {
+			<-ctx.Done()
+		}
+		return err
+	})
+	tx = await.Value(t, begun)
+	t.Cleanup(func() { _ = tx.Rollback() })
+	sqltest.Exec(t, db.admin, fmt.Sprintf("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = %d"+
+		" AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", leaseKey))
+	return tx, returned
+}
+
+// Whoever waits for a fence is told whose it is. The lock itself is then with
+// nobody, or with somebody who waits as well.
+func TestWaitNamesFencedTransaction(t *testing.T) {
+	t.Parallel()
+	eachDriver(t, func(t *testing.T, driver string) {
+		db := newTestDB(t, pgtest.Shared(t))
+		tx, returned := loseFenced(t, db, time.Minute, pool(t, driver, pgtest.WithParams(db.dsn, "application_name", "frozen")))
+		pid := sqltest.Ask[int](t, tx, "SELECT pg_backend_pid()")
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		var waits sync.WaitGroup
+		for range 3 {
+			next := pool(t, otherThan(driver), db.dsn)
+			waits.Go(func() {
+				err := advisorylock.Hold(ctx, next, leaseKey, func(context.Context) error { return nil })
+				var wait *advisorylock.WaitError
+				if !errors.As(err, &wait) || len(wait.Holders) != 1 || wait.Holders[0].PID != pid || !strings.Contains(err.Error(), "frozen") {
+					t.Errorf("got %v; want a wait for process %d, frozen, alone", err, pid)
+				}
+			})
+		}
+		waits.Wait()
+		sqltest.Commit(t, tx)
+		await.Value(t, returned)
+	})
+}
+
+// A role without plpgsql has no subtransactions: whoever takes over looks at the
+// fences instead of passing them.
+func TestFenceWithoutPLpgSQL(t *testing.T) {
+	t.Parallel()
+	eachDriver(t, func(t *testing.T, driver string) {
+		db := newTestDB(t, pgtest.Shared(t))
+		sqltest.Exec(t, db.admin, "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC")
+		dsn := pgtest.WithUser(db.dsn, newRole(t), rolePassword)
+		next := pool(t, driver, dsn)
+		for _, l := range []advisorylock.Locker{{}, {Shared: true}} {
+			tx, returned := loseFenced(t, db, time.Minute, pool(t, driver, dsn))
+			none := func(context.Context) error { return nil }
+			if err := l.TryHold(t.Context(), next, leaseKey, none); !errors.Is(err, advisorylock.ErrNotAcquired) {
+				t.Errorf("%+v: got %v beside a fenced transaction; want ErrNotAcquired", l, err)
+			}
+			granted := inBackground(func() error { return l.Hold(t.Context(), next, leaseKey, none) })
+			sqltest.Commit(t, tx)
+			if err := await.Value(t, granted); err != nil {
+				t.Errorf("%+v: got %v after it; want the lock", l, err)
+			}
+			await.Value(t, returned)
+		}
+	})
+}
+
+// How long a fenced transaction keeps the next holder out when its process is
+// frozen or dead. Only the order is checked; the times are for the documentation.
+func TestFencedTransactionEnds(t *testing.T) {
+	t.Parallel()
+	const ttl, long = time.Second, 3 * time.Second
+	sleep := fmt.Sprintf("SELECT pg_sleep(%v)", long.Seconds())
+	for name, tc := range map[string]struct {
+		params []string
+		freeze bool
+		long   bool
+		least  time.Duration // before this the next one must not begin
+	}{
+		"frozen between two statements":      {freeze: true},
+		"frozen in a long statement":         {freeze: true, long: true, least: long * 9 / 10},
+		"killed between two statements":      {},
+		"killed in a long statement":         {long: true, least: long * 9 / 10},
+		"killed in a long statement, looked": {params: []string{"client_connection_check_interval", "500ms"}, long: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachDriver(t, func(t *testing.T, driver string) {
+				t.Parallel()
+				db := newTestDB(t, pgtest.Shared(t))
+				network := newNetwork(t, pgtest.WithParams(db.dsn, tc.params...))
+				tx, returned := loseFenced(t, db, ttl, sqltest.Open(t, driver, network.dsn))
+				granted := holdNext(t, pool(t, driver, db.dsn), leaseKey)
+				began := time.Now()
+				if tc.long {
+					go func() { _, _ = tx.ExecContext(context.Background(), sleep) }()
+					await.True(t, "the long statement", func() bool {
+						return sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()") == 1
+					})
+				}
+				if !tc.freeze {
+					network.Close() // pgx would ask for a cancel, if it could connect
+				}
+				next := await.Value(t, granted)
+				if next.err != nil {
+					t.Fatal(next.err)
+				}
+				took := next.at.Sub(began)
+				t.Logf("TTL %v, statement of %v: the next one began after %v", ttl, long, took.Round(10*time.Millisecond))
+				if took < tc.least {
+					t.Errorf("the next one began after %v; want %v at least", took, tc.least)
+				}
+				await.Value(t, returned)
+			})
+		})
+	}
+}
+
+// The workload by which etcd's lock was shown to lose updates: read a set under
+// the lock, wait, add an element, write it all back; with sessions that are lost
+// and processes that pause, and look at nothing.
+func TestUpdatesOfASet(t *testing.T) {
+	t.Parallel()
+	eachDriver(t, func(t *testing.T, driver string) {
+		for _, fenced := range []bool{true, false} {
+			t.Run(fmt.Sprintf("fenced=%t", fenced), func(t *testing.T) {
+				s := newSharedSet(t, driver, fenced)
+				added, lost := s.run(t)
+				t.Logf("%d elements added, %d of them lost; %d locks were lost", added, lost, s.faults.Load())
+				switch {
+				case fenced && lost > 0:
+					t.Errorf("got %d of %d elements lost; want none", lost, added)
+				case !fenced && lost == 0:
+					t.Errorf("control: got none of %d elements lost; want some, or the test shows nothing", added)
+				case added == 0:
+					t.Error("got nothing added")
+				}
+			})
+		}
+	})
+}
+
+const (
+	setWorkers = 5
+	setFaults  = 40 // locks that are lost
+)
+
+type sharedSet struct {
+	db     testDB
+	pools  []*sql.DB
+	fenced bool
+	faults atomic.Int64
+	next   atomic.Int64
+
+	mu    sync.Mutex
+	added []int64 // whose commit was confirmed
+}
+
+func newSharedSet(t *testing.T, driver string, fenced bool) *sharedSet {
+	t.Helper()
+	s := &sharedSet{db: newTestDB(t, pgtest.Shared(t)), fenced: fenced}
+	sqltest.Exec(t, s.db.admin, "CREATE TABLE shared_set (elements text); INSERT INTO shared_set VALUES ('')")
+	for range setWorkers {
+		s.pools = append(s.pools, pool(t, driver, s.db.dsn))
+	}
+	return s
+}
+
+// run has workers add elements until enough locks were lost, and returns how many
+// elements were added and how many of them are not there.
+func (s *sharedSet) run(t *testing.T) (added, lost int) {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), longWait)
+	defer stop()
+	var workers sync.WaitGroup
+	for _, db := range s.pools {
+		workers.Go(func() {
+			for ctx.Err() == nil {
+				_ = advisorylock.Locker{TTL: time.Second}.Hold(ctx, db, leaseKey, func(ctx context.Context) error {
+					return s.add(context.WithoutCancel(ctx), db)
+				})
+			}
+		})
+	}
+	for s.faults.Load() < setFaults && ctx.Err() == nil {
+		time.Sleep(rand.N(20 * time.Millisecond))
+		n := sqltest.Ask[int64](t, s.db.admin, fmt.Sprintf("SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE granted AND locktype = 'advisory'"+
+			" AND classid = 0 AND objid = %d AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", leaseKey))
+		s.faults.Add(n)
+	}
+	stop()
+	workers.Wait()
+	elements := strings.Fields(sqltest.Ask[string](t, s.db.admin, "SELECT elements FROM shared_set"))
+	for _, e := range s.added {
+		if !slices.Contains(elements, fmt.Sprint(e)) {
+			lost++
+		}
+	}
+	return len(s.added), lost
+}
+
+// add reads the set, pauses, and writes it back with one element more. A commit
+// whose answer does not come counts as none.
+func (s *sharedSet) add(ctx context.Context, db *sql.DB) error {
+	var elements string
+	if err := db.QueryRowContext(ctx, "SELECT elements FROM shared_set").Scan(&elements); err != nil {
+		return err
+	}
+	time.Sleep(rand.N(15 * time.Millisecond))
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // it may have been committed
+	if s.fenced {
+		if err := advisorylock.Fence(ctx, tx); err != nil {
+			return err
+		}
+	}
+	element := s.next.Add(1)
+	if _, err := tx.ExecContext(ctx, fmt.Sprintf("UPDATE shared_set SET elements = '%s %d'", elements, element)); err != nil {
+		return err
+	}
+	time.Sleep(rand.N(5 * time.Millisecond))
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.added = append(s.added, element)
+	return nil
+}
