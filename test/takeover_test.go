@@ -89,7 +89,6 @@ func runCourses(t *testing.T, tally *takeoverTally, kinds []string, each int, fe
 
 // course is one old holder, in a process of its own, and those who take over from it.
 type course struct {
-	name    string
 	db      testDB
 	network *relay.Relay // of the old holder's lock
 	writes  *relay.Relay // of its writers
@@ -105,8 +104,11 @@ func newCourse(t *testing.T, server *pgtest.Server, through func(dsn string) str
 CREATE TABLE begins (round int, fault text, seen pg_snapshot DEFAULT pg_current_snapshot())`)
 	dsn := through(db.dsn)
 	hold, write := newNetwork(t, dsn), newNetwork(t, dsn)
+	for _, n := range []*network{hold, write} {
+		n.DropCancels()
+	}
 	return &course{
-		name: t.Name(), db: db, network: hold.Relay, writes: write.Relay, waits: map[string][]time.Duration{},
+		db: db, network: hold.Relay, writes: write.Relay, waits: map[string][]time.Duration{},
 		next: pool(t, otherThan(driver), dsn),
 		old:  start(t, "write on", "DRIVER="+driver, "HOLD="+hold.dsn, "WRITE="+write.dsn, fmt.Sprintf("FENCED=%t", fenced)),
 	}
@@ -155,7 +157,9 @@ func (l *course) takeover(t *testing.T, round int, fault string) {
 	case m := <-returned:
 		t.Fatalf("round %d, %s: the next Hold returned %v", round, fault, m.err)
 	case <-time.After(longWait):
-		t.Fatalf("round %d, %s: nobody takes over", round, fault)
+		t.Fatalf("round %d, %s: nobody takes over; the server has\n%s", round, fault, sqltest.Ask[string](t, l.db.admin,
+			`SELECT string_agg(concat_ws(' ', a.pid, a.state, now() - a.state_change, wait_event, (SELECT string_agg(concat_ws(' ', classid, objid, mode, granted), ', ') FROM pg_locks k WHERE k.pid = a.pid AND locktype = 'advisory'), a.query), E'\n')
+FROM pg_stat_activity a WHERE datname = current_database()`))
 	}
 	l.heal(t, fault, networks)
 	l.old.say(t, "more")
@@ -287,12 +291,12 @@ func writeOn() error {
 			return fmt.Errorf("told %q; want hold", commands.Text())
 		}
 		locker := advisorylock.Locker{TTL: time.Second}
-		_ = locker.Hold(context.Background(), hold, leaseKey, func(ctx context.Context) error {
+		err := locker.Hold(context.Background(), hold, leaseKey, func(ctx context.Context) error {
 			fmt.Println("held")
 			writeUntilTold(ctx, write, round, commands)
 			return nil
 		})
-		fmt.Println("stopped")
+		fmt.Println("stopped:", err)
 	}
 	return commands.Err()
 }

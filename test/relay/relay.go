@@ -3,6 +3,7 @@
 package relay
 
 import (
+	"bytes"
 	"net"
 	"sync"
 	"testing"
@@ -32,6 +33,7 @@ type Relay struct {
 	closed   chan struct{}
 
 	mu      sync.Mutex
+	cancels bool // are dropped
 	silence Silence
 	speaks  chan struct{} // closed when the relay is not silent
 	pairs   map[*pair]struct{}
@@ -70,6 +72,26 @@ func (r *Relay) Silence(kind Silence) {
 		r.speaks = make(chan struct{})
 	}
 	r.silence = kind
+}
+
+// DropCancels makes the relay close connections that ask for the cancel of a
+// statement, as some proxies do. PgBouncer 1.18 ends itself now and then when it
+// gets one ("bad client state").
+func (r *Relay) DropCancels() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cancels = true
+}
+
+// isCancel reports whether a connection's first message asks for a cancel.
+func isCancel(message []byte) bool {
+	return bytes.HasPrefix(message, []byte{0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e})
+}
+
+func (r *Relay) drops(message []byte) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.cancels && isCancel(message)
 }
 
 // Speak lets everything through again.
@@ -157,6 +179,9 @@ func (r *Relay) pump(p *pair, to, from net.Conn) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
+		if r.drops(buf[:n]) {
+			return
+		}
 		if n > 0 && r.passes() {
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
