@@ -100,9 +100,9 @@ func (l Lease) Gates() []int64 {
 	return []int64{l.gate(false), l.gate(true)}
 }
 
-// DrainSQL, in a DO block with a variable x for what nobody needs, takes the
-// number of the lease and passes the gates. It waits at them until the statement
-// has taken as long as the burst, and raises lock_not_available then.
+// DrainSQL takes the number of the lease and passes the gates, in a DO block with
+// a variable x for what nobody needs. It waits at them until the statement has
+// taken as long as the burst, and raises lock_not_available then.
 func (l Lease) DrainSQL(burst time.Duration) string {
 	wait := limit(burst) + "PERFORM " + callOn("pg_advisory_xact_lock_shared", "leaving.number") + " FROM (" + l.leaving() + ") leaving; "
 	for _, gate := range l.Gates() {

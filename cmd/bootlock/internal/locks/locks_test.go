@@ -36,11 +36,13 @@ func TestIdentify(t *testing.T) {
 		"by its holder's name": {[]*Lock{lockOf(nightly, holder(1, "/* bootlock: nightly */ SELECT 1"))}, nil, []meaning{{Named, "nightly"}}},
 		"the number of a lease": {
 			[]*Lock{lockOf(99, holder(1, "/* bootlock: nightly */ SELECT 1")), lockOf(nightly, holder(1, "/* bootlock: nightly */ SELECT 1"))},
-			nil, []meaning{{Lease, "nightly"}, {Named, "nightly"}},
+			nil,
+			[]meaning{{Lease, "nightly"}, {Named, "nightly"}},
 		},
 		"a waiter says how long, then a name": {
 			[]*Lock{lockOf(nightly, holder(1, ""), waiterOf(2, "/* bootlock: 1500 ms for 42, exclusive */ /* bootlock: nightly */ SET LOCAL x = 1"))},
-			nil, []meaning{{Named, "nightly"}},
+			nil,
+			[]meaning{{Named, "nightly"}},
 		},
 		"a name that is not the key's": {[]*Lock{lockOf(7, holder(1, "/* bootlock: billing */ SELECT 1"))}, nil, []meaning{{Named, "billing"}}},
 		"a waiter without a name":      {[]*Lock{lockOf(7, waiterOf(1, "/* bootlock: 1500 ms for 7, shared */ SET LOCAL x = 1"))}, nil, []meaning{{Unknown, ""}}},
