@@ -14,7 +14,8 @@ import (
 	"github.com/bootlock/bootlock/test/sqltest"
 )
 
-// A commit can fail for the user's own reasons, such as a deferred constraint.
+// A commit can fail for the user's own reasons, such as a deferred constraint. The
+// server has answered then, and the outcome is known.
 func TestFailedCommit(t *testing.T) {
 	t.Parallel()
 	eachDriver(t, func(t *testing.T, driver string) {

@@ -52,6 +52,15 @@ func (db testDB) awaitWaiters(t *testing.T, n int) {
 	})
 }
 
+// awaitSomeWaiters waits until anybody waits for an advisory lock. Of many who do, few
+// block in the server, and the others ask now and then.
+func (db testDB) awaitSomeWaiters(t *testing.T) {
+	t.Helper()
+	await.True(t, "somebody to wait for the lock", func() bool {
+		return sqltest.Ask[int](t, db.admin, advisoryLocks+" AND NOT l.granted") > 0
+	})
+}
+
 // holdsNoLock waits until no advisory lock is left, with all pools still open.
 func (db testDB) holdsNoLock(t *testing.T) {
 	t.Helper()
@@ -150,10 +159,15 @@ const rolePassword = "boot lock"
 // database is created: a role that owns something there cannot be dropped.
 func newRole(t testing.TB) string {
 	t.Helper()
+	return newRoleOn(t, pgtest.Shared(t))
+}
+
+func newRoleOn(t testing.TB, server *pgtest.Server) string {
+	t.Helper()
 	b := make([]byte, 6)
 	_, _ = rand.Read(b) // never fails
 	name := `Role "` + hex.EncodeToString(b) + `"`
-	admin := sqltest.Open(t, "pgx", pgtest.Shared(t).DSN)
+	admin := sqltest.Open(t, "pgx", server.DSN)
 	sqltest.Exec(t, admin, "CREATE ROLE "+quoted(name)+" LOGIN PASSWORD '"+rolePassword+"'")
 	t.Cleanup(func() {
 		if _, err := admin.ExecContext(context.Background(), "DROP ROLE "+quoted(name)); err != nil {

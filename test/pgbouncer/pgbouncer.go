@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,12 +38,13 @@ const bouncerScript = `pgbouncer -q "$1/pgbouncer.ini" >"$1/log" 2>&1 & cat >/de
 const Plenty = 60
 
 // New starts PgBouncer in a pool mode in front of server, until the test ends, with
-// size server connections for each database and user. The superuser of the server
-// and [pgtest.WeakRole] may pass. Without the program the test is skipped, or fails
-// if BOOTLOCK_REQUIRE_PGBOUNCER is 1.
-func New(t *testing.T, server *pgtest.Server, mode string, size int) *Pooler {
+// size server connections for each database and user, and with other settings, as
+// in "idle_transaction_timeout = 2". The superuser of the server and
+// [pgtest.WeakRole] may pass. Without the program the test is skipped, or fails if
+// BOOTLOCK_REQUIRE_PGBOUNCER is 1.
+func New(t *testing.T, server *pgtest.Server, mode string, size int, settings ...string) *Pooler {
 	t.Helper()
-	b, err := Start(t.Context(), server, mode, size)
+	b, err := Start(t.Context(), server, mode, size, settings...)
 	if errors.Is(err, ErrMissing) && os.Getenv("BOOTLOCK_REQUIRE_PGBOUNCER") != "1" {
 		t.Skipf("not tested: %v", err)
 	}
@@ -55,7 +57,7 @@ func New(t *testing.T, server *pgtest.Server, mode string, size int) *Pooler {
 
 // Start is New for those who stop the pooler themselves. Without the program the
 // error is [ErrMissing].
-func Start(ctx context.Context, server *pgtest.Server, mode string, size int) (*Pooler, error) {
+func Start(ctx context.Context, server *pgtest.Server, mode string, size int, settings ...string) (*Pooler, error) {
 	if _, err := exec.LookPath("pgbouncer"); err != nil {
 		return nil, ErrMissing
 	}
@@ -68,14 +70,14 @@ func Start(ctx context.Context, server *pgtest.Server, mode string, size int) (*
 		return nil, err
 	}
 	b := &Pooler{dir: dir}
-	if err := b.run(ctx, dsn, mode, size); err != nil {
+	if err := b.run(ctx, dsn, mode, size, settings); err != nil {
 		b.Stop()
 		return nil, fmt.Errorf("pgbouncer: %w", err)
 	}
 	return b, nil
 }
 
-func (b *Pooler) run(ctx context.Context, server *url.URL, mode string, size int) error {
+func (b *Pooler) run(ctx context.Context, server *url.URL, mode string, size int, settings []string) error {
 	port, err := freePort()
 	if err != nil {
 		return err
@@ -95,7 +97,8 @@ pool_mode = %s
 default_pool_size = %d
 max_client_conn = 2000
 ignore_startup_parameters = extra_float_digits
-`, server.Hostname(), server.Port(), port, b.dir, mode, size)
+%s
+`, server.Hostname(), server.Port(), port, b.dir, mode, size, strings.Join(settings, "\n"))
 	for name, text := range map[string]string{"pgbouncer.ini": config, "users": users} {
 		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o600); err != nil {
 			return err

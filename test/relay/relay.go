@@ -3,7 +3,7 @@
 package relay
 
 import (
-	"bytes"
+	"encoding/binary"
 	"net"
 	"sync"
 	"testing"
@@ -20,6 +20,10 @@ const (
 	// Late arrives when the relay speaks again, as TCP sees to after a short outage:
 	// a driver that was given up then comes back and has succeeded.
 	Late
+
+	// Deaf is a client that is late to hear what the server says, which hears the
+	// client all the time.
+	Deaf
 )
 
 // Relay passes on what is sent to Addr, both ways, until it is told to be silent. Its
@@ -33,7 +37,7 @@ type Relay struct {
 	closed   chan struct{}
 
 	mu      sync.Mutex
-	cancels bool // are dropped
+	cancels bool // they are dropped
 	silence Silence
 	speaks  chan struct{} // closed when the relay is not silent
 	pairs   map[*pair]struct{}
@@ -74,24 +78,21 @@ func (r *Relay) Silence(kind Silence) {
 	r.silence = kind
 }
 
-// DropCancels makes the relay close connections that ask for the cancel of a
-// statement, as some proxies do. PgBouncer 1.18 ends itself now and then when it
-// gets one ("bad client state").
+// DropCancels makes the relay drop every CancelRequest, as some managed poolers do.
 func (r *Relay) DropCancels() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.cancels = true
 }
 
-// isCancel reports whether a connection's first message asks for a cancel.
-func isCancel(message []byte) bool {
-	return bytes.HasPrefix(message, []byte{0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e})
-}
-
-func (r *Relay) drops(message []byte) bool {
+// Reset breaks the connections that are there, as a firewall or a load balancer does
+// that has forgotten them. New ones get through.
+func (r *Relay) Reset() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.cancels && isCancel(message)
+	for p := range r.pairs {
+		p.close()
+	}
 }
 
 // Speak lets everything through again.
@@ -179,10 +180,7 @@ func (r *Relay) pump(p *pair, to, from net.Conn) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
-		if r.drops(buf[:n]) {
-			return
-		}
-		if n > 0 && r.passes() {
+		if n > 0 && r.passes(buf[:n], to == p.client) {
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
 			}
@@ -194,16 +192,22 @@ func (r *Relay) pump(p *pair, to, from net.Conn) {
 	}
 }
 
-// passes reports whether what has just come is to be passed on, when its time has
-// come.
-func (r *Relay) passes() bool {
+// passes reports whether what has just come, from the server or the client, is to be
+// passed on, when its time has come.
+func (r *Relay) passes(message []byte, fromServer bool) bool {
 	r.mu.Lock()
-	silence := r.silence
+	silence, cancels := r.silence, r.cancels
 	r.mu.Unlock()
-	if silence == Late {
+	if silence == Late || silence == Deaf && fromServer {
 		r.awaitSpeech()
 	}
-	return silence != Lost
+	return silence != Lost && !(cancels && !fromServer && cancelRequest(message))
+}
+
+// cancelRequest reports whether message is a CancelRequest: a connection's first and
+// only message, of its length and a code ("Message Formats" in the manual, 55.7).
+func cancelRequest(message []byte) bool {
+	return len(message) == 16 && binary.BigEndian.Uint32(message) == 16 && binary.BigEndian.Uint32(message[4:]) == 80877102
 }
 
 func (r *Relay) awaitSpeech() {

@@ -4,7 +4,6 @@
 package replica
 
 import (
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -32,7 +31,7 @@ type Server struct {
 	Port int
 
 	bin, dir string
-	pipe     io.Closer // the server ends with it
+	settings []string
 }
 
 // NewFiles makes the files of a server. They are gone when the test ends. Without
@@ -133,24 +132,31 @@ func (s *Server) start(t *testing.T, settings ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Port = l.Addr().(*net.TCPAddr).Port
+	s.Port, s.settings = l.Addr().(*net.TCPAddr).Port, settings
 	_ = l.Close()
+	s.StartAgain(t)
+}
+
+// StartAgain starts a server that was ended, at its old address and with its data.
+func (s *Server) StartAgain(t *testing.T) {
+	t.Helper()
 	args := []string{"-c", replicaScript, "bootlock-standby", filepath.Join(s.bin, "postgres"), "-D", s.dir}
-	for _, setting := range append(settings, "listen_addresses=127.0.0.1", "port="+strconv.Itoa(s.Port), "unix_socket_directories=", "fsync=off") {
+	for _, setting := range append(slices.Clone(s.settings), "listen_addresses=127.0.0.1", "port="+strconv.Itoa(s.Port), "unix_socket_directories=", "fsync=off") {
 		args = append(args, "-c", setting)
 	}
 	cmd := exec.Command("/bin/sh", args...) // it ends with its pipe
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), "DIR="+s.dir, "LC_ALL=C")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: serverUser(t), Setsid: true}
-	if s.pipe, err = cmd.StdinPipe(); err != nil {
+	pipe, err := cmd.StdinPipe()
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = s.pipe.Close()
+		_ = pipe.Close()
 		_ = cmd.Wait()
 	})
 	db := sqltest.Open(t, "pgx", s.DSN())
