@@ -284,8 +284,8 @@ func (a *acquisition) after(ctx context.Context, asked time.Time, n int64, err e
 	}
 	if a.conn != nil {
 		_ = a.conn.Rollback(ctx)
-		if broken || n == room.Leave {
-			a.conn.Distrust()
+		if broken || n == room.Leave || n == room.Back && a.trust.shared && a.wait.pace.Waited() > room.Burst {
+			a.conn.Distrust() // behind a pooler nobody sees whether its own limit is near
 		}
 	}
 	if broken {

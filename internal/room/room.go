@@ -9,7 +9,8 @@
 // that it waits for among them. A waiter that may not block, because of that or
 // because three others have waited longer, ends its transaction and asks again
 // at a [Pace] that grows with the wait. Where the server itself is short of
-// connections, it closes its connection first.
+// connections it closes its connection first, and behind a pooler, whose limit it
+// cannot see, it does so after a second.
 //
 // That the server or the pooler has no connection to give, that it is starting
 // up, or that the session of a waiter ends, is not the end of the wait ([Short],
