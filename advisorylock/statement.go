@@ -151,7 +151,10 @@ const marks = 32
 const findMark = `SELECT (pg_catalog.split_part(l.virtualtransaction, '/', 2)::pg_catalog.int8 OPERATOR(pg_catalog.+) l.pid) OPERATOR(pg_catalog.%) 32 OPERATOR(pg_catalog.+) 1 INTO mark
     FROM pg_catalog.pg_locks l WHERE l.locktype OPERATOR(pg_catalog.=) 'virtualxid' AND l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid();`
 
-// wait blocks for the lock for a burst, in a DO block.
+// wait blocks for the lock for a burst, in a DO block. A transaction that has waited
+// in vain may be idle for no longer than that: its client, if it is still there,
+// rolls it back at once, and until then a CREATE INDEX CONCURRENTLY that began
+// during the burst waits for it.
 func (s *statements) wait(burst time.Duration) string {
 	reset := ""
 	if !s.lease {
@@ -162,7 +165,8 @@ func (s *statements) wait(burst time.Duration) string {
 		draw = s.fence.DrainSQL(burst)
 	}
 	return "BEGIN x := pg_catalog.set_config('lock_timeout', '" + milliseconds(burst) + "', true); x := " + s.lock(false) + "; " +
-		draw + reset + fmt.Sprintf("answer := %d; EXCEPTION WHEN lock_not_available THEN NULL; END; ", room.Granted)
+		draw + reset + fmt.Sprintf("answer := %d; EXCEPTION WHEN lock_not_available THEN "+
+		"x := pg_catalog.set_config('idle_in_transaction_session_timeout', '%s', true); END; ", room.Granted, milliseconds(room.Burst))
 }
 
 // rows affects as many rows as the expression says.
