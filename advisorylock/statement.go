@@ -117,7 +117,7 @@ func (s *statements) ask() string {
 // subtransaction alone is rolled back; the lock, if it was granted, stays.
 func (s *statements) block(burst time.Duration) string {
 	lift, restore := s.timeouts()
-	return s.settings() + lift + do("", s.wait(burst)+restore)
+	return s.settings() + lift + do("", s.wait(burst, "")+restore)
 }
 
 // blockIfOwn is block for a waiter that has waited for long enough to look first
@@ -128,7 +128,7 @@ func (s *statements) blockIfOwn(waited, burst time.Duration, own int64) string {
 	mayNot := fmt.Sprintf("IF mark OPERATOR(pg_catalog.<>) %d AND answer OPERATOR(pg_catalog.=) 2 THEN answer := %d; END IF; ", own, room.Back)
 	return fmt.Sprintf("/* bootlock: %d ms for %s */ ", waited.Milliseconds(), s.wish()) + s.settings() + lift +
 		do("mark pg_catalog.int8; older pg_catalog.int8; short bool;", findMark+"IF NOT "+s.lock(true)+" THEN "+s.lookAround(waited)+mayNot+"END IF; "+
-			fmt.Sprintf("IF answer OPERATOR(pg_catalog.=) %d THEN %s END IF; ", room.Refused, s.wait(burst))+restore+
+			fmt.Sprintf("IF answer OPERATOR(pg_catalog.=) %d THEN %s END IF; ", room.Refused, s.wait(burst, s.letPass(waited)))+restore+
 			fmt.Sprintf("answer := answer OPERATOR(pg_catalog.+) (mark OPERATOR(pg_catalog.*) %d); ", room.Answers))
 }
 
@@ -154,8 +154,8 @@ const findMark = `SELECT (pg_catalog.split_part(l.virtualtransaction, '/', 2)::p
 // wait blocks for the lock for a burst, in a DO block. A transaction that has waited
 // in vain may be idle for no longer than that: its client, if it is still there,
 // rolls it back at once, and until then a CREATE INDEX CONCURRENTLY that began
-// during the burst waits for it.
-func (s *statements) wait(burst time.Duration) string {
+// during the burst waits for it. letPass is what it does first when it is granted.
+func (s *statements) wait(burst time.Duration, letPass string) string {
 	reset := ""
 	if !s.lease {
 		reset = "x := pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('bootlock.lock_timeout'), true); "
@@ -165,7 +165,7 @@ func (s *statements) wait(burst time.Duration) string {
 		draw = s.fence.DrainSQL(burst)
 	}
 	return "BEGIN x := pg_catalog.set_config('lock_timeout', '" + milliseconds(burst) + "', true); x := " + s.lock(false) + "; " +
-		draw + reset + fmt.Sprintf("answer := %d; EXCEPTION WHEN lock_not_available THEN "+
+		letPass + draw + reset + fmt.Sprintf("answer := %d; EXCEPTION WHEN lock_not_available THEN "+
 		"x := pg_catalog.set_config('idle_in_transaction_session_timeout', '%s', true); END; ", room.Granted, milliseconds(room.Burst))
 }
 
@@ -174,28 +174,32 @@ func rows(expression string) string {
 	return "SELECT FROM pg_catalog.generate_series(1, " + expression + ")"
 }
 
-// standers is how many waiters for one lock go on blocking after their first
-// burst: those who have waited longest. One is always in the server's queue
-// then, while another begins a new burst, so that no newcomer gets ahead.
+// standers is how many waiters for one lock go on blocking: those who have waited
+// longest. One is always in the server's queue then, while another begins a new
+// burst, so that no newcomer gets ahead.
 const standers = 3
 
 // lookAround leaves the server if it is short of connections, and stands back if
-// others have waited longer. Who leaves the server's queue at the end of a burst
-// comes last again; that the others leave is what gives the oldest their turn.
-// Whoever wants the lock for itself is never behind those who share it, and they
-// stay behind the first of those: else it would never find the lock free.
-//
-// A look costs as much as a dozen statements; who has waited for less than a
-// burst does without, unless it shares.
+// others have waited longer. Whoever wants the lock for itself is never behind
+// those who share it, and they stay behind the first of those: else it would never
+// find the lock free.
 func (s *statements) lookAround(waited time.Duration) string {
 	most := standers
-	switch {
-	case s.shared:
+	if s.shared {
 		most = 1
-	case waited < room.Burst:
-		return ""
 	}
 	return s.look(waited) + fmt.Sprintf(" IF short THEN answer := %d; ELSIF older OPERATOR(pg_catalog.>=) %d THEN answer := %d; END IF; ", room.Leave, most, room.Back)
+}
+
+// letPass gives the lock back at once if one is in the queue that has waited longer.
+// Whoever leaves the server's queue at the end of a burst comes last again, so that
+// the oldest would come first by chance only. What the server's statistics said
+// before the wait, it repeats within the transaction until it is told to forget it.
+func (s *statements) letPass(waited time.Duration) string {
+	if s.shared {
+		return ""
+	}
+	return "x := pg_catalog.pg_stat_clear_snapshot(); " + s.look(waited) + " IF older OPERATOR(pg_catalog.>) 0 THEN RAISE lock_not_available; END IF; "
 }
 
 // wish says what a waiter wants. Those who want the lock for themselves
@@ -216,10 +220,10 @@ func (s *statements) exclusively() string { return s.key.String() + ", exclusive
 // Database Activity" in the manual, 28.2).
 func (s *statements) look(waited time.Duration) string {
 	me := regexp.QuoteMeta(s.exclusively())
-	return fmt.Sprintf(`SELECT pg_catalog.count(*) FILTER (WHERE s.own AND s.here AND s.blocks AND s.waited OPERATOR(pg_catalog.>) %d),
+	return fmt.Sprintf(`SELECT pg_catalog.count(*) FILTER (WHERE s.own AND s.here AND s.blocks AND s.waited OPERATOR(pg_catalog.>) l.waited),
         %s OR %s OR %s
       INTO older, short
-      FROM (SELECT r.oid AS role, d.oid AS base,
+      FROM (SELECT r.oid AS role, d.oid AS base, %d::pg_catalog.float8 OPERATOR(pg_catalog.+) %s AS waited,
               CASE WHEN NOT r.rolsuper AND r.rolconnlimit OPERATOR(pg_catalog.>=) 0 THEN r.rolconnlimit END AS most_own,
               CASE WHEN NOT r.rolsuper AND d.datconnlimit OPERATOR(pg_catalog.>=) 0 THEN d.datconnlimit END AS most_here,
               (pg_catalog.current_setting('max_connections')::pg_catalog.int4
@@ -229,12 +233,17 @@ func (s *statements) look(waited time.Duration) string {
             WHERE r.rolname OPERATOR(pg_catalog.=) SESSION_USER AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()) l,
         LATERAL (SELECT a.usesysid OPERATOR(pg_catalog.=) l.role AS own, a.datid OPERATOR(pg_catalog.=) l.base AS here,
               COALESCE(a.wait_event OPERATOR(pg_catalog.=) 'advisory', false) AS blocks,
-              pg_catalog.substring(a.query, $re$^/\* bootlock: (\d+) ms for %s \*/$re$)::pg_catalog.float8 OPERATOR(pg_catalog.+)
-                (1000 OPERATOR(pg_catalog.*) EXTRACT(EPOCH FROM (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) a.query_start)))::pg_catalog.float8 AS waited
+              pg_catalog.substring(a.query, $re$^/\* bootlock: (\d+) ms for %s \*/$re$)::pg_catalog.float8 OPERATOR(pg_catalog.+) %s AS waited
             FROM pg_catalog.pg_stat_get_activity(NULL) a WHERE a.datid IS NOT NULL AND a.usesysid IS NOT NULL) s
-      GROUP BY l.most, l.most_own, l.most_here;`, waited.Milliseconds(),
+      GROUP BY l.most, l.most_own, l.most_here;`,
 		near("pg_catalog.count(*)", "l.most"), near("pg_catalog.count(*) FILTER (WHERE s.own)", "l.most_own"),
-		near("pg_catalog.count(*) FILTER (WHERE s.here)", "l.most_here"), me)
+		near("pg_catalog.count(*) FILTER (WHERE s.here)", "l.most_here"),
+		waited.Milliseconds(), since("pg_catalog.statement_timestamp()"), me, since("a.query_start"))
+}
+
+// since is a time that has passed, in milliseconds.
+func since(moment string) string {
+	return fmt.Sprintf("(1000 OPERATOR(pg_catalog.*) EXTRACT(EPOCH FROM (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) %s)))::pg_catalog.float8", moment)
 }
 
 // near says whether a number of connections is near its limit, which is null if

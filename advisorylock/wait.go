@@ -103,7 +103,7 @@ func (a *acquisition) first(ctx context.Context) (granted bool, err error) {
 // one waited with, and asks once more.
 func (a *acquisition) again(ctx context.Context) (granted bool, err error) {
 	asked := time.Now()
-	knew := a.trust.own != unknown
+	knew := a.trust.own != unknown && a.conn != nil && a.conn.Usable()
 	n, err := a.restart(ctx)
 	if !knew && !a.trust.shared && a.trust.own != unknown && err == nil && n == room.Back {
 		_ = a.conn.Rollback(ctx)
