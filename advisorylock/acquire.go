@@ -220,24 +220,9 @@ func (a *acquisition) enterAndOpen(ctx context.Context) error {
 		asked := time.Now()
 		err := a.open(ctx)
 		if !room.Short(err) || !a.wait.pause(ctx, max(time.Since(asked), room.Dear), err) {
-			return a.poolHint(ctx, err)
+			return err
 		}
 	}
-}
-
-// poolHint says in the error of a connect that lasted what may be the reason
-// where database/sql cannot see it.
-func (a *acquisition) poolHint(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() == nil || room.Short(err) {
-		return err
-	}
-	switch stats := a.db.Stats(); {
-	case stats.MaxOpenConnections > 0 && stats.InUse >= stats.MaxOpenConnections:
-		return fmt.Errorf("all %d connections of the pool are in use: %w", stats.MaxOpenConnections, bounded.Ended(ctx, err))
-	case stats.MaxOpenConnections == 0 && stats.InUse > 0:
-		return fmt.Errorf("if the driver has a pool of its own, such as pgxpool, give its size to SetMaxOpenConns: %w", bounded.Ended(ctx, err))
-	}
-	return err
 }
 
 // refusesBegin reports whether connections work but break at BEGIN, every time.

@@ -54,8 +54,7 @@ func (e *ensurer) migrateUnlessDone(ctx context.Context) error {
 // as those who wait for the lock do. They leave room for it.
 func (e *ensurer) migrateAlone(ctx context.Context) error {
 	if e.db.Stats().Idle == 0 {
-		// Any other error than a shortage migrate will see for itself.
-		_ = room.Patiently(ctx, func(ctx context.Context) error {
+		err := room.Patiently(ctx, func(ctx context.Context) error {
 			conn, err := bounded.Open(ctx, e.db)
 			if err == nil {
 				_ = conn.Release(ctx)
@@ -63,8 +62,12 @@ func (e *ensurer) migrateAlone(ctx context.Context) error {
 			return err
 		})
 		if ctx.Err() != nil { // the lock may be lost as well
-			return e.failed(locktrace.Connect, bounded.Ended(ctx, ctx.Err()))
+			if err == nil {
+				err = ctx.Err()
+			}
+			return e.failed(locktrace.Connect, bounded.Ended(ctx, err))
 		}
+		// Any other error migrate will see for itself.
 	}
 	return e.migrate(ctx)
 }

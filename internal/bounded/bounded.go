@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/internal/secret"
+	"github.com/bootlock/bootlock/internal/sqlstate"
 )
 
 const (
@@ -127,9 +128,24 @@ func Open(ctx context.Context, db *sql.DB) (*Conn, error) {
 	})
 	if err != nil {
 		_ = c.Release(ctx)
-		return nil, secret.Hide(err)
+		return nil, secret.Hide(poolHint(ctx, db, err))
 	}
 	return c, nil
+}
+
+// poolHint says in the error of a wait for a connection that lasted what may be the
+// reason, also where database/sql cannot see it.
+func poolHint(ctx context.Context, db *sql.DB, err error) error {
+	if ctx.Err() == nil || sqlstate.Of(err) != "" { // the server has answered
+		return err
+	}
+	switch stats := db.Stats(); {
+	case stats.MaxOpenConnections > 0 && stats.InUse >= stats.MaxOpenConnections:
+		return fmt.Errorf("all %d connections of the pool are in use: %w", stats.MaxOpenConnections, Ended(ctx, err))
+	case stats.MaxOpenConnections == 0 && stats.InUse > 0:
+		return fmt.Errorf("if the driver has a pool of its own, such as pgxpool, give its size to SetMaxOpenConns: %w", Ended(ctx, err))
+	}
+	return err
 }
 
 // do is [Do] on this connection, which it gives up on when the call does not
