@@ -118,7 +118,7 @@ func noTx(context.Context, *sql.Tx) error { return nil }
 // lastingWait adds to l a channel that gets what Trace.Waiting is told once the
 // wait goes on for more than a second, in bursts.
 func lastingWait(l advisorylock.Locker) (advisorylock.Locker, <-chan locktrace.Wait) {
-	lasting := make(chan locktrace.Wait, 10)
+	lasting := make(chan locktrace.Wait, 100)
 	l.Trace = &locktrace.Trace{Waiting: func(_ context.Context, w locktrace.Wait) { lasting <- w }}
 	return l, lasting
 }

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
@@ -228,6 +229,7 @@ func TestWaitersDisturbNobody(t *testing.T) {
 	})
 	t.Run("while they wait", func(t *testing.T) {
 		t.Run("vacuum", func(t *testing.T) { t.Parallel(); vacuumBesideWaiters(t, server) })
+		t.Run("index", func(t *testing.T) { t.Parallel(); indexBesideWaiters(t, server) })
 		t.Run("load", func(t *testing.T) { t.Parallel(); loadOfWaiters(t, server) })
 	})
 	t.Run("server log", func(t *testing.T) { checkServerLog(t, server) })
@@ -251,20 +253,50 @@ func vacuumBesideWaiters(t *testing.T, server *pgtest.Server) {
 	db.holdsNoLock(t)
 }
 
+// The waiters are many, and have waited for long enough that most of them ask now and
+// then.
+func indexBesideWaiters(t *testing.T, server *pgtest.Server) {
+	db := newTestDB(t, server)
+	sqltest.Exec(t, db.admin, "CREATE TABLE t (id int)")
+	holder := pool(t, drivers[0], db.dsn)
+	var waiters waiters
+	err := advisorylock.Hold(t.Context(), holder, leaseKey, func(ctx context.Context) error {
+		waiters = startWaiters(t, db)
+		began := time.Now()
+		for range 3 { // at different moments of their bursts
+			if _, err := holder.ExecContext(ctx, "CREATE INDEX CONCURRENTLY ON t (id)"); err != nil {
+				return err
+			}
+		}
+		t.Logf("three indexes took %v beside %d waiters", time.Since(began), waiters.count)
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	waiters.finish(t)
+	db.holdsNoLock(t)
+}
+
 // The load is counted at the driver, call by call.
 func loadOfWaiters(t *testing.T, server *pgtest.Server) {
 	db := newTestDB(t, server)
 	holder := occupy(t, db.dsn, leaseKey)
+	locker, lasting := lastingWait(advisorylock.Locker{})
 	var recorders []*recdriver.Driver
-	var waiting []<-chan moment
+	var waiting []<-chan error
 	for _, d := range []sqldriver.Driver{&pq.Driver{}, stdlib.GetDefaultDriver()} {
 		rec := recdriver.WrapDriver(d, db.dsn)
 		waiter := rec.OpenDB()
 		t.Cleanup(func() { waiter.Close() })
 		recorders = append(recorders, rec)
-		waiting = append(waiting, holdNext(t, waiter, leaseKey))
+		waiting = append(waiting, inBackground(func() error {
+			return locker.Hold(t.Context(), waiter, leaseKey, func(context.Context) error { return nil })
+		}))
 	}
-	db.awaitWaiters(t, len(recorders))
+	for range recorders {
+		await.Value(t, lasting)
+	}
 	began := time.Now()
 	for _, rec := range recorders {
 		rec.Reset()
@@ -286,8 +318,8 @@ func loadOfWaiters(t *testing.T, server *pgtest.Server) {
 	}
 	sqltest.Commit(t, holder)
 	for _, w := range waiting {
-		if m := await.Value(t, w); m.err != nil {
-			t.Error(m.err)
+		if err := await.Value(t, w); err != nil {
+			t.Error(err)
 		}
 	}
 	db.holdsNoLock(t)
@@ -538,7 +570,8 @@ func lostOr(err error) string {
 	return fmt.Sprint(err)
 }
 
-// waitInHold waits on POOLS pools at once, of both drivers.
+// waitInHold waits on POOLS pools at once, of both drivers, and says of each when its
+// wait begins to last.
 func waitInHold() error {
 	pools, err := strconv.Atoi(os.Getenv("POOLS"))
 	if err != nil {
@@ -547,6 +580,9 @@ func waitInHold() error {
 	ctx, cancel := context.WithTimeout(context.Background(), longWait)
 	defer cancel()
 	results := make(chan error, pools)
+	locker := advisorylock.Locker{Trace: &locktrace.Trace{
+		Waiting: func(context.Context, locktrace.Wait) { fmt.Println("waits") },
+	}}
 	for i := range pools {
 		db, err := sql.Open(drivers[i%len(drivers)], os.Getenv("DSN"))
 		if err != nil {
@@ -554,7 +590,7 @@ func waitInHold() error {
 		}
 		defer db.Close()
 		go func() {
-			results <- advisorylock.Hold(ctx, db, leaseKey, func(context.Context) error { return nil })
+			results <- locker.Hold(ctx, db, leaseKey, func(context.Context) error { return nil })
 		}()
 	}
 	for range pools {
@@ -566,30 +602,42 @@ func waitInHold() error {
 type waiters struct {
 	count int
 	procs []*program
-	here  []<-chan moment
+	here  []<-chan error
 }
 
-// startWaiters returns when ten wait in Hold: six pools in two processes, and
-// four in this one, half of them on each driver.
+// startWaiters returns when twenty have waited in Hold for a while: ten pools in two
+// processes, and ten in this one, half of them on each driver.
 func startWaiters(t *testing.T, db testDB) waiters {
 	t.Helper()
-	w := waiters{count: 10}
-	for range 2 {
-		w.procs = append(w.procs, start(t, "wait", "DSN="+db.dsn, "POOLS=3"))
+	const processes, each = 2, 5
+	w := waiters{count: (processes + 2) * each}
+	for range processes {
+		w.procs = append(w.procs, start(t, "wait", "DSN="+db.dsn, fmt.Sprintf("POOLS=%d", each)))
 	}
-	for i := range 4 {
-		w.here = append(w.here, holdNext(t, pool(t, drivers[i%2], db.dsn), leaseKey))
+	locker, lasting := lastingWait(advisorylock.Locker{})
+	for i := range 2 * each {
+		waiter := pool(t, drivers[i%2], db.dsn)
+		w.here = append(w.here, inBackground(func() error {
+			return locker.Hold(t.Context(), waiter, leaseKey, func(context.Context) error { return nil })
+		}))
 	}
-	db.awaitWaiters(t, w.count)
+	for range w.here {
+		await.Value(t, lasting)
+	}
+	for _, p := range w.procs {
+		for range each {
+			p.hear(t, "waits")
+		}
+	}
 	return w
 }
 
 // finish waits until each has had the lock.
 func (w waiters) finish(t *testing.T) {
 	t.Helper()
-	for _, next := range w.here {
-		if m := await.Value(t, next); m.err != nil {
-			t.Error(m.err)
+	for _, returned := range w.here {
+		if err := await.Value(t, returned); err != nil {
+			t.Error(err)
 		}
 	}
 	for _, p := range w.procs {
