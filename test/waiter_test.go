@@ -352,7 +352,7 @@ func TestLimitsAreInForceAfterTheWait(t *testing.T) {
 				sqltest.Commit(t, holder)
 				err := await.Value(t, returned)
 				// Of a session that was ended lib/pq may say no more than that.
-				if sqlstate.Of(err) != limit.code && !(limit.code == "25P04" && errors.Is(err, advisorylock.ErrLost)) {
+				if sqlstate.Of(err) != limit.code && (limit.code != "25P04" || !errors.Is(err, advisorylock.ErrLost)) {
 					t.Errorf("got %v; want SQLSTATE %s", err, limit.code)
 				}
 				sqltest.Commit(t, other)

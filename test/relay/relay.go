@@ -201,7 +201,7 @@ func (r *Relay) passes(message []byte, fromServer bool) bool {
 	if silence == Late || silence == Deaf && fromServer {
 		r.awaitSpeech()
 	}
-	return silence != Lost && !(cancels && !fromServer && cancelRequest(message))
+	return silence != Lost && (!cancels || fromServer || !cancelRequest(message))
 }
 
 // cancelRequest reports whether message is a CancelRequest: a connection's first and
