@@ -1,0 +1,211 @@
+//go:build go1.25
+
+package advisorylock_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/internal/recdriver"
+)
+
+// beginFenced begins a transaction on db, fenced by the lease of ctx.
+func beginFenced(t *testing.T, ctx context.Context, db *sql.DB) *sql.Tx {
+	t.Helper()
+	tx, err := db.BeginTx(context.WithoutCancel(ctx), nil)
+	if err == nil {
+		err = advisorylock.Fence(ctx, tx)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tx
+}
+
+// The next one does not begin before the fenced transaction has ended, though it
+// could have the lock.
+func TestFenceKeepsTheNextOneOut(t *testing.T) {
+	t.Parallel()
+	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		next := elsewhere(t, d)
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error {
+			tx := beginFenced(t, ctx, db)
+			d.Server().Kill(int64(key))
+			if err := advisorylock.TryHold(t.Context(), next, key, noFn); !errors.Is(err, advisorylock.ErrNotAcquired) {
+				t.Errorf("got %v beside a fenced transaction; want ErrNotAcquired", err)
+			}
+			began := make(chan time.Time, 1)
+			go func() {
+				err := advisorylock.Hold(t.Context(), next, key, func(context.Context) error { began <- time.Now(); return nil })
+				if err != nil {
+					t.Error(err)
+				}
+			}()
+			time.Sleep(10 * time.Second)
+			committed := time.Now()
+			if err := tx.Commit(); err != nil {
+				t.Error(err)
+			}
+			// A burst at most, and no sooner.
+			if at := <-began; at.Before(committed) || at.Sub(committed) > 2*advisorylock.Patience {
+				t.Errorf("the next one began %v after the commit; want at once", at.Sub(committed))
+			}
+			return nil
+		})
+		if !errors.Is(err, advisorylock.ErrLost) {
+			t.Errorf("got %v; want ErrLost", err)
+		}
+	})
+}
+
+func noFn(context.Context) error { return nil }
+
+// While nobody has told the holder, the server does.
+func TestFenceOfALostLease(t *testing.T) {
+	t.Parallel()
+	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		next := elsewhere(t, d)
+		var after context.Context
+		_ = f.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error {
+			after = context.WithoutCancel(ctx)
+			d.Server().Kill(int64(key))
+			check := func(ctx context.Context) error {
+				tx, err := next.BeginTx(ctx, nil)
+				if err != nil {
+					return err
+				}
+				defer tx.Rollback() //nolint:errcheck // nothing was changed
+				if err := advisorylock.Fence(after, tx); !errors.Is(err, advisorylock.ErrLost) {
+					t.Errorf("got %v; want ErrLost", err)
+				}
+				return nil
+			}
+			if err := errors.Join(check(t.Context()), advisorylock.Hold(t.Context(), next, key, check)); err != nil {
+				t.Error(err)
+			}
+			return nil
+		})
+
+		// After the call nobody needs to be asked.
+		tx, err := db.Begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Reset()
+		if err := advisorylock.Fence(after, tx); !errors.Is(err, advisorylock.ErrLost) {
+			t.Errorf("got %v after the call; want ErrLost", err)
+		}
+		if n := len(d.Calls()); n != 0 {
+			t.Errorf("got %d statements; want none", n)
+		}
+		_ = tx.Rollback()
+	})
+}
+
+// A heartbeat that fails tells the holder; from then on nobody is asked either.
+func TestFenceKnowsWhatTheHeartbeatDoes(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		_ = advisorylock.Hold(t.Context(), db, key, func(ctx context.Context) error {
+			tx, err := db.Begin()
+			if err != nil {
+				return err
+			}
+			defer tx.Rollback() //nolint:errcheck // nothing was changed
+			d.Server().Kill(int64(key))
+			<-ctx.Done()
+			d.Reset()
+			if err := advisorylock.Fence(ctx, tx); !errors.Is(err, advisorylock.ErrLost) {
+				t.Errorf("got %v; want ErrLost", err)
+			}
+			if n := len(d.Calls()); n != 0 {
+				t.Errorf("got %d statements; want none", n)
+			}
+			return nil
+		})
+	})
+}
+
+// What says nothing about the lease is not ErrLost.
+func TestFenceThatFails(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		broken := errors.New("broken")
+		err := advisorylock.Hold(t.Context(), db, key, func(ctx context.Context) error {
+			tx, err := db.Begin()
+			if err != nil {
+				return err
+			}
+			defer tx.Rollback() //nolint:errcheck // nothing was changed
+			d.OnCall(recdriver.FailOn(recdriver.Exec, "SELECT 1 WHERE", 1, broken))
+			if err := advisorylock.Fence(ctx, tx); !errors.Is(err, broken) || errors.Is(err, advisorylock.ErrLost) {
+				t.Errorf("got %v; want the driver's error, and not ErrLost", err)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tx, err := db.Begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback() //nolint:errcheck // nothing was changed
+		if err := advisorylock.Fence(t.Context(), tx); err == nil || errors.Is(err, advisorylock.ErrLost) {
+			t.Errorf("got %v for a context of no Hold; want an error that is not ErrLost", err)
+		}
+	})
+}
+
+// The context bounds the call with a driver that does not heed it.
+func TestFenceHeedsItsContext(t *testing.T) {
+	t.Parallel()
+	bubble(t, recdriver.LibPQ, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		network := make(chan struct{})
+		err := advisorylock.Hold(t.Context(), db, key, func(ctx context.Context) error {
+			tx, err := db.Begin()
+			if err != nil {
+				return err
+			}
+			d.OnCall(recdriver.HangOn(recdriver.Exec, "SELECT 1 WHERE", network))
+			short, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			began := time.Now()
+			if err := advisorylock.Fence(short, tx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v; want the end of the context", err)
+			}
+			if took := time.Since(began); took > 2*time.Second {
+				t.Errorf("returned after %v; want 1.5 s at most", took)
+			}
+			close(network)
+			synctest.Wait()
+			_ = tx.Rollback()
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestFencePanics(t *testing.T) {
+	t.Parallel()
+	for name, call := range map[string]func(){
+		"nil context": func() { _ = advisorylock.Fence(nil, new(sql.Tx)) }, //nolint:staticcheck // that is the point
+		"nil tx":      func() { _ = advisorylock.Fence(context.Background(), nil) },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: got no panic", name)
+				}
+			}()
+			call()
+		}()
+	}
+}
