@@ -125,7 +125,11 @@ func (s *statements) block(burst time.Duration) string {
 // has used since; the answer comes with the mark that was found.
 func (s *statements) blockIfOwn(waited, burst time.Duration, own int64) string {
 	lift, restore := s.timeouts()
-	mayNot := fmt.Sprintf("IF mark OPERATOR(pg_catalog.<>) %d AND answer OPERATOR(pg_catalog.=) 2 THEN answer := %d; END IF; ", own, room.Back)
+	stranger := room.Back
+	if own == unknown {
+		stranger = room.Glance
+	}
+	mayNot := fmt.Sprintf("IF mark OPERATOR(pg_catalog.<>) %d AND answer OPERATOR(pg_catalog.=) 2 THEN answer := %d; END IF; ", own, stranger)
 	return fmt.Sprintf("/* bootlock: %d ms for %s */ ", waited.Milliseconds(), s.wish()) + s.settings() + lift +
 		do("mark pg_catalog.int8; older pg_catalog.int8; short bool;", findMark+"IF NOT "+s.lock(true)+" THEN "+s.lookAround(waited)+mayNot+"END IF; "+
 			fmt.Sprintf("IF answer OPERATOR(pg_catalog.=) %d THEN %s END IF; ", room.Refused, s.wait(burst, s.letPass(waited)))+restore+
@@ -183,15 +187,22 @@ const standers = 3
 // others have waited longer. Whoever wants the lock for itself is never behind
 // those who share it, and they stay behind the first of those: else it would never
 // find the lock free.
+//
+// A look costs as much as a dozen statements; who has waited for less than a
+// burst does without, unless it shares.
 func (s *statements) lookAround(waited time.Duration) string {
 	most := standers
-	if s.shared {
+	switch {
+	case s.shared:
 		most = 1
+	case waited < room.Burst:
+		return ""
 	}
 	return s.look(waited) + fmt.Sprintf(" IF short THEN answer := %d; ELSIF older OPERATOR(pg_catalog.>=) %d THEN answer := %d; END IF; ", room.Leave, most, room.Back)
 }
 
-// letPass gives the lock back at once if one is in the queue that has waited longer.
+// letPass gives the lock back at once if one is in the queue that has waited longer,
+// by a burst at least: those who came together need no order.
 // Whoever leaves the server's queue at the end of a burst comes last again, so that
 // the oldest would come first by chance only. What the server's statistics said
 // before the wait, it repeats within the transaction until it is told to forget it.
@@ -199,7 +210,7 @@ func (s *statements) letPass(waited time.Duration) string {
 	if s.shared {
 		return ""
 	}
-	return "x := pg_catalog.pg_stat_clear_snapshot(); " + s.look(waited) + " IF older OPERATOR(pg_catalog.>) 0 THEN RAISE lock_not_available; END IF; "
+	return "x := pg_catalog.pg_stat_clear_snapshot(); " + s.look(waited+room.Burst) + " IF older OPERATOR(pg_catalog.>) 0 THEN RAISE lock_not_available; END IF; "
 }
 
 // wish says what a waiter wants. Those who want the lock for themselves

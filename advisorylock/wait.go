@@ -103,11 +103,10 @@ func (a *acquisition) first(ctx context.Context) (granted bool, err error) {
 // one waited with, and asks once more.
 func (a *acquisition) again(ctx context.Context) (granted bool, err error) {
 	asked := time.Now()
-	knew := a.trust.own != unknown && a.conn != nil && a.conn.Usable()
 	n, err := a.restart(ctx)
-	if !knew && !a.trust.shared && a.trust.own != unknown && err == nil && n == room.Back {
+	if err == nil && n == room.Glance && !a.trust.shared {
 		_ = a.conn.Rollback(ctx)
-		a.wait.pace.Glance(ctx)
+		a.wait.pace.Blink(ctx)
 		return false, ctx.Err() // it knows its session now, and comes back soon
 	}
 	return a.after(ctx, asked, n, err)

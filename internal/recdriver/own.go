@@ -24,9 +24,9 @@ var (
 
 // What the statements answer, as package room has it.
 const (
-	granted, refused, back, leave = 1, 2, 3, 4
-	answers                       = 8
-	marks                         = 32
+	granted, refused, back, leave, glance = 1, 2, 3, 4, 5
+	answers                               = 8
+	marks                                 = 32
 )
 
 type lockCalled struct {
@@ -123,6 +123,8 @@ func (b *backendConn) doBlock(ctx context.Context, st string, calls []lockCalled
 		case got:
 		case short:
 			b.said = leave
+		case m[1] == "-1":
+			b.said = glance
 		case m[1] != strconv.Itoa(mark):
 			b.said = back
 		}

@@ -42,6 +42,7 @@ const (
 	Refused = 2 // somebody has it, even after a burst of waiting
 	Back    = 3 // somebody has it, and to block would be in somebody's way
 	Leave   = 4 // the same, and the server is short of connections
+	Glance  = 5 // somebody has it, and the next ask will show whether to block would be in somebody's way
 
 	Answers = 8 // more than that is a mark of the session, see package advisorylock
 )
@@ -79,9 +80,9 @@ func Start() Pace { return Pace{began: time.Now()} }
 // Waited is the time since the wait began.
 func (p Pace) Waited() time.Duration { return time.Since(p.began) }
 
-// Glance is the pause of a waiter that only wants to know whether others use its
+// Blink is the pause of a waiter that only wants to know whether others use its
 // session.
-func (p Pace) Glance(ctx context.Context) bool { return sleep(ctx, shortest) }
+func (p Pace) Blink(ctx context.Context) bool { return sleep(ctx, shortest) }
 
 // Pause waits until it is time to ask again, after an ask that took so long, and
 // reports whether ctx lasted.
