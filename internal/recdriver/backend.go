@@ -20,7 +20,7 @@ func (b *backend) Connect(ctx context.Context) (driver.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	c := &backendConn{d: b.d, mode: b.mode, session: &session{server: b.server}}
+	c := &backendConn{d: b.d, mode: b.mode, session: &session{server: b.server, driver: b.d}}
 	if b.mode == PGX {
 		return c, nil
 	}
@@ -40,9 +40,10 @@ type backendConn struct {
 	number  int
 	session *session
 	inTx    bool
-	aborted bool // the transaction can only be rolled back
-	bad     bool // the client knows that the session is over
-	said    int  // the answer of the last DO block of package advisorylock
+	aborted bool     // the transaction can only be rolled back
+	bad     bool     // the client knows that the session is over
+	said    int      // the answer of the last DO block of package advisorylock
+	work    []string // the statements of the transaction that are not about locks
 }
 
 type validatingConn struct{ *backendConn }
@@ -104,7 +105,7 @@ func (c *backendConn) failed(err error) {
 }
 
 func (c *backendConn) endTx() {
-	c.inTx, c.aborted = false, false
+	c.inTx, c.aborted, c.work = false, false, nil
 	c.session.stop(false)
 }
 
@@ -139,6 +140,9 @@ func (c *backendConn) exec(ctx context.Context, kind Kind, text string, args []d
 	}
 	if ans != nil {
 		return driver.RowsAffected(len(ans.values)), nil
+	}
+	if c.inTx {
+		c.work = append(c.work, text)
 	}
 	c.d.mu.Lock()
 	onExec := c.d.onExec
@@ -237,6 +241,9 @@ func (t backendTx) Commit() error {
 		return err
 	}
 	aborted := t.c.aborted
+	if !aborted && !t.c.session.commit(t.c.work) {
+		return t.c.start() // it says how the session ended
+	}
 	t.c.endTx()
 	switch {
 	case aborted && t.c.mode == LibPQ:

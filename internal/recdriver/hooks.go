@@ -2,6 +2,7 @@ package recdriver
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"time"
 )
@@ -69,9 +70,17 @@ func onNth(kind Kind, substr string, n int, do func(context.Context) error) func
 // answer is lost, and err takes its place. A COMMIT failed this way is
 // committed. A connection, transaction, statement or rows that the caller never
 // gets to see are closed.
-func After(err error) error { return &afterError{err} }
+func After(err error) error { return &afterError{err: err} }
 
-type afterError struct{ err error }
+// Later makes a hook delay the answer to a call: the backend does at once what
+// was asked, and the call comes back, with the backend's own answer, when wait
+// does.
+func Later(wait func()) error { return &afterError{wait: wait} }
 
-func (e *afterError) Error() string { return e.err.Error() }
+type afterError struct {
+	err  error
+	wait func()
+}
+
+func (e *afterError) Error() string { return fmt.Sprint(e.err) }
 func (e *afterError) Unwrap() error { return e.err }

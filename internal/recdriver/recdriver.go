@@ -84,6 +84,7 @@ type Driver struct {
 	hooks    []func(context.Context, *Call) error
 	conns    map[int]driver.Conn // open now; the backend's
 	lastConn int
+	forgets  bool
 	onExec   func(Call) (int64, error)
 	onQuery  func(Call) ([]string, [][]driver.Value, error)
 }
@@ -286,6 +287,14 @@ func (d *Driver) Connect(ctx context.Context) (driver.Conn, error) {
 	return newConn(d, n, inner), nil
 }
 
+// Forget makes d keep no record of its calls from now on: a long run would have
+// millions.
+func (d *Driver) Forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.calls, d.forgets = nil, true
+}
+
 // Driver returns the driver behind d. It is part of [driver.Connector].
 func (d *Driver) Driver() driver.Driver { return d.backend.Driver() }
 
@@ -296,6 +305,32 @@ func (d *Driver) Close() error {
 		return c.Close()
 	}
 	return nil
+}
+
+// KillAll ends all connections of d to the fake backend, as a restart of the
+// server does.
+func (d *Driver) KillAll() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range d.conns {
+		if b := backendOf(c); b != nil {
+			b.session.terminate(errTerminated)
+		}
+	}
+}
+
+// Holds reports whether one of d's connections to the fake backend has the lock.
+func (d *Driver) Holds(key int64) bool {
+	d.server.mu.Lock()
+	defer d.server.mu.Unlock()
+	if l := d.server.locks[key]; l != nil {
+		for h := range l.holders {
+			if h.driver == d {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // do records c, runs the hooks and then call. driver.ErrSkip is no call: the
@@ -315,7 +350,11 @@ func (d *Driver) do(ctx context.Context, c Call, call func() error) (err error) 
 			break
 		}
 	}
-	if e := call(); e != nil || after == nil {
+	e := call()
+	if after != nil && after.wait != nil {
+		after.wait()
+	}
+	if e != nil || after == nil {
 		err = e
 		return err
 	}
@@ -327,6 +366,9 @@ func (d *Driver) start(c Call) (*Call, []func(context.Context, *Call) error) {
 	c.Start = time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.forgets {
+		return &c, d.hooks
+	}
 	d.calls = append(d.calls, &c)
 	var waiting []*watch
 	for _, w := range d.watches {

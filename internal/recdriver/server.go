@@ -52,6 +52,8 @@ type Server struct {
 	short  bool
 	plain  bool
 	pooled bool
+
+	onCommit func(statements []string)
 }
 
 // NewServer returns a server without locks.
@@ -128,6 +130,15 @@ func (s *Server) SetPlain(plain bool) {
 	s.plain = plain
 }
 
+// OnCommit sets what is told of each transaction at the moment of its commit,
+// before its locks are free: the statements that were executed in it, except
+// those whose last one takes an advisory lock. It must not call s.
+func (s *Server) OnCommit(told func(statements []string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.onCommit = told
+}
+
 type lock struct {
 	holders map[*session]bool // true: exclusive
 	queue   []*waiter
@@ -186,6 +197,7 @@ func (s *Server) settle(key int64, l *lock) {
 // server.mu.
 type session struct {
 	server *Server
+	driver *Driver
 	dead   error         // why it ended
 	idle   time.Duration // idle_in_transaction_session_timeout
 	turn   int           // counts calls, so that a late timer does no harm
@@ -314,6 +326,16 @@ func (s *session) release(key int64) {
 		delete(l.holders, s)
 		s.server.settle(key, l)
 	}
+}
+
+// commit tells of a commit, and reports whether the session lives.
+func (s *session) commit(statements []string) bool {
+	s.server.mu.Lock()
+	defer s.server.mu.Unlock()
+	if s.dead == nil && s.server.onCommit != nil {
+		s.server.onCommit(statements)
+	}
+	return s.dead == nil
 }
 
 // free gives up all locks. server.mu must be held.

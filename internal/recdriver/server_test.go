@@ -580,3 +580,77 @@ func TestIdleInTransaction(t *testing.T) {
 	time.Sleep(20 * time.Millisecond)
 	affected(t, tx, "SELECT 1")
 }
+
+// What a simulation sees of the server.
+func TestServerTellsOfItsTransactions(t *testing.T) {
+	d := New()
+	db := d.OpenDB()
+	defer db.Close()
+	var told [][]string
+	d.Server().OnCommit(func(statements []string) { told = append(told, statements) })
+	work := func(end func(*sql.Tx) error) error {
+		tx, err := db.Begin()
+		if err != nil {
+			return err
+		}
+		for _, st := range []string{"SELECT pg_advisory_xact_lock(7)", "INSERT 1"} {
+			if _, err := tx.Exec(st); err != nil {
+				return err
+			}
+		}
+		if !d.Holds(7) || d.Holds(8) {
+			t.Error("Holds is wrong about the lock")
+		}
+		return end(tx)
+	}
+	if err := work((*sql.Tx).Commit); err != nil {
+		t.Fatal(err)
+	}
+	if err := work((*sql.Tx).Rollback); err != nil {
+		t.Fatal(err)
+	}
+	err := work(func(tx *sql.Tx) error {
+		d.KillAll()
+		return tx.Commit()
+	})
+	if err == nil {
+		t.Error("a COMMIT of a session that had ended succeeded")
+	}
+	if fmt.Sprint(told) != "[[INSERT 1]]" {
+		t.Errorf("told of %q; want the one transaction that was committed", told)
+	}
+	if d.Holds(7) {
+		t.Error("a lock is left")
+	}
+}
+
+func TestLaterAnswersLate(t *testing.T) {
+	d := New()
+	db := d.OpenDB()
+	defer db.Close()
+	locked, answered := false, make(chan struct{})
+	d.OnCall(func(_ context.Context, c *Call) error {
+		if c.Kind != Exec {
+			return nil
+		}
+		return Later(func() { locked = d.Holds(7); close(answered) })
+	})
+	tx, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec("SELECT pg_advisory_xact_lock(7)"); err != nil {
+		t.Error(err)
+	}
+	<-answered
+	if !locked {
+		t.Error("the answer was awaited before the lock was there")
+	}
+	d.Forget()
+	if err := tx.Rollback(); err != nil {
+		t.Error(err)
+	}
+	if n := len(d.Calls()); n != 0 {
+		t.Errorf("%d calls are recorded after Forget", n)
+	}
+}
