@@ -37,6 +37,9 @@ test-matrix: ## the promises on PostgreSQL 13 to 18, every driver and mode, dire
 test-examples: server ## run the tests of the examples and of their race harness
 	cd examples && $(GO) test -timeout 10m $(TESTFLAGS) ./...
 
+simulate: ## run 100,000 schedules of fleets and faults on a fake server and clock; SCHEDULES=n, SEED=n
+	$(GO) test -C test/simulation -run TestSchedules -count=1 -v -timeout 2h -schedules $${SCHEDULES:-100000} -seed $${SEED:-1000000}
+
 race: server ## race real migration libraries with and without the guard, 25 minutes, and write docs/libraries.md
 	cd examples && $(GO) run ./race
 

@@ -171,8 +171,6 @@ func (g Guard) ensure(ctx context.Context, op string, db *sql.DB, schema string,
 	switch {
 	case migrate == nil:
 		return nil
-	case ctx.Err() != nil: // the connection's return took until then
-		return e.failed(locktrace.Release, bounded.Ended(ctx, ctx.Err()))
 	case g.UpToDate != nil:
 		return e.migrateOnce(ctx)
 	case g.Serialize:
@@ -317,7 +315,12 @@ func (e *ensurer) look(ctx context.Context) (there bool, err error) {
 	return there, nil
 }
 
+// migrate calls migrate, unless the steps before it took until the end of ctx:
+// under a lock that may mean that the lock is lost.
 func (e *ensurer) migrate(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return e.failed(locktrace.Migrate, fmt.Errorf("not called: %w", bounded.Ended(ctx, ctx.Err())))
+	}
 	err := e.step(ctx, locktrace.Migrate, func(ctx context.Context) error { return e.run(ctx, e.db) })
 	if err != nil {
 		return e.failed(locktrace.Migrate, err)

@@ -1,0 +1,63 @@
+// Package simulation runs whole fleets of processes on a fake server and a fake
+// clock, with faults in any driver call, and checks that the locks keep what
+// they promise. A seed says what the processes do and what goes wrong.
+//
+//   - world.go: the server, the processes, what happens to all of them
+//   - faults.go: what happens to one driver call
+//   - work.go: what the processes do
+//   - check.go: what must hold
+//
+// The seed fixes the plan and the faults, by process and number of the call. It
+// does not fix the order of goroutines that are ready at the same instant, nor
+// the random numbers of the library, so that a seed that failed may have to be
+// run a few times.
+package simulation
+
+import (
+	"fmt"
+	"time"
+)
+
+// Config says what is simulated.
+type Config struct {
+	Seed    uint64
+	Control Control
+}
+
+// Control breaks a schedule on purpose: a check that finds nothing proves
+// nothing.
+type Control string
+
+// The negative controls.
+const (
+	None    Control = ""
+	NoLock  Control = "no lock"  // callbacks run without any
+	NoFence Control = "no fence" // transactions of a lease do without
+)
+
+// Result is what a schedule came to.
+type Result struct {
+	Violations []string
+	Entered    int // callbacks that ran
+	Committed  int // transactions that wrote
+	Refused    int // fences that said that the lease was lost
+	Overlaps   int // of two holders, each with its excuse
+	Faults     int
+	Took       time.Duration // on the clock of the simulation
+}
+
+// Add sums up results.
+func (r *Result) Add(o Result) {
+	r.Violations = append(r.Violations, o.Violations...)
+	r.Entered += o.Entered
+	r.Committed += o.Committed
+	r.Refused += o.Refused
+	r.Overlaps += o.Overlaps
+	r.Faults += o.Faults
+	r.Took += o.Took
+}
+
+func (r Result) String() string {
+	return fmt.Sprintf("%d callbacks, %d faults, %d overlaps with an excuse, %d commits, %d refused by their fence, %v of simulated time",
+		r.Entered, r.Faults, r.Overlaps, r.Committed, r.Refused, r.Took.Round(time.Second))
+}

@@ -1,0 +1,91 @@
+package simulation
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/pprof"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var (
+	schedules = flag.Int("schedules", 1000, "how many schedules to run")
+	seed      = flag.Uint64("seed", 1, "the seed of the first schedule; the next one has the next")
+	repeat    = flag.Int("repeat", 1, "how often to run each")
+)
+
+// run runs one schedule in a bubble.
+func run(t *testing.T, cfg Config) (r Result) {
+	t.Helper()
+	watchdog := time.AfterFunc(time.Minute, func() {
+		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 2)
+		panic(fmt.Sprintf("seed %d: the clock of the bubble stands still", cfg.Seed))
+	})
+	defer watchdog.Stop()
+	defer func() {
+		if v := recover(); v != nil {
+			panic(fmt.Sprintf("seed %d: %v", cfg.Seed, v))
+		}
+	}()
+	synctest.Test(t, func(*testing.T) { r = Run(cfg) })
+	return r
+}
+
+func TestSchedules(t *testing.T) {
+	var mu sync.Mutex
+	var sum Result
+	ran := 0
+	begun := time.Now()
+	next := *seed
+	t.Run("workers", func(t *testing.T) {
+		for i := range min(runtime.GOMAXPROCS(0), *schedules) {
+			t.Run(fmt.Sprint(i), func(t *testing.T) {
+				t.Parallel()
+				for !t.Failed() {
+					mu.Lock()
+					s := next
+					next++
+					mu.Unlock()
+					if s >= *seed+uint64(*schedules) { //nolint:gosec // a small number
+						return
+					}
+					for range *repeat {
+						r := run(t, Config{Seed: s})
+						mu.Lock()
+						sum.Add(r)
+						ran++
+						mu.Unlock()
+						for _, v := range r.Violations {
+							t.Error(v)
+						}
+						if len(r.Violations) > 0 {
+							t.Errorf("run it again with: go test ./simulation -run TestSchedules -seed %d -schedules 1 -repeat 100", s)
+						}
+					}
+				}
+			})
+		}
+	})
+	took := time.Since(begun)
+	t.Logf("%d schedules in %v: %v", ran, took.Round(time.Millisecond), sum)
+}
+
+// The checks find what they are there to find.
+func TestControls(t *testing.T) {
+	for _, c := range []Control{NoLock, NoFence} {
+		t.Run(string(c), func(t *testing.T) {
+			t.Parallel()
+			for s := range uint64(500) {
+				if r := run(t, Config{Seed: s, Control: c}); len(r.Violations) > 0 {
+					t.Logf("found by seed %d: %s", s, r.Violations[0])
+					return
+				}
+			}
+			t.Error("500 schedules found nothing")
+		})
+	}
+}

@@ -1,0 +1,249 @@
+package simulation
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/internal/fence"
+	"github.com/bootlock/bootlock/internal/sqlstate"
+	"github.com/bootlock/bootlock/schemaguard"
+)
+
+// task is one thing that a process does, again and again until it succeeds.
+type task struct {
+	after time.Duration
+	op    int
+	key   advisorylock.Key
+	lock  advisorylock.Locker
+	lasts time.Duration
+	ctx   time.Duration // 0: for ever
+	write int           // transactions of the callback
+	late  time.Duration // how long after its end it still writes, as one that was frozen does
+}
+
+const (
+	opHold = iota
+	opXact
+	opTryHold
+	opTryXact
+	opOnce
+	opAwait
+	ops
+)
+
+var keys = []advisorylock.Key{1001, 1002}
+
+const schema = "app"
+
+func (w *world) keyOf(rng *rand.Rand) advisorylock.Key {
+	all := append([]advisorylock.Key{schemaguard.MigrateKey(schemaguard.KeyFor(schema))}, keys...)
+	return all[rng.IntN(len(all))]
+}
+
+func (p *process) plan() []task {
+	rng := p.w.rng
+	tasks := make([]task, 1+rng.IntN(3))
+	for i := range tasks {
+		tasks[i] = task{
+			after: time.Duration(rng.Int64N(int64(time.Second))),
+			op:    rng.IntN(ops),
+			key:   keys[rng.IntN(100)/70],
+			lock:  advisorylock.Locker{TTL: time.Duration(1+rng.IntN(4)) * time.Second, Shared: rng.IntN(3) == 0},
+			lasts: time.Duration(rng.Int64N(int64(3 * time.Second))),
+			write: rng.IntN(3),
+			late:  time.Duration(rng.Int64N(int64(3 * time.Second))),
+		}
+		if p.w.pooler != nil { // each holder has one of its connections
+			tasks[i].key, tasks[i].lock.Shared = keys[0], false
+		}
+		if tasks[i].op == opXact || tasks[i].op == opTryXact {
+			tasks[i].lock.TTL = 0 // no heartbeat shows that a callback lives that does nothing for a while
+		}
+		if rng.IntN(5) == 0 {
+			tasks[i].ctx = time.Duration(1 + rng.Int64N(int64(5*time.Second)))
+		}
+	}
+	return tasks
+}
+
+func (p *process) work(tasks []task) {
+	for _, t := range tasks {
+		time.Sleep(t.after)
+		tries := 0 // when all was well
+		for try := 0; ; try++ {
+			calm := p.w.isCalm()
+			if calm {
+				tries++
+			}
+			err := p.do(t)
+			if err == nil || t.ctx > 0 && errors.Is(err, context.DeadlineExceeded) {
+				break
+			}
+			stale := sqlstate.Lost(err) && tries < 10 // a connection that was ended while it was idle
+			if calm && !stale && !errors.Is(err, advisorylock.ErrNotAcquired) && p.w.Control == None {
+				p.w.violated("process %d began a task when all was well, and it failed: %v", p.number, err)
+				break
+			}
+			if try > 300 {
+				p.w.violated("process %d does not succeed: %v", p.number, err)
+				break
+			}
+			time.Sleep(time.Duration(100+try) * 1_000_003)
+		}
+	}
+}
+
+func (p *process) do(t task) error {
+	ctx := context.Background()
+	if t.ctx > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, t.ctx)
+		defer cancel()
+	}
+	var h *holder
+	err := p.call(ctx, t, func(ctx context.Context, tx *sql.Tx) error {
+		if ctx.Err() != nil {
+			p.w.violated("process %d: a callback was called with a context that had ended (%v), in %+v", p.number, context.Cause(ctx), t)
+		}
+		h = p.w.enter(&holder{p: p, key: t.held(), exclusive: !t.lock.Shared || t.op == opOnce, lease: tx == nil, ctx: ctx, ttl: t.lock.TTL})
+		defer p.w.leave(h)
+		return p.callback(ctx, t, h, tx)
+	})
+	if h != nil {
+		p.w.returned(h, err)
+	}
+	return err
+}
+
+func (t task) held() advisorylock.Key {
+	if t.op == opOnce {
+		return schemaguard.MigrateKey(schemaguard.KeyFor(schema))
+	}
+	return t.key
+}
+
+func (p *process) call(ctx context.Context, t task, fn func(ctx context.Context, tx *sql.Tx) error) error {
+	alone := func(ctx context.Context) error { return fn(ctx, nil) }
+	if p.w.Control == NoLock {
+		return alone(ctx)
+	}
+	guard := schemaguard.Guard{TTL: t.lock.TTL, UpToDate: p.upToDate}
+	switch t.op {
+	case opHold:
+		return t.lock.Hold(ctx, p.db, t.key, alone)
+	case opXact:
+		return t.lock.WithXactLock(ctx, p.db, t.key, fn)
+	case opTryHold:
+		return t.lock.TryHold(ctx, p.db, t.key, alone)
+	case opTryXact:
+		return t.lock.TryWithXactLock(ctx, p.db, t.key, fn)
+	case opOnce:
+		return guard.Ensure(ctx, p.db, schema, func(ctx context.Context, _ *sql.DB) error {
+			if err := alone(ctx); err != nil {
+				return err
+			}
+			p.w.mu.Lock()
+			defer p.w.mu.Unlock()
+			p.w.done = true
+			return nil
+		})
+	default:
+		if !p.w.migrates() {
+			return nil // nobody to wait for
+		}
+		return guard.Await(ctx, p.db, schema)
+	}
+}
+
+func (p *process) upToDate(ctx context.Context, db *sql.DB) (bool, error) {
+	_, err := db.ExecContext(ctx, "SELECT version")
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	return p.w.done, err
+}
+
+// migrates reports whether anybody has migrated, or does.
+func (w *world) migrates() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.done
+}
+
+// callback is what is done under the lock: it lasts, and writes.
+func (p *process) callback(ctx context.Context, t task, h *holder, tx *sql.Tx) error {
+	for range t.write {
+		if err := sleep(ctx, t.lasts/time.Duration(t.write+1)); err != nil {
+			return err
+		}
+		var err error
+		if tx != nil {
+			_, err = tx.ExecContext(ctx, h.write())
+		} else {
+			err = p.write(ctx, h, false)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if tx == nil && t.write > 0 {
+		go p.thaw(ctx, t, h)
+	}
+	return sleep(ctx, t.lasts/time.Duration(t.write+1))
+}
+
+func (h *holder) write() string { return fmt.Sprintf("WRITE %d", h.id) }
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// thaw goes on writing, as a process that was frozen does before it knows.
+func (p *process) thaw(ctx context.Context, t task, h *holder) {
+	for begun := time.Now(); time.Since(begun) < t.lasts+t.late; {
+		time.Sleep(t.late/4 + time.Millisecond)
+		_ = p.write(ctx, h, true)
+	}
+}
+
+// write writes in a transaction of its own, behind a fence. One that was frozen
+// sends the fence itself: what the library knows by now, it does not.
+func (p *process) write(ctx context.Context, h *holder, frozen bool) error {
+	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+	defer cancel()
+	tx, err := p.db.BeginTx(context.Background(), nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // ends a transaction that failed
+	switch {
+	case p.w.Control == NoFence || p.w.Control == NoLock:
+	case frozen:
+		var check string
+		if check, err = fence.SQL(ctx); err == nil {
+			_, err = tx.ExecContext(bound, check)
+		}
+	default:
+		err = advisorylock.Fence(ctx, tx)
+	}
+	if err != nil {
+		p.w.mu.Lock()
+		p.w.result.Refused++
+		p.w.mu.Unlock()
+		return err
+	}
+	time.Sleep(time.Duration(h.id%7) * 100 * time.Millisecond)
+	if _, err := tx.ExecContext(bound, h.write()); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
