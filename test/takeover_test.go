@@ -144,7 +144,7 @@ func (l *course) takeover(t *testing.T, round int, fault string) {
 	waiting := round%2 == 0
 	if waiting {
 		returned = takeOver()
-		l.db.awaitWaiters(t, 1)
+		l.blocks(t)
 	}
 	at := time.Now()
 	l.strike(t, fault, networks)
@@ -170,6 +170,16 @@ FROM pg_stat_activity a WHERE datname = current_database()`))
 	}
 	l.old.say(t, "stop")
 	l.old.hear(t, "stopped")
+}
+
+// blocks waits until the next one blocks; behind a pooler it may ask instead.
+func (l *course) blocks(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if sqltest.Ask[int](t, l.db.admin, advisoryLocks+" AND NOT l.granted") > 0 {
+			return
+		}
+	}
 }
 
 func (l *course) strike(t *testing.T, fault string, networks []*relay.Relay) {
