@@ -152,6 +152,9 @@ func (r row) measure(ctx context.Context, server *pgtest.Server, self, old strin
 	return line, nil
 }
 
+// limit is when a fleet is given up. The first version would wait for it.
+const limit = time.Minute
+
 // fleet starts one fleet on a schema that is not there.
 func (r row) fleet(ctx context.Context, server *pgtest.Server, binary string, n int) (outcome, error) {
 	db, err := sql.Open("pgx", server.DSN)
@@ -164,7 +167,7 @@ func (r row) fleet(ctx context.Context, server *pgtest.Server, binary string, n 
 	}
 	return run(ctx, binary, fleet{
 		Driver: r.driver, DSN: simple(r.driver, r.dsn), N: n, Mode: r.mode,
-		Statements: statements, Work: r.work, Limit: 60 * time.Second,
+		Statements: statements, Work: r.work, Limit: limit,
 	})
 }
 
