@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	schedules = flag.Int("schedules", 1000, "how many schedules to run")
+	schedules = flag.Int("schedules", 400, "how many schedules to run")
 	seed      = flag.Uint64("seed", 1, "the seed of the first schedule; the next one has the next")
 	repeat    = flag.Int("repeat", 1, "how often to run each")
 )
