@@ -19,9 +19,14 @@ cp bench/room/fleet.go bench/room/main.go "$scratch/before/cmd/room/"
 cat >"$scratch/before/cmd/room/measure.go" <<'GO'
 package main
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 func measure(context.Context, string, bool) error { return nil }
+
+func measureWaiting(context.Context, time.Duration) error { return nil }
 GO
 (cd "$scratch/before" && GOWORK=off go build -o "$scratch/old" ./cmd/room)
 (cd bench && go build -o "$scratch/new" ./room)

@@ -3,6 +3,7 @@
 // others costs the one that migrates, and who fails.
 //
 //	room                    # all measurements; a table on standard output
+//	room -waiting 60s       # what a hundred waiters cost the server instead
 //	room -old BINARY        # the same, next to another build of this command
 package main
 
@@ -20,6 +21,7 @@ import (
 func main() {
 	fleetJSON := flag.String("fleet", "", "start one fleet, given as JSON, and print its outcome (used by the command itself)")
 	old := flag.String("old", "", "another build of this command, measured next to this one")
+	waiting := flag.Duration("waiting", 0, "measure instead what a hundred waiters cost the server, over so long a time")
 	short := flag.Bool("short", false, "a few rows only")
 	flag.Parse()
 	if *fleetJSON != "" {
@@ -32,6 +34,12 @@ func main() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
+	if *waiting > 0 {
+		if err := measureWaiting(ctx, *waiting); err != nil {
+			fail(err)
+		}
+		return
+	}
 	if err := measure(ctx, *old, *short); err != nil {
 		fail(err)
 	}
