@@ -34,11 +34,15 @@ import (
 // block. It also limits how long tx may be idle between two statements, to the
 // TTL of the lease unless a shorter idle_in_transaction_session_timeout is in
 // force, so that a holder that is frozen within tx does not keep the next one
-// out for longer than its lease would.
+// out for longer than its lease would. A long statement does, until it ends.
 //
-// Not covered are effects outside of tx, WithXactLock, which waits for no fence
-// when it takes the key, and commits that the server itself forgets, as in a
-// failover to a standby that is behind.
+// Call Fence outside of savepoints: a rollback to one that is older than the call
+// undoes it. Not covered are effects outside of tx, WithXactLock, which waits for
+// no fence when it takes the key, and commits that the server itself forgets, as
+// in a failover to a standby that is behind. docs/fence.md has the argument.
+//
+// Fence may be called from several goroutines at once, for different
+// transactions. It panics if ctx or tx is nil.
 func Fence(ctx context.Context, tx *sql.Tx) error {
 	if ctx == nil {
 		panic("advisorylock.Fence: nil context")

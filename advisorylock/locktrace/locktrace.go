@@ -86,7 +86,7 @@ type Wait struct {
 	Key     int64         // as in Event
 	Name    string        // as in Event
 	Waited  time.Duration // since the call began
-	Holders []Session     // who has the lock; empty if that could not be found out
+	Holders []Session     // who is in the way; empty if that could not be found out
 
 	// Err is set if the lock could not even be asked for: why there is no
 	// connection, such as a server that has none left (SQLSTATE 53300).
