@@ -26,16 +26,16 @@ server: ## see to it that there is a PostgreSQL to test on
 
 # The root's own test would run the module test a second time.
 test: server ## run all tests
-	set -e; for dir in $(MODULES); do $(GO) test -C $$dir -short -timeout 10m $(TESTFLAGS) ./...; done
+	set -e; for dir in $(MODULES); do $(GO) test -C $$dir -short -timeout 25m $(TESTFLAGS) ./...; done
 
 test-race: server ## run all tests with the race detector
-	set -e; for dir in $(MODULES); do $(GO) test -C $$dir -short -race -timeout 15m $(TESTFLAGS) ./...; done
+	set -e; for dir in $(MODULES); do $(GO) test -C $$dir -short -race -timeout 30m $(TESTFLAGS) ./...; done
 
 test-matrix: ## the promises on PostgreSQL 13 to 18, every driver and mode, direct and through PgBouncer
 	scripts/test-matrix.sh
 
 test-examples: server ## run the tests of the examples and of their race harness
-	cd examples && $(GO) test -timeout 10m $(TESTFLAGS) ./...
+	cd examples && $(GO) test -timeout 25m $(TESTFLAGS) ./...
 
 simulate: ## run 100,000 schedules of fleets and faults on a fake server and clock; SCHEDULES=n, SEED=n
 	$(GO) test -C test/simulation -run TestSchedules -count=1 -v -timeout 2h -schedules $${SCHEDULES:-100000} -seed $${SEED:-1000000}
