@@ -47,7 +47,7 @@ func migrate(ctx context.Context, db *sql.DB, name string, fenced bool, pause fu
 		if err != nil {
 			return err
 		}
-		defer tx.Rollback()
+		defer func() { _ = tx.Rollback() }()
 		if fenced {
 			if err := advisorylock.Fence(ctx, tx); err != nil {
 				return err
@@ -139,7 +139,7 @@ func (p *process) start() error {
 	if err != nil {
 		return err
 	}
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	p.in, p.cmd.Stdin, p.cmd.Stderr = w, in, os.Stderr
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
