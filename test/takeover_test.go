@@ -300,15 +300,20 @@ func writeOn() error {
 		if !ok {
 			return fmt.Errorf("told %q; want hold", commands.Text())
 		}
-		locker := advisorylock.Locker{TTL: time.Second}
-		err := locker.Hold(context.Background(), hold, leaseKey, func(ctx context.Context) error {
-			fmt.Println("held")
-			writeUntilTold(ctx, write, round, commands)
-			return nil
-		})
-		fmt.Println("stopped:", err)
+		fmt.Println("stopped:", holdOn(hold, write, round, commands))
 	}
 	return commands.Err()
+}
+
+// holdOn is one round. Nobody waits for it when the test is gone.
+func holdOn(hold, write *sql.DB, round string, commands *bufio.Scanner) error {
+	ctx, cancel := context.WithTimeout(context.Background(), longWait)
+	defer cancel()
+	return advisorylock.Locker{TTL: time.Second}.Hold(ctx, hold, leaseKey, func(ctx context.Context) error {
+		fmt.Println("held")
+		writeUntilTold(ctx, write, round, commands)
+		return nil
+	})
 }
 
 // writeUntilTold has four writers. They do not see the end of ctx.

@@ -47,7 +47,7 @@ func migrate(ctx context.Context, db *sql.DB, name string, fenced bool, pause fu
 		if err != nil {
 			return err
 		}
-		defer func() { _ = tx.Rollback() }()
+		defer tx.Rollback() //nolint:errcheck // after the commit there is nothing to roll back
 		if fenced {
 			if err := advisorylock.Fence(ctx, tx); err != nil {
 				return err
@@ -139,7 +139,7 @@ func (p *process) start() error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = in.Close() }()
+	defer in.Close() //nolint:errcheck // the process has its own
 	p.in, p.cmd.Stdin, p.cmd.Stderr = w, in, os.Stderr
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
