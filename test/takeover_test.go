@@ -99,7 +99,9 @@ type course struct {
 
 func newCourse(t *testing.T, server *pgtest.Server, through func(dsn string) string, driver string, fenced bool) *course {
 	t.Helper()
-	db := newTestDB(t, server)
+	// Not newTestDB, which waits for all connections to end: the pooler keeps some.
+	db := testDB{dsn: server.NewDB(t)}
+	db.admin = sqltest.Open(t, "pgx", db.dsn)
 	sqltest.Exec(t, db.admin, `CREATE TABLE writes (round int, xid xid8 DEFAULT pg_current_xact_id());
 CREATE TABLE begins (round int, fault text, seen pg_snapshot DEFAULT pg_current_snapshot())`)
 	dsn := through(db.dsn)
