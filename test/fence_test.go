@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
@@ -257,4 +258,34 @@ func (s *sharedSet) add(ctx context.Context, db *sql.DB) error {
 	defer s.mu.Unlock()
 	s.added = append(s.added, element)
 	return nil
+}
+
+// The contexts of the guard's migrate carry the lease that serialises it; without
+// Serialize there is none.
+func TestFenceInMigrate(t *testing.T) {
+	t.Parallel()
+	eachDriver(t, func(t *testing.T, driver string) {
+		db := newTestDB(t, pgtest.Shared(t))
+		app := pool(t, driver, db.dsn)
+		never := func(context.Context, *sql.DB) (bool, error) { return false, nil }
+		for name, guard := range map[string]schemaguard.Guard{
+			"serialize": {Serialize: true}, "up_to_date": {UpToDate: never}, "neither": {},
+		} {
+			err := guard.Ensure(t.Context(), app, name, func(ctx context.Context, app *sql.DB) error {
+				tx, err := app.BeginTx(ctx, nil)
+				if err != nil {
+					return err
+				}
+				defer func() { _ = tx.Rollback() }()
+				if err := advisorylock.Fence(ctx, tx); (err != nil) != (name == "neither") || errors.Is(err, advisorylock.ErrLost) {
+					t.Errorf("%s: got %v from Fence", name, err)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		db.holdsNoLock(t)
+	})
 }
