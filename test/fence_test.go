@@ -171,7 +171,8 @@ func TestUpdatesOfASet(t *testing.T) {
 
 const (
 	setWorkers = 5
-	setFaults  = 40 // locks that are lost
+	setFaults  = 40 // locks that are lost, at least
+	setAdded   = 5  // elements that are added, at least
 )
 
 type sharedSet struct {
@@ -211,8 +212,8 @@ func (s *sharedSet) run(t *testing.T) (added, lost int) {
 			}
 		})
 	}
-	for s.faults.Load() < setFaults && ctx.Err() == nil {
-		time.Sleep(rand.N(20 * time.Millisecond))
+	for (s.faults.Load() < setFaults || s.count() < setAdded) && ctx.Err() == nil {
+		time.Sleep(rand.N(40 * time.Millisecond))
 		n := sqltest.Ask[int64](t, s.db.admin, fmt.Sprintf("SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE granted AND locktype = 'advisory'"+
 			" AND classid = 0 AND objid = %d AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", leaseKey))
 		s.faults.Add(n)
@@ -226,6 +227,12 @@ func (s *sharedSet) run(t *testing.T) (added, lost int) {
 		}
 	}
 	return len(s.added), lost
+}
+
+func (s *sharedSet) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.added)
 }
 
 // add reads the set, pauses, and writes it back with one element more. A commit

@@ -46,7 +46,8 @@ func lose(t *testing.T, tg Target, l advisorylock.Locker, before func(ctx contex
 	begun, done, returned := make(chan lost, 1), make(chan struct{}), make(chan error, 1)
 	go func() {
 		returned <- l.Hold(tg.ctx(t), db, key, func(ctx context.Context) error {
-			tx, err := db.BeginTx(context.WithoutCancel(ctx), nil)
+			// At a higher level it would keep a snapshot.
+			tx, err := db.BeginTx(context.WithoutCancel(ctx), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 			if err == nil {
 				err = before(ctx, tx)
 			}
@@ -249,7 +250,7 @@ func fenceIsolation(t *testing.T, tg Target) {
 				t.Errorf("%v: got %d rows; want what was committed before Fence", opts.Isolation, n)
 			}
 			sqltest.Exec(t, admin, "INSERT INTO public.fenced_levels VALUES (2)")
-			n := sqltest.Ask[int](t, tx, "SELECT count(*) FROM public.fenced_levels WHERE n = 2")
+			n := sqltest.Ask[int](t, tx, "SELECT count(*) FROM public.fenced_levels WHERE n OPERATOR(pg_catalog.=) 2")
 			if want := i; opts.Isolation != sql.LevelReadCommitted && n != want {
 				t.Errorf("%v: got %d rows of later commits; want the snapshot of Fence, %d", opts.Isolation, n, want)
 			}
@@ -350,7 +351,7 @@ func fenceIdleLimit(t *testing.T, tg Target) {
 					sqltest.Exec(t, tx, statement)
 				}
 				wanted := sqltest.Ask[int](t, tx, "SELECT EXTRACT(epoch FROM '"+want+"'::interval * 1000)::int")
-				got := sqltest.Ask[int](t, tx, "SELECT EXTRACT(epoch FROM current_setting('idle_in_transaction_session_timeout')::interval * 1000)::int")
+				got := sqltest.Ask[int](t, tx, "SELECT EXTRACT(epoch FROM pg_catalog.current_setting('idle_in_transaction_session_timeout')::interval * 1000)::int")
 				if got != wanted {
 					t.Errorf("%s, limit of %s before: got %d ms; want %d", name, before, got, wanted)
 				}
