@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -218,20 +219,21 @@ func meetFault(t *testing.T, s scene, d *recdriver.Driver, db *sql.DB, k int, fa
 	ctx, cancel := context.WithTimeout(t.Context(), faultCtx)
 	defer cancel()
 	f := &faultyCall{d: d, parent: ctx, heal: make(chan struct{})}
-	n := 0
+	var n atomic.Int64 // a call that hangs may still be there when the next one comes
 	d.OnCall(func(ctx context.Context, c *recdriver.Call) error {
-		if n++; n == k {
+		if n.Add(1) == int64(k) {
 			return fault(f, ctx, c)
 		}
 		return nil
 	})
 
-	entered, finished, lost := 0, 0, false
+	var entered, finished atomic.Int64 // a callback that heeds its context may be left running
+	var lost atomic.Bool
 	begun := time.Now()
 	holds := func() bool { return s.lock == 0 || d.Server().Held()[int64(s.lock)] > 0 }
 	work := func(in context.Context) error {
-		if entered++; entered > 1 {
-			t.Errorf("the callback ran %d times", entered)
+		if times := entered.Add(1); times > 1 {
+			t.Errorf("the callback ran %d times", times)
 		}
 		if ctx.Err() != nil {
 			t.Error("the callback was called after the end of the context")
@@ -241,8 +243,8 @@ func meetFault(t *testing.T, s scene, d *recdriver.Driver, db *sql.DB, k int, fa
 		}
 		select {
 		case <-time.After(faultWork):
-			finished++
-			lost = !holds()
+			finished.Add(1)
+			lost.Store(!holds())
 			return nil
 		case <-in.Done():
 			return context.Cause(in)
@@ -265,13 +267,13 @@ func meetFault(t *testing.T, s scene, d *recdriver.Driver, db *sql.DB, k int, fa
 	case got.exited:
 		t.Error("ended its goroutine")
 	case err == nil:
-		if finished != 1 {
-			t.Errorf("nil, and the callback finished %d times", finished)
+		if finished.Load() != 1 {
+			t.Errorf("nil, and the callback finished %d times", finished.Load())
 		}
-		if lost {
+		if lost.Load() {
 			t.Error("nil, and the lock was gone before the callback had finished")
 		}
-	case !errors.As(err, &failed) && entered == 0 && !s.works:
+	case !errors.As(err, &failed) && entered.Load() == 0 && !s.works:
 		t.Errorf("the error does not say where: %v", err)
 	}
 

@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -106,15 +107,16 @@ func TestWaiterLeavesAServerThatIsShortOfConnections(t *testing.T) {
 	t.Parallel()
 	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		d.Server().SetShort(true)
-		open := -1
-		time.AfterFunc(10*time.Second+500*time.Millisecond, func() { open = db.Stats().OpenConnections })
+		var open atomic.Int64
+		open.Store(-1)
+		time.AfterFunc(10*time.Second+500*time.Millisecond, func() { open.Store(int64(db.Stats().OpenConnections)) })
 		const freed = 12 * time.Second
 		entered := waitUntil(t, f, d, db, freed, advisorylock.Locker{})
 		if limit := freed + room.Burst; entered < freed || entered > limit {
 			t.Errorf("had the lock after %v; want it by %v", entered, limit)
 		}
-		if open != 0 {
-			t.Errorf("a waiter had %d connections in the middle of its wait; want none", open)
+		if n := open.Load(); n != 0 {
+			t.Errorf("a waiter had %d connections in the middle of its wait; want none", n)
 		}
 	})
 }
@@ -238,9 +240,9 @@ func TestWaiterComesBackFromASilentNetwork(t *testing.T) {
 	t.Parallel()
 	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		healed := make(chan struct{})
-		silent := false
+		var silent atomic.Bool
 		d.OnCall(func(ctx context.Context, c *recdriver.Call) error {
-			if !silent || c.Conn != 1 || c.Kind != recdriver.Exec {
+			if !silent.Load() || c.Conn != 1 || c.Kind != recdriver.Exec {
 				return nil
 			}
 			select {
@@ -250,7 +252,7 @@ func TestWaiterComesBackFromASilentNetwork(t *testing.T) {
 				return ctx.Err()
 			}
 		})
-		time.AfterFunc(5*time.Second, func() { silent = true })
+		time.AfterFunc(5*time.Second, func() { silent.Store(true) })
 		const freed = 2 * time.Minute
 		entered := waitUntil(t, f, d, db, freed, advisorylock.Locker{})
 		if limit := freed + 2*time.Minute; entered < freed || entered > limit {
