@@ -68,3 +68,20 @@ func Ask[T any](t testing.TB, db Querier, query string, args ...any) T {
 	}
 	return v
 }
+
+// Rows returns how many rows query has. Unlike [Ask] it prepares nothing, so that it
+// may go through a pooler that hands a prepared statement's session to others.
+func Rows(t testing.TB, db Querier, query string) int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), await.Limit)
+	defer cancel()
+	result, err := db.ExecContext(ctx, query)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	n, err := result.RowsAffected()
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return int(n)
+}
