@@ -64,6 +64,9 @@ func (b *backendConn) run(ctx context.Context, text string, args []driver.NamedV
 }
 
 func (b *backendConn) statement(ctx context.Context, st string, args []driver.NamedValue, timeout *time.Duration) (*answer, error) {
+	if !aboutLocks(st) {
+		return nil, nil
+	}
 	if ans, ok, err := b.own(ctx, st); ok {
 		return ans, err
 	}
@@ -118,6 +121,13 @@ func (b *backendConn) statement(ctx context.Context, st string, args []driver.Na
 	return ans, nil
 }
 
+// aboutLocks spares most statements the regular expressions.
+func aboutLocks(st string) bool {
+	low := strings.ToLower(st)
+	return strings.Contains(low, "advisory_xact_lock") || strings.Contains(low, "lock_timeout") ||
+		strings.Contains(low, "idle_in_transaction_session_timeout") || strings.Contains(st, "bootlock")
+}
+
 func number(text string, args []driver.NamedValue) (int64, error) {
 	if strings.HasPrefix(text, "$") {
 		for _, a := range args {
@@ -164,8 +174,11 @@ func split(text string) []string {
 	}
 	for len(text) > 0 {
 		n := 1
-		if !strings.ContainsAny(text[:1], "-/'\"$") {
-			// plain text, as nearly all of it is
+		if special := strings.IndexAny(text, ";-/'\"$"); special != 0 {
+			n = len(text) // plain text, as nearly all of it is
+			if special > 0 {
+				n = special
+			}
 		} else if t := token.FindString(text); t != "" {
 			n = len(t)
 		} else if tag := dollar.FindString(text); tag != "" {

@@ -210,7 +210,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 // thaw goes on writing, as a process that was frozen does before it knows.
 func (p *process) thaw(ctx context.Context, t task, h *holder) {
 	for begun := time.Now(); time.Since(begun) < t.lasts+t.late; {
-		time.Sleep(t.late/4 + time.Millisecond)
+		time.Sleep(t.late/4 + 50*time.Millisecond)
 		_ = p.write(ctx, h, true)
 	}
 }
