@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/test/history"
 )
 
 // holder is one run of a callback.
@@ -67,6 +68,11 @@ func (r *record) isCalm() bool {
 
 // killed notes that sessions of p, or everybody's, are being ended.
 func (r *record) killed(p *process) {
+	who := history.Everybody
+	if p != nil {
+		who = p.number
+	}
+	r.w.log.Add(history.Op{Kind: history.Ended, Process: who, Call: r.w.log.Now()})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.kills[p] = time.Now()

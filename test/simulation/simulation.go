@@ -16,6 +16,8 @@ package simulation
 import (
 	"fmt"
 	"time"
+
+	"github.com/bootlock/bootlock/test/history"
 )
 
 // Config says what is simulated.
@@ -33,6 +35,8 @@ const (
 	None    Control = ""
 	NoLock  Control = "no lock"  // callbacks run without any
 	NoFence Control = "no fence" // transactions of a lease do without
+
+	LateGrant Control = "late grant" // leases begin however late the grant is told
 )
 
 // Result is what a schedule came to.
@@ -44,6 +48,8 @@ type Result struct {
 	Overlaps   int // of two holders, each with its excuse
 	Faults     int
 	Took       time.Duration // on the clock of the simulation
+
+	History []history.Op // what the processes saw
 }
 
 // Add sums up results.

@@ -1,21 +1,26 @@
 package simulation
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/pprof"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/bootlock/bootlock/test/history"
 )
 
 var (
 	schedules = flag.Int("schedules", 400, "how many schedules to run")
 	seed      = flag.Uint64("seed", 1, "the seed of the first schedule; the next one has the next")
 	repeat    = flag.Int("repeat", 1, "how often to run each")
+	histories = flag.Uint64("histories", 1, "check the history of every nth schedule; 0: of none")
 )
 
 // run runs one schedule in a bubble.
@@ -59,6 +64,9 @@ func TestSchedules(t *testing.T) {
 						sum.Add(r)
 						ran++
 						mu.Unlock()
+						if *histories > 0 && s%*histories == 0 {
+							r.Violations = append(r.Violations, rejected(t, r, s)...)
+						}
 						for _, v := range r.Violations {
 							t.Error(v)
 						}
@@ -74,6 +82,25 @@ func TestSchedules(t *testing.T) {
 	t.Logf("%d schedules in %v: %v", ran, took.Round(time.Millisecond), sum)
 }
 
+// rejected says what is wrong with the history of a schedule.
+func rejected(t *testing.T, r Result, seed uint64) []string {
+	t.Helper()
+	err := history.Check(r.History)
+	if err == nil {
+		return nil
+	}
+	where := ""
+	var no *history.Rejected
+	if errors.As(err, &no) {
+		path, err := no.Save(filepath.Join(os.TempDir(), "bootlock-histories"))
+		if err != nil {
+			t.Error(err)
+		}
+		where = ": see " + path
+	}
+	return []string{fmt.Sprintf("seed %d: %v%s", seed, err, where)}
+}
+
 // The checks find what they are there to find.
 func TestControls(t *testing.T) {
 	for _, c := range []Control{NoLock, NoFence} {
@@ -86,6 +113,24 @@ func TestControls(t *testing.T) {
 				}
 			}
 			t.Error("500 schedules found nothing")
+		})
+	}
+}
+
+// So do the histories, by themselves.
+func TestHistoriesOfControls(t *testing.T) {
+	for _, c := range []Control{NoLock, NoFence, LateGrant} {
+		t.Run(string(c), func(t *testing.T) {
+			t.Parallel()
+			for s := range uint64(2000) {
+				r := run(t, Config{Seed: s, Control: c})
+				var no *history.Rejected
+				if errors.As(history.Check(r.History), &no) {
+					t.Logf("rejected: that of seed %d, of %d operations", s, len(r.History))
+					return
+				}
+			}
+			t.Error("the histories of 2,000 schedules were accepted")
 		})
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/bootlock/bootlock/internal/fence"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/history"
 )
 
 // task is one thing that a process does, again and again until it succeeds.
@@ -74,18 +75,17 @@ func (p *process) plan() []task {
 func (p *process) work(tasks []task) {
 	for _, t := range tasks {
 		time.Sleep(t.after)
-		tries := 0 // when all was well
+		stale := 0 // connections that were ended while they were idle, and found when all was well
 		for try := 0; ; try++ {
 			calm := p.w.isCalm()
-			if calm {
-				tries++
-			}
 			err := p.do(t)
 			if err == nil || t.ctx > 0 && errors.Is(err, context.DeadlineExceeded) {
 				break
 			}
-			stale := sqlstate.Lost(err) && tries < 10 // a connection that was ended while it was idle
-			if calm && !stale && !errors.Is(err, advisorylock.ErrNotAcquired) && p.w.Control == None {
+			if calm && sqlstate.Lost(err) {
+				stale++
+			}
+			if calm && (!sqlstate.Lost(err) || stale > 10) && !errors.Is(err, advisorylock.ErrNotAcquired) && p.w.Control == None {
 				p.w.violated("process %d began a task when all was well, and it failed: %v", p.number, err)
 				break
 			}
@@ -106,18 +106,44 @@ func (p *process) do(t task) error {
 		defer cancel()
 	}
 	var h *holder
+	var left time.Duration
+	asked := p.w.log.Now()
 	err := p.call(ctx, t, func(ctx context.Context, tx *sql.Tx) error {
 		if ctx.Err() != nil {
 			p.w.violated("process %d: a callback was called with a context that had ended (%v), in %+v", p.number, context.Cause(ctx), t)
 		}
 		h = p.w.enter(&holder{p: p, key: t.held(), exclusive: !t.lock.Shared || t.op == opOnce, lease: tx == nil, ctx: ctx, ttl: t.lock.TTL})
-		defer p.w.leave(h)
+		p.tells(h, history.Op{Kind: history.Granted, Shared: !h.exclusive, Lease: h.lease, Call: asked})
+		stop := context.AfterFunc(ctx, func() {
+			kind := history.Ended // it can be told no more, and a driver may end the session of a statement that is cancelled
+			if errors.Is(context.Cause(ctx), advisorylock.ErrLost) {
+				kind = history.Lost
+			}
+			p.tells(h, history.Op{Kind: kind, Call: p.w.log.Now()})
+		})
+		defer func() {
+			stop()
+			p.w.leave(h)
+			left = p.w.log.Now()
+		}()
 		return p.callback(ctx, t, h, tx)
 	})
-	if h != nil {
+	switch {
+	case h != nil:
 		p.w.returned(h, err)
+		p.tells(h, history.Op{Kind: history.Released, OK: err == nil, Call: left})
+	case errors.Is(err, advisorylock.ErrNotAcquired):
+		p.w.log.Add(history.Op{Kind: history.Refused, Process: p.number, Key: int64(t.held()), Call: asked})
+	case err != nil:
+		p.w.log.Add(history.Op{Kind: history.Failed, Process: p.number, Key: int64(t.held()), Call: asked})
 	}
 	return err
+}
+
+// tells writes what h sees into the history.
+func (p *process) tells(h *holder, op history.Op) {
+	op.Process, op.Holder, op.Key = p.number, h.id, int64(h.key)
+	p.w.log.Add(op)
 }
 
 func (t task) held() advisorylock.Key {
@@ -131,6 +157,9 @@ func (p *process) call(ctx context.Context, t task, fn func(ctx context.Context,
 	alone := func(ctx context.Context) error { return fn(ctx, nil) }
 	if p.w.Control == NoLock {
 		return alone(ctx)
+	}
+	if p.w.Control == LateGrant && (t.op == opHold || t.op == opTryHold) {
+		return p.holdLate(ctx, t, alone)
 	}
 	guard := schemaguard.Guard{TTL: t.lock.TTL, UpToDate: p.upToDate}
 	switch t.op {
@@ -176,6 +205,9 @@ func (w *world) migrates() bool {
 
 // callback is what is done under the lock: it lasts, and writes.
 func (p *process) callback(ctx context.Context, t task, h *holder, tx *sql.Tx) error {
+	if p.w.Control == LateGrant {
+		t.write = 0 // it has no fence
+	}
 	for range t.write {
 		if err := sleep(ctx, t.lasts/time.Duration(t.write+1)); err != nil {
 			return err
@@ -225,17 +257,7 @@ func (p *process) write(ctx context.Context, h *holder, frozen bool) error {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // ends a transaction that failed
-	switch {
-	case p.w.Control == NoFence || p.w.Control == NoLock:
-	case frozen:
-		var check string
-		if check, err = fence.SQL(ctx); err == nil {
-			_, err = tx.ExecContext(bound, check)
-		}
-	default:
-		err = advisorylock.Fence(ctx, tx)
-	}
-	if err != nil {
+	if err := p.fence(bound, ctx, tx, h, frozen); err != nil {
 		p.w.mu.Lock()
 		p.w.result.Refused++
 		p.w.mu.Unlock()
@@ -245,5 +267,63 @@ func (p *process) write(ctx context.Context, h *holder, frozen bool) error {
 	if _, err := tx.ExecContext(bound, h.write()); err != nil {
 		return err
 	}
-	return tx.Commit()
+	asked := p.w.log.Now()
+	err = tx.Commit()
+	if err == nil {
+		p.tells(h, history.Op{Kind: history.Committed, OK: true, Call: asked})
+	}
+	return err
+}
+
+func (p *process) fence(bound, ctx context.Context, tx *sql.Tx, h *holder, frozen bool) (err error) {
+	asked := p.w.log.Now()
+	switch {
+	case p.w.Control == NoFence || p.w.Control == NoLock:
+		return nil
+	case frozen:
+		var check string
+		if check, err = fence.SQL(ctx); err == nil {
+			_, err = tx.ExecContext(bound, check)
+		}
+	default:
+		err = advisorylock.Fence(ctx, tx)
+	}
+	if late := errors.Is(err, advisorylock.ErrLost) || sqlstate.Of(err) == "BL001"; late || err == nil {
+		p.tells(h, history.Op{Kind: history.Fenced, OK: !late, Call: asked})
+	}
+	return err
+}
+
+// holdLate is a lease as one would write it: it never asks how old the grant is.
+func (p *process) holdLate(ctx context.Context, t task, fn func(ctx context.Context) error) error {
+	tx, err := p.db.BeginTx(context.Background(), nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // ends a transaction that failed
+	lock := fmt.Sprintf("SET LOCAL idle_in_transaction_session_timeout = '%dms'; SELECT pg_catalog.pg_advisory_xact_lock(%d)", t.lock.TTL.Milliseconds(), t.key)
+	if _, err := tx.ExecContext(ctx, lock); err != nil {
+		return err
+	}
+	ctx, lose := context.WithCancelCause(ctx)
+	deadline := time.AfterFunc(t.lock.TTL*9/10, func() { lose(advisorylock.ErrLost) })
+	returned := make(chan error, 1)
+	go func() { returned <- fn(ctx) }()
+	for {
+		select {
+		case err := <-returned:
+			deadline.Stop()
+			if err == nil && context.Cause(ctx) == nil {
+				err = tx.Commit()
+			}
+			return err
+		case <-time.After(t.lock.TTL / 3):
+		}
+		sent := time.Now()
+		if _, err := tx.ExecContext(ctx, "SELECT 1"); err != nil {
+			lose(advisorylock.ErrLost)
+			return <-returned
+		}
+		deadline.Reset(time.Until(sent.Add(t.lock.TTL * 9 / 10)))
+	}
 }

@@ -3,12 +3,14 @@ package simulation
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/bootlock/bootlock/internal/recdriver"
+	"github.com/bootlock/bootlock/test/history"
 )
 
 const (
@@ -25,6 +27,7 @@ type world struct {
 	began  time.Time
 	calm   chan struct{} // closed when the faults are over
 	rate   float64       // of faults among driver calls
+	log    *history.Log
 	pooler chan struct{} // a place for each of its connections; nil without one
 	record
 }
@@ -52,6 +55,7 @@ func Run(cfg Config) Result {
 		server: recdriver.NewServer(),
 		began:  time.Now(),
 		calm:   make(chan struct{}),
+		log:    history.New(),
 	}
 	w.init(w)
 	w.server.OnCommit(w.committed)
@@ -79,11 +83,12 @@ func Run(cfg Config) Result {
 	case <-done:
 	case <-time.After(settled):
 		w.violated("somebody still waits %v after the faults were over: held %v, waited for %v", settled-stormy, w.server.Held(), w.server.Waiting())
-		panic(w.result.Violations)
+		panic(fmt.Sprint(w.result.Violations))
 	}
 	w.result.Took = time.Since(w.began)
 	time.Sleep(time.Minute) // for what was left behind by faults
 	w.nothingLeft()
+	w.result.History = w.log.Ops()
 	return w.result
 }
 
@@ -121,8 +126,8 @@ func (w *world) storm() {
 			w.killed(nil)
 			w.server.Kill(int64(key))
 		case 1: // a restart
-			w.killed(nil)
-			for _, p := range w.procs {
+			for _, p := range w.procs { // one after the other: others get their locks meanwhile
+				w.killed(p)
 				p.refuse(d)
 				p.driver.KillAll()
 			}
