@@ -3,10 +3,12 @@
 // and came back, in which a lock with leases and a fence would have behaved like that.
 //
 //   - history.go: what is recorded
+//   - client.go: how one call is recorded
 //   - lock.go: the lock that it is compared with
 package history
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -82,13 +84,15 @@ func (o Op) String() string {
 // Log collects what happens. It is safe for concurrent use.
 type Log struct {
 	began time.Time
+	slack time.Duration
 
 	mu  sync.Mutex
 	ops []Op
 }
 
-// New returns an empty log, whose clock begins now.
-func New() *Log { return &Log{began: time.Now()} }
+// New returns an empty log, whose clock begins now. slack is how late the goroutine may
+// be that tells of the end of a context; none on a fake clock.
+func New(slack time.Duration) *Log { return &Log{began: time.Now(), slack: slack} }
 
 // Now is the time on the clock of the log.
 func (l *Log) Now() time.Duration { return time.Since(l.began) }
@@ -112,8 +116,22 @@ func (l *Log) Ops() []Op {
 // milliseconds.
 const limit = 30 * time.Second
 
-// Check returns nil if the history could be one of a lock that keeps its promises, and
-// a [*Rejected] if not.
+// Verify returns nil if the history could be one of a lock that keeps its promises. If
+// not, its error says where the picture of it is.
+func Verify(ops []Op) error {
+	err := Check(ops)
+	var no *Rejected
+	if !errors.As(err, &no) {
+		return err
+	}
+	path, saving := no.Save(filepath.Join(os.TempDir(), "bootlock-histories"))
+	if saving != nil {
+		return errors.Join(err, saving)
+	}
+	return fmt.Errorf("%w: see %s", err, path)
+}
+
+// Check is Verify without a picture. Its error is a [*Rejected] if there is no order.
 func Check(ops []Op) error {
 	result, info := porcupine.CheckOperationsVerbose(lock(), operations(ops), limit)
 	switch result {
@@ -142,11 +160,7 @@ func (r *Rejected) Save(dir string) (path string, err error) {
 	if err != nil {
 		return "", err
 	}
-	defer file.Close()
-	if err := porcupine.Visualize(lock(), r.info, file); err != nil {
-		return "", err
-	}
-	return filepath.Abs(file.Name())
+	return file.Name(), errors.Join(porcupine.Visualize(lock(), r.info, file), file.Close())
 }
 
 // lingers is how long after the end of a call the server may still have its session, if

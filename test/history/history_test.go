@@ -73,7 +73,7 @@ func TestCheck(t *testing.T) {
 
 func TestSave(t *testing.T) {
 	t.Parallel()
-	l := New()
+	l := New(0)
 	l.Add(Op{Kind: Granted, Key: 7, Holder: 1, Lease: true})
 	l.Add(Op{Kind: Granted, Key: 7, Holder: 2, Lease: true, Process: 1, Call: l.Now()})
 	var rejected *Rejected

@@ -21,6 +21,7 @@ type holder struct {
 	ctx       context.Context
 	ttl       time.Duration
 	over      bool
+	seen      *history.Client
 	overtaken int       // by which holder, while it ran or later
 	well      bool      // the call returned nil
 	with      []*holder // those that ran at the same time

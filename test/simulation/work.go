@@ -106,44 +106,22 @@ func (p *process) do(t task) error {
 		defer cancel()
 	}
 	var h *holder
-	var left time.Duration
-	asked := p.w.log.Now()
+	seen := p.w.log.Ask(history.Op{Process: p.number, Key: int64(t.held()), Shared: t.lock.Shared && t.op != opOnce, Lease: t.op != opXact && t.op != opTryXact})
 	err := p.call(ctx, t, func(ctx context.Context, tx *sql.Tx) error {
 		if ctx.Err() != nil {
 			p.w.violated("process %d: a callback was called with a context that had ended (%v), in %+v", p.number, context.Cause(ctx), t)
 		}
 		h = p.w.enter(&holder{p: p, key: t.held(), exclusive: !t.lock.Shared || t.op == opOnce, lease: tx == nil, ctx: ctx, ttl: t.lock.TTL})
-		p.tells(h, history.Op{Kind: history.Granted, Shared: !h.exclusive, Lease: h.lease, Call: asked})
-		stop := context.AfterFunc(ctx, func() {
-			kind := history.Ended // it can be told no more, and a driver may end the session of a statement that is cancelled
-			if errors.Is(context.Cause(ctx), advisorylock.ErrLost) {
-				kind = history.Lost
-			}
-			p.tells(h, history.Op{Kind: kind, Call: p.w.log.Now()})
-		})
-		defer func() {
-			stop()
-			p.w.leave(h)
-			left = p.w.log.Now()
-		}()
+		h.seen = seen
+		over := seen.Granted(ctx, h.id)
+		defer func() { p.w.leave(h); over() }()
 		return p.callback(ctx, t, h, tx)
 	})
-	switch {
-	case h != nil:
+	if h != nil {
 		p.w.returned(h, err)
-		p.tells(h, history.Op{Kind: history.Released, OK: err == nil, Call: left})
-	case errors.Is(err, advisorylock.ErrNotAcquired):
-		p.w.log.Add(history.Op{Kind: history.Refused, Process: p.number, Key: int64(t.held()), Call: asked})
-	case err != nil:
-		p.w.log.Add(history.Op{Kind: history.Failed, Process: p.number, Key: int64(t.held()), Call: asked})
 	}
+	seen.Returned(err)
 	return err
-}
-
-// tells writes what h sees into the history.
-func (p *process) tells(h *holder, op history.Op) {
-	op.Process, op.Holder, op.Key = p.number, h.id, int64(h.key)
-	p.w.log.Add(op)
 }
 
 func (t task) held() advisorylock.Key {
@@ -270,7 +248,7 @@ func (p *process) write(ctx context.Context, h *holder, frozen bool) error {
 	asked := p.w.log.Now()
 	err = tx.Commit()
 	if err == nil {
-		p.tells(h, history.Op{Kind: history.Committed, OK: true, Call: asked})
+		h.seen.Committed(asked)
 	}
 	return err
 }
@@ -289,7 +267,7 @@ func (p *process) fence(bound, ctx context.Context, tx *sql.Tx, h *holder, froze
 		err = advisorylock.Fence(ctx, tx)
 	}
 	if late := errors.Is(err, advisorylock.ErrLost) || sqlstate.Of(err) == "BL001"; late || err == nil {
-		p.tells(h, history.Op{Kind: history.Fenced, OK: !late, Call: asked})
+		h.seen.Fenced(asked, !late)
 	}
 	return err
 }
@@ -314,15 +292,15 @@ func (p *process) holdLate(ctx context.Context, t task, fn func(ctx context.Cont
 		case err := <-returned:
 			deadline.Stop()
 			if err == nil && context.Cause(ctx) == nil {
-				err = tx.Commit()
+				return tx.Commit()
 			}
-			return err
+			return errors.Join(err, context.Cause(ctx))
 		case <-time.After(t.lock.TTL / 3):
 		}
 		sent := time.Now()
 		if _, err := tx.ExecContext(ctx, "SELECT 1"); err != nil {
 			lose(advisorylock.ErrLost)
-			return <-returned
+			return errors.Join(<-returned, advisorylock.ErrLost)
 		}
 		deadline.Reset(time.Until(sent.Add(t.lock.TTL * 9 / 10)))
 	}

@@ -55,11 +55,14 @@ func Run(cfg Config) Result {
 		server: recdriver.NewServer(),
 		began:  time.Now(),
 		calm:   make(chan struct{}),
-		log:    history.New(),
+		log:    history.New(0),
 	}
 	w.init(w)
 	w.server.OnCommit(w.committed)
 	w.rate = []float64{0, 0.01, 0.03, 0.08}[w.rng.IntN(4)]
+	if cfg.Control == LateGrant {
+		w.rate = 0.2 // it takes a fault in one call of a few
+	}
 	n := 2 + w.rng.IntN(4)
 	if w.rng.IntN(4) == 0 {
 		w.pooler = make(chan struct{}, 4+w.rng.IntN(2)) // three locks, and one to work with
