@@ -131,7 +131,7 @@ func (s *statements) blockIfOwn(waited, burst time.Duration, own int64) string {
 	}
 	mayNot := fmt.Sprintf("IF mark OPERATOR(pg_catalog.<>) %d AND answer OPERATOR(pg_catalog.=) 2 THEN answer := %d; END IF; ", own, stranger)
 	return fmt.Sprintf("/* bootlock: %d ms for %s */ ", waited.Milliseconds(), s.wish()) + s.settings() + lift +
-		do("mark pg_catalog.int8; older pg_catalog.int8; short bool;", findMark+"IF NOT "+s.lock(true)+" THEN "+s.lookAround(waited)+mayNot+"END IF; "+
+		do("mark pg_catalog.int8; older pg_catalog.int8; short boolean;", findMark+"IF NOT "+s.lock(true)+" THEN "+s.lookAround(waited)+mayNot+"END IF; "+
 			fmt.Sprintf("IF answer OPERATOR(pg_catalog.=) %d THEN %s END IF; ", room.Refused, s.wait(burst, s.letPass(waited)))+restore+
 			fmt.Sprintf("answer := answer OPERATOR(pg_catalog.+) (mark OPERATOR(pg_catalog.*) %d); ", room.Answers))
 }

@@ -113,7 +113,7 @@ func (l Lease) DrainSQL(burst time.Duration) string {
 
 // TryDrainSQL is DrainSQL without the wait: it runs then if the gates were free.
 func (l Lease) TryDrainSQL(then string) string {
-	return "DECLARE passed bool; BEGIN x := " + call("pg_advisory_xact_lock", l.number) + "; BEGIN passed := " + l.passes() + "; " +
+	return "DECLARE passed boolean; BEGIN x := " + call("pg_advisory_xact_lock", l.number) + "; BEGIN passed := " + l.passes() + "; " +
 		undo + "IF passed THEN " + then + "END IF; END; "
 }
 

@@ -232,7 +232,8 @@ func (d *doctor) wait(ctx context.Context, key advisorylock.Key) error {
 // Exec, which shows how many rows there were, in a's own transaction: a pool of
 // one has no other connection, and a query would need a prepared statement.
 func seeWaiter(ctx context.Context, tx *sql.Tx, key advisorylock.Key, inside, ended <-chan struct{}) error {
-	waits := fmt.Sprintf("SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND NOT granted AND objsubid = 1 AND classid = %d AND objid = %d",
+	waits := fmt.Sprintf("SELECT 1 FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND NOT granted AND objsubid OPERATOR(pg_catalog.=) 1::pg_catalog.int2"+
+		" AND classid OPERATOR(pg_catalog.=) %d::pg_catalog.oid AND objid OPERATOR(pg_catalog.=) %d::pg_catalog.oid",
 		uint32(uint64(key)>>32), uint32(uint64(key))) //nolint:gosec // the two halves of the bits
 	limit := time.NewTimer(2 * time.Second)
 	defer limit.Stop()
@@ -277,7 +278,7 @@ func (d *doctor) release(ctx context.Context, key advisorylock.Key) error {
 // setLocal proves that a setting in front of the lock counts in the transaction
 // and not after it.
 func (d *doctor) setLocal(ctx context.Context, key advisorylock.Key) error {
-	const isSet = "SELECT 1 WHERE pg_catalog.current_setting('idle_in_transaction_session_timeout') = '98765ms'"
+	const isSet = "SELECT 1 WHERE pg_catalog.current_setting('idle_in_transaction_session_timeout') OPERATOR(pg_catalog.=) '98765ms'"
 	conn, err := bounded.Open(ctx, d.a)
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	_ "github.com/lib/pq"
 
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/doctor"
+	"github.com/bootlock/bootlock/test/hostile"
 	"github.com/bootlock/bootlock/test/pgtest"
 )
 
@@ -76,6 +77,25 @@ func TestRealServer(t *testing.T) {
 				t.Errorf("got pooler %q; want none", pooler.Text)
 			}
 		})
+	}
+}
+
+// doctor is what a superuser runs where something is wrong: nothing that others have
+// made there may run with it.
+func TestLookAlikesAreNotCalled(t *testing.T) {
+	for name, path := range hostile.Paths {
+		for _, driver := range drivers {
+			t.Run(name+"/"+driver, func(t *testing.T) {
+				t.Parallel()
+				dsn := pgtest.Shared(t).NewDB(t)
+				hostile.Install(t, dsn)
+				for _, f := range examine(t, driver, pgtest.WithParams(dsn, "search_path", path)).Findings {
+					if f.Level != doctor.OK {
+						t.Errorf("got %s %s: %s; want ok, as without look-alikes", f.Level, f.Name, f.Text)
+					}
+				}
+			})
+		}
 	}
 }
 

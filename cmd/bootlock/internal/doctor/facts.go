@@ -76,7 +76,7 @@ func (d *doctor) server(ctx context.Context) {
 // standby reports whether the pools lead to a standby, and adds whether both
 // lead to the same server: a DSN with several hosts may not.
 func (d *doctor) standby(ctx context.Context) bool {
-	const started = "SELECT pg_catalog.pg_postmaster_start_time()::pg_catalog.text || ' ' || COALESCE(pg_catalog.inet_server_port()::pg_catalog.text, '')"
+	const started = "SELECT pg_catalog.concat(pg_catalog.pg_postmaster_start_time(), ' ', pg_catalog.inet_server_port())"
 	first, ok := d.fact(ctx, "one server", started)
 	if second, err := ask(ctx, d.b, started); ok && err == nil {
 		level, text := OK, "two connections reached the same server"
@@ -195,7 +195,7 @@ func (d *doctor) role(ctx context.Context) {
 		"role "+role+" may not create schemas here; those that exist are enough for it",
 		"GRANT CREATE ON DATABASE to it, or create the schemas once as another role")
 	d.right(ctx, "plpgsql",
-		"COALESCE((SELECT pg_catalog.has_language_privilege(oid, 'USAGE') FROM pg_catalog.pg_language WHERE lanname = 'plpgsql'), false)",
+		"COALESCE((SELECT pg_catalog.has_language_privilege(oid, 'USAGE') FROM pg_catalog.pg_language WHERE lanname OPERATOR(pg_catalog.=) 'plpgsql'), false)",
 		"it may use plpgsql, with which those who wait can block on the server for a while",
 		"it may not use plpgsql: those who wait ask again and again instead, and learn a little later that a lock is free",
 		"GRANT USAGE ON LANGUAGE plpgsql TO it, or CREATE EXTENSION plpgsql")
@@ -234,9 +234,9 @@ func (d *doctor) settings(ctx context.Context) {
 			d.add(OK, "read only", "transactions may write", "")
 		}
 	}
-	limits, ok := d.fact(ctx, "time limits", `SELECT pg_catalog.string_agg(name || ' ' || pg_catalog.current_setting(name), ', ' ORDER BY name)
+	limits, ok := d.fact(ctx, "time limits", `SELECT pg_catalog.string_agg(pg_catalog.concat(name, ' ', pg_catalog.current_setting(name)), ', ' ORDER BY name)
 FROM pg_catalog.pg_settings
-WHERE name IN ('lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout') AND setting <> '0'`)
+WHERE name OPERATOR(pg_catalog.=) ANY (ARRAY['lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout']) AND setting OPERATOR(pg_catalog.<>) '0'`)
 	switch {
 	case !ok:
 	case limits == "":
@@ -287,8 +287,8 @@ func (d *doctor) unseenLimit(ctx context.Context) (had int, limited bool) {
 // room is how many connections the server has left.
 func (d *doctor) room(ctx context.Context) {
 	free, ok := d.fact(ctx, "server connections", `SELECT (pg_catalog.current_setting('max_connections')::pg_catalog.int4
-- pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int4
-- (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend'))::pg_catalog.text`)
+OPERATOR(pg_catalog.-) pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int4
+OPERATOR(pg_catalog.-) (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type OPERATOR(pg_catalog.=) 'client backend'))::pg_catalog.text`)
 	if !ok {
 		return
 	}

@@ -187,7 +187,7 @@ var (
 	bareKey  = strings.NewReplacer("(", "", ")::pg_catalog.int8", "")
 	setLocal = regexp.MustCompile(`^SET LOCAL (\S+) = '(.*)'$`)
 	setThis  = regexp.MustCompile(`set_config\('(\S+)', '(.*)', false\)`)
-	compare  = regexp.MustCompile(`WHERE pg_catalog.current_setting\('(\S+)'\) = '(.*)'$`)
+	compare  = regexp.MustCompile(`WHERE pg_catalog.current_setting\('(\S+)'\) OPERATOR\(pg_catalog\.=\) '(.*)'$`)
 	current  = regexp.MustCompile(`current_setting\('(\S+)'`)
 )
 

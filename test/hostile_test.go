@@ -1,0 +1,183 @@
+//go:build unix
+
+package test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"regexp"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/internal/sqlstate"
+	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/hostile"
+	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
+)
+
+// Whoever may create functions and operators where others look for them runs code
+// with the rights of those whose statements do not say which one they mean, and can
+// make a lock that is none. So all statements say it, those of a long wait, of
+// fences and of looks at the holder as well.
+func TestLookAlikesAreNotCalled(t *testing.T) {
+	t.Parallel()
+	for name, path := range hostile.Paths {
+		for _, plpgsql := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, plpgsql %t", name, plpgsql), func(t *testing.T) {
+				t.Parallel()
+				eachDriver(t, func(t *testing.T, driver string) {
+					t.Parallel()
+					callsAmongLookAlikes(t, driver, path, plpgsql)
+				})
+			})
+		}
+	}
+}
+
+func callsAmongLookAlikes(t *testing.T, driver, path string, plpgsql bool) {
+	role := newRole(t)
+	admin := pgtest.Shared(t).NewDB(t)
+	hostile.Install(t, admin)
+	db := sqltest.Open(t, "pgx", admin)
+	sqltest.Exec(t, db, "GRANT CREATE ON DATABASE "+quoted(sqltest.Ask[string](t, db, "SELECT current_database()"))+" TO "+quoted(role))
+	if !plpgsql { // the look-alikes were made by a superuser, and go on
+		sqltest.Exec(t, db, "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC")
+	}
+	dsn := pgtest.WithParams(pgtest.WithUser(admin, role, rolePassword), "search_path", path)
+	probe := sqltest.Open(t, driver, dsn)
+	for _, control := range []string{"SELECT 1::oid = 1", "SELECT now()"} {
+		if _, err := probe.ExecContext(t.Context(), control); sqlstate.Of(err) != hostile.Code && (control == "SELECT 1::oid = 1" || path != "hostile") {
+			t.Fatalf("%s: got %v; want a look-alike called, or this test proves nothing", control, err)
+		}
+	}
+
+	t.Run("waits", func(t *testing.T) { t.Parallel(); waitsAmongLookAlikes(t, driver, admin, dsn, plpgsql) })
+	t.Run("fences", func(t *testing.T) { t.Parallel(); fencesAmongLookAlikes(t, driver, admin, dsn) })
+	t.Run("guards", func(t *testing.T) { t.Parallel(); guardsAmongLookAlikes(t, driver, dsn) })
+}
+
+// lookedAround is what a waiter says that has waited for so long that it looks
+// around.
+var lookedAround = regexp.MustCompile(`^/\* bootlock: \d{4,} ms for `)
+
+func waitsAmongLookAlikes(t *testing.T, driver, admin, dsn string, plpgsql bool) {
+	key := advisorylock.KeyOf(t.Name())
+	holder := occupy(t, admin, key)
+	told := make(chan locktrace.Wait, 100)
+	var waits sync.WaitGroup
+	for _, shared := range []bool{false, true} {
+		for name, call := range waitFor {
+			waits.Go(func() {
+				trace := &locktrace.Trace{Waiting: func(_ context.Context, w locktrace.Wait) { told <- w }}
+				err := call(t.Context(), advisorylock.Locker{Shared: shared, Name: "waits", TTL: time.Minute, Trace: trace}, pool(t, driver, dsn), key)
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			})
+		}
+	}
+	for range 2 * len(waitFor) {
+		if w := await.Value(t, told); len(w.Holders) == 0 {
+			t.Errorf("got %+v of a wait; want the holder named", w)
+		}
+	}
+	asker := pool(t, driver, dsn)
+	await.Until(t, "waiters that look around", func() error {
+		sessions, err := advisorylock.Sessions(t.Context(), asker, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range sessions {
+			if lookedAround.MatchString(s.Query) {
+				return nil
+			}
+		}
+		if !plpgsql {
+			return nil // they only ask
+		}
+		return fmt.Errorf("got %v", sessions)
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	var wait *advisorylock.WaitError
+	err := advisorylock.Hold(ctx, asker, key, func(context.Context) error { return nil })
+	if !errors.As(err, &wait) || len(wait.Holders) == 0 {
+		t.Errorf("got %v; want a WaitError that names the holder", err)
+	}
+	sqltest.Commit(t, holder)
+	waits.Wait()
+}
+
+// The next holder meets a fenced transaction of the last, and has to wait for it.
+func fencesAmongLookAlikes(t *testing.T, driver, admin, dsn string) {
+	key := advisorylock.KeyOf(t.Name())
+	first, second := pool(t, driver, dsn), pool(t, driver, dsn)
+	var next <-chan error
+	err := advisorylock.Locker{Name: "fences"}.Hold(t.Context(), first, key, func(ctx context.Context) error {
+		tx, err := first.BeginTx(t.Context(), nil)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback() //nolint:errcheck // it was committed
+		if err := advisorylock.Fence(ctx, tx); err != nil {
+			t.Errorf("Fence: %v", err)
+		}
+		for _, s := range holdersOf(t, admin, key) {
+			sqltest.Exec(t, sqltest.Open(t, "pgx", admin), s.TerminateSQL())
+		}
+		<-ctx.Done()
+		if err := advisorylock.TryHold(t.Context(), second, key, func(context.Context) error { return nil }); !errors.Is(err, advisorylock.ErrNotAcquired) {
+			t.Errorf("TryHold beside a fenced transaction: got %v; want ErrNotAcquired", err)
+		}
+		locker, lasting := lastingWait(advisorylock.Locker{})
+		next = inBackground(func() error {
+			return locker.Hold(t.Context(), second, key, func(context.Context) error { return nil })
+		})
+		if w := await.Value(t, lasting); len(w.Holders) == 0 {
+			t.Errorf("got %+v of the wait at the fence; want the transaction named", w)
+		}
+		return tx.Commit()
+	})
+	if !errors.Is(err, advisorylock.ErrLost) {
+		t.Errorf("got %v; want ErrLost", err)
+	}
+	if err := await.Value(t, next); err != nil {
+		t.Errorf("the next holder: %v", err)
+	}
+}
+
+func holdersOf(t *testing.T, dsn string, key advisorylock.Key) []advisorylock.Session {
+	t.Helper()
+	sessions, err := advisorylock.Sessions(t.Context(), sqltest.Open(t, "pgx", dsn), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sessions
+}
+
+func guardsAmongLookAlikes(t *testing.T, driver, dsn string) {
+	db := pool(t, driver, dsn)
+	done := false
+	upToDate := func(context.Context, *sql.DB) (bool, error) { return done, nil }
+	migrate := func(context.Context, *sql.DB) error { done = true; return nil }
+	for name, guard := range map[string]schemaguard.Guard{
+		"plain": {}, "SkipIfExists": {SkipIfExists: true}, "Serialize": {Serialize: true}, "UpToDate": {UpToDate: upToDate},
+	} {
+		done = false
+		if err := guard.Ensure(t.Context(), db, "app", migrate); err != nil || !done {
+			t.Errorf("%s: got %v, migrated %t", name, err, done)
+		}
+	}
+	asked := 0
+	guard := schemaguard.Guard{UpToDate: func(context.Context, *sql.DB) (bool, error) { asked++; return asked > 2, nil }}
+	if err := guard.Await(t.Context(), db, "app"); err != nil {
+		t.Errorf("Await: %v", err)
+	}
+}
