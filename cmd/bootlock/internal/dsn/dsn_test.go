@@ -82,6 +82,9 @@ func TestRefused(t *testing.T) {
 		"JDBC:postgresql://h/d?user=u":          "JDBC",
 		"host=h hostaddr=example.org":           "hostaddr is not an IP address",
 		"host=a,b hostaddr=127.0.0.1":           "one address for each host",
+		// The parser would take what follows the first @ or / for the host.
+		"postgres://u:hun@hunter2@h/d": "percent-encoded",
+		"postgres://u:hun/hunter2@h/d": "percent-encoded",
 	} {
 		_, err := dsn.Parse(text)
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -148,6 +151,26 @@ func TestRedact(t *testing.T) {
 	} {
 		if got := dsn.Redact(text); got != want {
 			t.Errorf("got %q; want %q", got, want)
+		}
+	}
+}
+
+// A password that is a name as well would be taken out of every message.
+func TestSecret(t *testing.T) {
+	for text, want := range map[string]string{
+		"postgres://user:hunter2@host/db": "hunter2",
+		"postgres://user:user@host/db":    "",
+		"postgres://user:db@host/db":      "",
+		"postgres://user:host@host/db":    "",
+		"postgres://user@host/db":         "",
+	} {
+		noEnvironment(t)
+		config, err := dsn.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := config.Secret(); got != want {
+			t.Errorf("%s: got %q; want %q", text, got, want)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/schemaguard"
@@ -140,7 +141,7 @@ func TestWaited(t *testing.T) {
 // Holders come first, then those who wait, the longest first.
 func TestByTurn(t *testing.T) {
 	sessions := []Session{waiterOf(1, ""), holder(2, ""), waiterOf(3, ""), holder(4, "")}
-	for i, seconds := range []float64{1, 2, 3, 4} {
+	for i, seconds := range []float64{9, 2, 8, 4} {
 		sessions[i].Seconds = seconds
 	}
 	slices.SortStableFunc(sessions, byTurn)
@@ -148,7 +149,26 @@ func TestByTurn(t *testing.T) {
 	for _, s := range sessions {
 		got = append(got, s.PID)
 	}
-	if want := []int{4, 2, 3, 1}; !slices.Equal(got, want) {
+	if want := []int{4, 2, 1, 3}; !slices.Equal(got, want) {
 		t.Errorf("got %v; want %v", got, want)
+	}
+}
+
+// Roles, databases and statements are named by others.
+func TestNothingSteersTheTerminal(t *testing.T) {
+	const hostile = "\x1b]0;title\a\x1b[2J\r\u202e\u009b1mx\n"
+	s := holder(1, hostile)
+	s.Application, s.User, s.Client, s.State, s.Terminate = hostile, hostile, hostile, hostile, s.TerminateSQL()
+	l := lockOf(1, s)
+	l.Kind, l.Name, l.Database = Named, hostile, hostile
+	var b strings.Builder
+	l.Write(&b, true)
+	for _, r := range b.String() {
+		if r != '\n' && !unicode.IsPrint(r) {
+			t.Errorf("got %q in %q", r, b.String())
+		}
+	}
+	if n := strings.Count(b.String(), "\n"); n != 4 {
+		t.Errorf("got %d lines; want 4: the lock, who has it, the statement, how to end it", n)
 	}
 }

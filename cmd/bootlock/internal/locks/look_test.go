@@ -1,0 +1,56 @@
+package locks_test
+
+import (
+	"context"
+	"database/sql"
+	"os"
+	"slices"
+	"testing"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/cmd/bootlock/internal/locks"
+	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	pgtest.Shutdown()
+	os.Exit(code)
+}
+
+// The server shows sessions by their number; the one with the lower number waits
+// here.
+func TestLookHoldersFirst(t *testing.T) {
+	dsn := pgtest.Shared(t).NewDB(t)
+	db := sqltest.Open(t, "pgx", dsn)
+	txs := []*sql.Tx{sqltest.Begin(t, db), sqltest.Begin(t, db)}
+	pid := func(tx *sql.Tx) int { return sqltest.Ask[int](t, tx, "SELECT pg_backend_pid()") }
+	slices.SortFunc(txs, func(a, b *sql.Tx) int { return pid(a) - pid(b) })
+	want := []int{pid(txs[1]), pid(txs[0])}
+
+	sqltest.Exec(t, txs[1], "SELECT pg_advisory_xact_lock(42)")
+	granted := make(chan error, 1)
+	go func() {
+		_, err := txs[0].ExecContext(context.Background(), "SELECT pg_advisory_xact_lock(42)")
+		granted <- err
+	}()
+	var found []*locks.Lock
+	await.True(t, "a session that waits", func() (is bool) {
+		var err error
+		if found, err = locks.Look(t.Context(), db, locks.Query{Keys: []advisorylock.Key{42}}); err != nil {
+			t.Fatal(err)
+		}
+		return len(found) == 1 && len(found[0].Sessions) == 2
+	})
+	if got := []int{found[0].Sessions[0].PID, found[0].Sessions[1].PID}; !slices.Equal(got, want) {
+		t.Errorf("got sessions %v; want the holder first: %v", got, want)
+	}
+	sqltest.Commit(t, txs[1])
+	if err := await.Value(t, granted); err != nil {
+		t.Error(err)
+	}
+}
