@@ -208,3 +208,16 @@ func TestErrLostIsSaidOnce(t *testing.T) {
 		}
 	})
 }
+
+// A driver that cannot read its connection string repeats it.
+func TestNoPasswordInTheErrorOfConnect(t *testing.T) {
+	t.Parallel()
+	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		told := errors.New("cannot parse `postgres://app:s3cret@host:port/app`: failed to parse as URL (invalid port)")
+		d.OnCall(recdriver.FailOn(recdriver.Connect, "", 0, told))
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, noFn)
+		if !errors.Is(err, told) || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("got %v; want the driver's error without the password", err)
+		}
+	})
+}

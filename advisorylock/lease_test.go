@@ -420,3 +420,36 @@ func TestSharedLease(t *testing.T) {
 		}
 	})
 }
+
+// A heartbeat that the server has answered with an error ended the transaction,
+// and with it the lock, though the session lives.
+func TestHeartbeatThatIsRefused(t *testing.T) {
+	t.Parallel()
+	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		refused := recdriver.SQLError{Code: "57014", Message: "canceling statement due to user request"}
+		d.OnCall(onBeat(1, func() error { return refused }))
+		begun := time.Now()
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error {
+			<-ctx.Done()
+			if got := time.Since(begun); got != time.Second {
+				t.Errorf("the function learned of it after %v; want a second, by the first heartbeat", got)
+			}
+			return nil
+		})
+		if !errors.Is(err, advisorylock.ErrLost) || !errors.Is(err, refused) {
+			t.Errorf("got %v; want ErrLost, and the server's error in its chain", err)
+		}
+	})
+}
+
+// What fn has started and not waited for ends with the lock.
+func TestContextOfHoldEndsWithIt(t *testing.T) {
+	t.Parallel()
+	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		var given context.Context
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error { given = ctx; return nil })
+		if err != nil || given.Err() == nil {
+			t.Errorf("got %v, and a context with error %v; want one that has ended", err, given.Err())
+		}
+	})
+}

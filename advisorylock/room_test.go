@@ -267,25 +267,27 @@ func TestWaiterComesBackFromASilentNetwork(t *testing.T) {
 // them there are.
 func TestFanOutTakesASecondKey(t *testing.T) {
 	t.Parallel()
-	bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-		db.SetMaxOpenConns(10)
-		err := advisorylock.Hold(t.Context(), db, key, func(ctx context.Context) error {
-			wait := queued(50, func(int) {
-				err := advisorylock.WithXactLock(ctx, db, key+1, func(context.Context, *sql.Tx) error {
-					time.Sleep(time.Second)
-					return nil
+	for _, size := range []int{3, 10} { // two for locks are just enough
+		bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+			db.SetMaxOpenConns(size)
+			err := advisorylock.Hold(t.Context(), db, key, func(ctx context.Context) error {
+				wait := queued(50, func(int) {
+					err := advisorylock.WithXactLock(ctx, db, key+1, func(context.Context, *sql.Tx) error {
+						time.Sleep(time.Second)
+						return nil
+					})
+					if err != nil {
+						t.Errorf("a pool of %d: %v", size, err)
+					}
 				})
-				if err != nil {
-					t.Error(err)
-				}
+				wait()
+				return nil
 			})
-			wait()
-			return nil
+			if err != nil {
+				t.Error(err)
+			}
 		})
-		if err != nil {
-			t.Error(err)
-		}
-	})
+	}
 }
 
 // Sharers that overlap never let the lock go. Whoever wants it alone must stand
@@ -327,6 +329,20 @@ func TestSharersDoNotStarveAWaiterBehindAPooler(t *testing.T) {
 		close(done)
 		for range sharers {
 			<-ended
+		}
+	})
+}
+
+// Where the language itself is missing the server says so with another code.
+func TestPLpgSQLIsMissing(t *testing.T) {
+	t.Parallel()
+	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		d.OnCall(recdriver.FailOn(recdriver.Exec, "DO $bootlock$", 0, recdriver.SQLError{Code: "42704", Message: `language "plpgsql" does not exist`}))
+		if !f.try {
+			time.AfterFunc(5*time.Second, lockElsewhere(t, d, key))
+		}
+		if err := f.call(advisorylock.Locker{}, t.Context(), db, key, noFn); err != nil {
+			t.Errorf("got %v; want the lock", err)
 		}
 	})
 }

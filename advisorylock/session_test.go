@@ -167,3 +167,20 @@ func TestSessionsOfAnUnexpectedAnswer(t *testing.T) {
 		}
 	})
 }
+
+// An answer that ends with an error, after some of its rows, is no answer: the one
+// holder that matters may be missing.
+func TestSessionsCutShort(t *testing.T) {
+	t.Parallel()
+	boom := recdriver.SQLError{Code: "57014", Message: "canceling statement due to statement timeout"}
+	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
+			columns, rows := sessionRows(blocker)
+			return columns, append(rows, []driver.Value{boom}), nil
+		})
+		sessions, err := advisorylock.Sessions(t.Context(), db, key)
+		if !errors.Is(err, boom) || sessions != nil {
+			t.Errorf("got %v, %v; want %v and no sessions", sessions, err, boom)
+		}
+	})
+}

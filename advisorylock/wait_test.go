@@ -27,17 +27,20 @@ var blocker = advisorylock.Session{
 // showSessions makes the server answer the look at pg_locks.
 func showSessions(d *recdriver.Driver, sessions ...advisorylock.Session) {
 	d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
-		columns := []string{"pid", "application", "user", "client", "state", "since", "query", "granted", "shared", "this key"}
-		var rows [][]driver.Value
-		for _, s := range sessions {
-			since := 0.0
-			if !s.Since.IsZero() {
-				since = float64(s.Since.UnixMicro()) / 1e6
-			}
-			rows = append(rows, []driver.Value{int64(s.PID), s.Application, s.User, s.Client, s.State, since, s.Query, s.Granted, s.Shared, true})
-		}
+		columns, rows := sessionRows(sessions...)
 		return columns, rows, nil
 	})
+}
+
+func sessionRows(sessions ...advisorylock.Session) (columns []string, rows [][]driver.Value) {
+	for _, s := range sessions {
+		since := 0.0
+		if !s.Since.IsZero() {
+			since = float64(s.Since.UnixMicro()) / 1e6
+		}
+		rows = append(rows, []driver.Value{int64(s.PID), s.Application, s.User, s.Client, s.State, since, s.Query, s.Granted, s.Shared, true})
+	}
+	return []string{"pid", "application", "user", "client", "state", "since", "query", "granted", "shared", "this key"}, rows
 }
 
 // A session that blocks keeps a snapshot, which CREATE INDEX CONCURRENTLY and
@@ -106,6 +109,31 @@ func checkBursts(t *testing.T, d *recdriver.Driver) {
 	if perSecond := float64(len(calls)) / took.Seconds(); locks < 10 || perSecond > 5 {
 		t.Errorf("got %d calls, %d of them for the lock, in %v; want a few a second", len(calls), locks, took)
 	}
+}
+
+// A setting that is local to a transaction has to be set in each, the one that is
+// granted the lock above all: without it the lock of a frozen process stays.
+func TestTTLIsSetInEveryBurst(t *testing.T) {
+	t.Parallel()
+	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		const want = "SET LOCAL idle_in_transaction_session_timeout = '90000ms'; "
+		time.AfterFunc(5*time.Second, lockElsewhere(t, d, key))
+		if err := f.call(advisorylock.Locker{TTL: 90 * time.Second}, t.Context(), db, key, noFn); err != nil {
+			t.Fatal(err)
+		}
+		asks := 0
+		for _, c := range d.Calls() {
+			if c.Kind != recdriver.Exec {
+				continue
+			}
+			if asks++; !strings.Contains(c.Query, want) {
+				t.Errorf("ask %d: got %s; want %s in it", asks, c.Query, want)
+			}
+		}
+		if asks < 4 {
+			t.Errorf("got %d asks; want some that block blindly, and some that look around", asks)
+		}
+	})
 }
 
 // A bare lock_timeout writes one ERROR to the server's log for each burst, and a
@@ -391,6 +419,15 @@ func TestLookThatFailsDoesNotEndTheWait(t *testing.T) {
 						time.Sleep(2 * time.Hour) // what hung has come back
 						if got := r.Waits(); len(got) != 1 || len(got[0].Holders) != 0 {
 							t.Errorf("got %v; want one report, without holders", got)
+						}
+						failed := 0 // the connection whose look failed
+						for _, c := range d.Calls() {
+							if c.Conn == failed && (c.Kind == recdriver.Begin || c.Kind == recdriver.Exec) {
+								t.Errorf("%s on connection %d, whose look had failed; want it closed", c.Kind, c.Conn)
+							}
+							if c.Kind == recdriver.Query || c.Kind == recdriver.Begin && c.ReadOnly {
+								failed = c.Conn
+							}
 						}
 					})
 				})

@@ -121,6 +121,27 @@ func TestAwaitErrors(t *testing.T) {
 	}
 }
 
+// A worker that waits has nothing to lose by a session that ends, or by a server
+// that has no connection for it.
+func TestAwaitOutlivesItsSession(t *testing.T) {
+	t.Parallel()
+	for name, hook := range map[string]func(context.Context, *recdriver.Call) error{
+		"session ends":  recdriver.FailOn(recdriver.Query, "", 1, driver.ErrBadConn),
+		"no connection": recdriver.FailOn(recdriver.Connect, "", 1, recdriver.SQLError{Code: "53300", Message: "sorry, too many clients already"}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := newAwaiter(t, recdriver.NewServer(), recdriver.Plain)
+				f.OnCall(hook)
+				if err := f.await(t.Context(), answers(false, false, false)); err != nil {
+					t.Errorf("got %v; want it to ask on", err)
+				}
+			})
+		})
+	}
+}
+
 // All who wait behind a process that migrates go on at the moment it is done, on
 // pools of one connection.
 func TestAwaitGoesOnTogether(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/recdriver"
@@ -175,4 +177,31 @@ func TestClashRunsBootstrapAgain(t *testing.T) {
 	}
 	wantSent(t, f.sent(), "BEGIN", lockApp, createApp, "ROLLBACK",
 		"BEGIN", lockApp, createApp, "GRANT USAGE ON SCHEMA app TO bob", "COMMIT")
+}
+
+// The unguarded process needs a moment to commit; without a pause all attempts are
+// over before that.
+func TestClashPauseBetweenAttempts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.OnCall(recdriver.FailOn(recdriver.Exec, "CREATE", 0, recdriver.SQLError{Code: "42P06"}))
+		wantStep(t, f.ensure(schemaguard.Guard{}), locktrace.CreateSchema)
+		var ended time.Time // the attempt before
+		pauses := 0
+		for _, c := range f.Calls() {
+			switch {
+			case c.Kind == recdriver.Rollback:
+				ended = c.End
+			case c.Kind == recdriver.Begin && !ended.IsZero():
+				pauses++
+				if pause := c.Start.Sub(ended); pause < 5*time.Millisecond || pause > time.Second {
+					t.Errorf("got a pause of %v; want a short one", pause)
+				}
+			}
+		}
+		if pauses < 2 {
+			t.Errorf("got %d attempts after the first; want several", pauses)
+		}
+	})
 }

@@ -243,19 +243,20 @@ func TestUpToDateErrors(t *testing.T) {
 // that nothing was ever migrated.
 func TestUpToDateErrorCountsAsFalse(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	f.db.SetMaxOpenConns(2)
-	migrated := false
-	noTable := recdriver.SQLError{Code: "42P01", Message: `relation "app.pending" does not exist`}
-	err := f.ensureWith(t.Context(), schemaguard.Guard{UpToDate: answer(true, noTable)}, func(context.Context, *sql.DB) error {
-		migrated = true
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !migrated {
-		t.Error("migrate was not called, although there is no table yet")
+	for _, missing := range []recdriver.SQLError{
+		{Code: "42P01", Message: `relation "app.pending" does not exist`},
+		{Code: "3F000", Message: `schema "app" does not exist`},
+	} {
+		f := newFixture(t)
+		f.db.SetMaxOpenConns(2)
+		migrated := false
+		err := f.ensureWith(t.Context(), schemaguard.Guard{UpToDate: answer(true, missing)}, func(context.Context, *sql.DB) error {
+			migrated = true
+			return nil
+		})
+		if err != nil || !migrated {
+			t.Errorf("%v: got %v, migrated %t; want migrate called, since this is the first start", missing, err, migrated)
+		}
 	}
 }
 
@@ -603,5 +604,60 @@ func TestLostLeaseSaysWhere(t *testing.T) {
 	var failed *locktrace.StepError
 	if !errors.As(err, &failed) || failed.Op != "schemaguard.Ensure" || failed.Name != "app" {
 		t.Errorf("got error %v; want a StepError of schemaguard.Ensure", err)
+	}
+}
+
+// Who has waited in vain for the winner has not migrated, and must not say so.
+func TestContextEndsWhileTheWinnerMigrates(t *testing.T) {
+	t.Parallel()
+	server := recdriver.NewServer()
+	f, winner := newProcess(t, server.Driver(recdriver.Plain)), newProcess(t, server.Driver(recdriver.Plain))
+	f.db.SetMaxOpenConns(2)
+	key := schemaguard.MigrateKey(schemaguard.KeyFor("app"))
+	err := advisorylock.WithXactLock(t.Context(), winner.db, key, func(context.Context, *sql.Tx) error {
+		ctx, cancel := context.WithCancel(t.Context())
+		waits := f.Started(recdriver.Exec, "_shared("+key.String(), 1)
+		go func() {
+			<-waits
+			cancel()
+		}()
+		err := f.ensureWith(ctx, schemaguard.Guard{UpToDate: answer(false, nil)}, func(context.Context, *sql.DB) error {
+			t.Error("migrate was called")
+			return nil
+		})
+		wantStep(t, err, locktrace.Lock)
+		if !errors.As(err, new(*advisorylock.WaitError)) || !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v; want a WaitError with the end of the context", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Under a lock the end of the context may mean that the lock is lost, without it
+// that nobody waits for migrate any more.
+func TestMigrateIsNotCalledAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	for name, guard := range map[string]schemaguard.Guard{"plain": {}, "Serialize": {Serialize: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			f.db.SetMaxOpenConns(2)
+			ctx, cancel := context.WithCancel(t.Context())
+			guard.Trace = &locktrace.Trace{Done: func(_ context.Context, e locktrace.Event) {
+				if e.Step == locktrace.Release || guard.Serialize && e.Step == locktrace.Lock && e.For == locktrace.Migrate {
+					cancel()
+				}
+			}}
+			err := guard.Ensure(ctx, f.db, "app", func(context.Context, *sql.DB) error {
+				t.Error("migrate was called")
+				return nil
+			})
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v; want the end of the context", err)
+			}
+		})
 	}
 }

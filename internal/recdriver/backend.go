@@ -323,7 +323,11 @@ func (r *rows) Next(dest []driver.Value) error {
 	if len(r.data) == 0 {
 		return io.EOF
 	}
-	copy(dest, r.data[0])
+	row := r.data[0]
 	r.data = r.data[1:]
+	if err, ok := row[0].(error); ok {
+		return err
+	}
+	copy(dest, row)
 	return nil
 }

@@ -236,7 +236,8 @@ func (d *Driver) OnExec(answer func(c Call) (rowsAffected int64, err error)) {
 }
 
 // OnQuery sets the answer of the fake backend to queries, except those whose
-// last one takes an advisory lock. nil restores the default, no rows.
+// last one takes an advisory lock. nil restores the default, no rows. A row whose
+// first value is an error cuts the answer short with that.
 func (d *Driver) OnQuery(answer func(c Call) (columns []string, rows [][]driver.Value, err error)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
