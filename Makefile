@@ -40,6 +40,12 @@ test-examples: server ## run the tests of the examples and of their race harness
 simulate: ## run 100,000 schedules of fleets and faults on a fake server and clock; SCHEDULES=n, SEED=n
 	$(GO) test -C test/simulation -run TestSchedules -count=1 -v -timeout 2h -schedules $${SCHEDULES:-100000} -seed $${SEED:-1000000}
 
+mutants: server ## break the code on purpose, in one place at a time, and see which test notices; ONLY=regexp, SAMPLE=n
+	$(GO) run -C test ./mutants -only '$(ONLY)' -sample $(or $(SAMPLE),0)
+
+mutants-short: ## a dozen of those that tests without a server notice, a minute
+	$(GO) run -C test ./mutants -server=false -sample $(or $(SAMPLE),12)
+
 race: server ## race real migration libraries with and without the guard, 25 minutes, and write docs/libraries.md
 	cd examples && $(GO) run ./race
 

@@ -3,6 +3,7 @@ module github.com/bootlock/bootlock/test
 go 1.25.0
 
 require (
+	github.com/BurntSushi/toml v1.6.0 // the list of mutants
 	github.com/anishathalye/porcupine v1.3.1 // what histories are checked with
 	github.com/bootlock/bootlock v0.0.0 // what is tested
 	github.com/jackc/pgx/v5 v5.12.0 // a driver to test with
