@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -65,19 +66,16 @@ func (b *bench) judge(ctx context.Context, mutants []mutant) error {
 // green runs the tests on the code as it is: one that fails there would say
 // nothing about a mutant.
 func (b *bench) green(ctx context.Context, mutants []mutant) error {
-	type where struct{ dir, part string } // part is the rest of -run, that chooses among subtests
+	type where struct{ dir, parent string } // parent is the test whose subtests are chosen
 	tests := map[where][]string{}
 	for _, m := range mutants {
-		_, part, _ := strings.Cut(m.Run, "/")
-		at := where{m.In, part}
-		tests[at] = append(tests[at], m.tests()...)
+		parent, name := path.Split(m.Run)
+		at := where{m.In, parent}
+		tests[at] = append(tests[at], name)
 	}
 	for at, names := range tests {
 		slices.Sort(names)
-		run := "^(" + strings.Join(slices.Compact(names), "|") + ")$"
-		if at.part != "" {
-			run += "/" + at.part
-		}
+		run := at.parent + "(" + strings.Join(slices.Compact(names), "|") + ")"
 		v, err := b.test(ctx, at.dir, run, "")
 		if err != nil {
 			return err
