@@ -44,7 +44,7 @@ mutants: server ## break the code on purpose, in one place at a time, and see wh
 	$(GO) run -C test ./mutants -only '$(ONLY)' -sample $(or $(SAMPLE),0)
 
 mutants-short: ## a dozen of those that tests without a server notice, a minute
-	$(GO) run -C test ./mutants -server=false -sample $(or $(SAMPLE),12)
+	$(GO) run -C test ./mutants -list fast -sample $(or $(SAMPLE),12)
 
 race: server ## race real migration libraries with and without the guard, 25 minutes, and write docs/libraries.md
 	cd examples && $(GO) run ./race

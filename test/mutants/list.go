@@ -23,7 +23,7 @@ type mutant struct {
 	// Survives says why nobody could see the difference; empty if a test should.
 	Survives string
 
-	server bool
+	list string // it is from: fast or server
 }
 
 func (m mutant) String() string { return m.File + ": " + m.Breaks }
@@ -47,9 +47,9 @@ func repository() (string, error) {
 // list reads the mutants, the fast ones first.
 func list(root string) ([]mutant, error) {
 	var all []mutant
-	for _, name := range []string{"fast.toml", "server.toml"} {
+	for _, name := range []string{"fast", "server"} {
 		var file struct{ Mutant []mutant }
-		meta, err := toml.DecodeFile(filepath.Join(root, "test", "mutants", name), &file)
+		meta, err := toml.DecodeFile(filepath.Join(root, "test", "mutants", name+".toml"), &file)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
@@ -58,7 +58,7 @@ func list(root string) ([]mutant, error) {
 		}
 		for _, m := range file.Mutant {
 			// A last newline is where the quotes of a longer text stand.
-			m.Old, m.New, m.server = strings.TrimSuffix(m.Old, "\n"), strings.TrimSuffix(m.New, "\n"), name == "server.toml"
+			m.Old, m.New, m.list = strings.TrimSuffix(m.Old, "\n"), strings.TrimSuffix(m.New, "\n"), name
 			all = append(all, m)
 		}
 	}

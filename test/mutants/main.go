@@ -29,7 +29,7 @@ func main() {
 	only := flag.String("only", "", "the mutants that this regular expression matches, in file or description")
 	sample := flag.Int("sample", 0, "that many of them, at random (0: all)")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the sample") //nolint:gosec // not a secret
-	server := flag.Bool("server", true, "those too whose tests need a server")
+	which := flag.String("list", "", "fast, for those that tests without a server notice, or server (empty: both)")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		flag.Usage()
@@ -37,13 +37,13 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *only, *sample, *seed, *server); err != nil {
+	if err := run(ctx, *which, *only, *sample, *seed); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, only string, sample int, seed uint64, server bool) error {
+func run(ctx context.Context, which, only string, sample int, seed uint64) error {
 	matches, err := regexp.Compile(only)
 	if err != nil {
 		return err
@@ -58,7 +58,7 @@ func run(ctx context.Context, only string, sample int, seed uint64, server bool)
 	}
 	var chosen []mutant
 	for _, m := range all {
-		if (server || !m.server) && matches.MatchString(m.String()) {
+		if (which == "" || which == m.list) && matches.MatchString(m.String()) {
 			chosen = append(chosen, m)
 		}
 	}
@@ -72,7 +72,7 @@ func run(ctx context.Context, only string, sample int, seed uint64, server bool)
 		return errors.New("no mutant is like that")
 	}
 	for _, m := range chosen {
-		if m.server {
+		if m.list == "server" {
 			stop, err := startServer(ctx)
 			if err != nil {
 				return err
