@@ -15,8 +15,13 @@ import (
 	"time"
 )
 
-// limit is how long the tests may take; a mutant may make them hang.
-const limit = time.Minute
+const (
+	// limit is how long the tests of a mutant may take; it may make them hang.
+	limit = 90 * time.Second
+
+	// limitGreen is for all tests of a package that mutants name.
+	limitGreen = 10 * time.Minute
+)
 
 // bench is where mutants are tried.
 type bench struct{ root string }
@@ -76,7 +81,7 @@ func (b *bench) green(ctx context.Context, mutants []mutant) error {
 	for at, names := range tests {
 		slices.Sort(names)
 		run := at.parent + "(" + strings.Join(slices.Compact(names), "|") + ")"
-		v, err := b.test(ctx, at.dir, run, "")
+		v, err := b.test(ctx, limitGreen, at.dir, run, "")
 		if err != nil {
 			return err
 		}
@@ -103,11 +108,11 @@ func (b *bench) try(ctx context.Context, m mutant) (verdict, error) {
 	if err := errors.Join(err, os.WriteFile(mutated, []byte(text), 0o600), os.WriteFile(overlay, replace, 0o600)); err != nil {
 		return verdict{}, err
 	}
-	return b.test(ctx, m.In, m.Run, overlay)
+	return b.test(ctx, limit, m.In, m.Run, overlay)
 }
 
 // test runs tests, with an overlay that what they compile is compiled with, too.
-func (b *bench) test(ctx context.Context, dir, run, overlay string) (verdict, error) {
+func (b *bench) test(ctx context.Context, limit time.Duration, dir, run, overlay string) (verdict, error) {
 	cmd := exec.CommandContext(ctx, "go", "test", "-C", filepath.Join(b.root, dir), "-count=1", "-vet=off", "-failfast",
 		"-timeout="+limit.String(), "-run="+run, ".")
 	cmd.Env = os.Environ()
