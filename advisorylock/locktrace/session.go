@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Session is one server session that holds an advisory lock or waits for it,
@@ -29,14 +30,15 @@ func (s Session) TerminateSQL() string {
 	return fmt.Sprintf("SELECT pg_catalog.pg_terminate_backend(%d)", s.PID)
 }
 
-// String returns the session in one line, without its query.
+// String returns the session in one line, without its query. Names are those that
+// others gave; what could steer a terminal in them is shown as an underscore.
 func (s Session) String() string {
 	var about []string
 	for _, part := range []struct{ label, value string }{
 		{"", s.Application}, {"user ", s.User}, {"from ", s.Client}, {"", s.State},
 	} {
 		if part.value != "" {
-			about = append(about, part.label+part.value)
+			about = append(about, part.label+printable(part.value))
 		}
 	}
 	if !s.Since.IsZero() {
@@ -46,4 +48,13 @@ func (s Session) String() string {
 		return fmt.Sprintf("pid %d", s.PID)
 	}
 	return fmt.Sprintf("pid %d (%s)", s.PID, strings.Join(about, ", "))
+}
+
+func printable(name string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '_'
+		}
+		return r
+	}, name)
 }

@@ -15,6 +15,7 @@ func TestSessionString(t *testing.T) {
 		"pid 7":                              {PID: 7, Query: "SELECT 1", Granted: true},
 		"pid 7 (deploy)":                     {PID: 7, Application: "deploy"},
 		"pid 7 (user app)":                   {PID: 7, User: "app"},
+		"pid 7 (user _[2J__pp)":              {PID: 7, User: "\x1b[2J\r\npp"},
 		"pid 7 (from local)":                 {PID: 7, Client: "local"},
 		"pid 7 (active)":                     {PID: 7, State: "active"},
 		"pid 7 (since 2025-03-09T12:00:00Z)": {PID: 7, Since: since},

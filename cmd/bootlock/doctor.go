@@ -64,7 +64,7 @@ func showReport(out io.Writer, report *doctor.Report, asJSON bool) error {
 		return encoder.Encode(report)
 	}
 	for _, f := range report.Findings {
-		fmt.Fprintf(out, "%-5s %s: %s\n", f.Level, f.Name, f.Text)
+		fmt.Fprintf(out, "%-5s %s: %s\n", f.Level, f.Name, visible(f.Text))
 		if f.Advice != "" {
 			fmt.Fprintf(out, "      %s\n", f.Advice)
 		}

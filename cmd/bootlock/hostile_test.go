@@ -7,10 +7,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/hostile"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // The command is often run by whoever may do most in a database.
@@ -53,5 +57,60 @@ func TestLookAlikesAreNotCalled(t *testing.T) {
 				t.Errorf("got exit code %d of the holder that was ended; want %d", code, exitLost)
 			}
 		})
+	}
+}
+
+// Roles, databases and applications have the names that others gave them. They steer
+// no terminal, and are no SQL.
+func TestHostileNames(t *testing.T) {
+	const name = "\x1b[2J\x1b]0;title\a\r\n'); DROP TABLE t; --\\\\"
+	server := pgtest.Shared(t)
+	admin := sqltest.Open(t, "pgx", server.DSN)
+	role, database := pgx.Identifier{name}.Sanitize(), pgx.Identifier{name + t.Name()}.Sanitize()
+	sqltest.Exec(t, admin, "CREATE ROLE "+role+" LOGIN SUPERUSER PASSWORD 'hostile'")
+	t.Cleanup(func() { sqltest.Exec(t, admin, "DROP ROLE "+role) })
+	sqltest.Exec(t, admin, "CREATE DATABASE "+database)
+	t.Cleanup(func() { sqltest.Exec(t, admin, "DROP DATABASE "+database+" WITH (FORCE)") })
+	dsn := pgtest.WithUser(server.DSNFor(name+t.Name()), name, "hostile")
+	env := []string{"DATABASE_URL=" + dsn}
+	application := "DATABASE_URL=" + pgtest.WithParams(dsn, "application_name", `bootlock run (a' OR true OR 'b\', pid 1)`)
+	hold := func(lock string, env ...string) (ended <-chan int) {
+		holds, done := filepath.Join(t.TempDir(), "holds"), make(chan int, 1)
+		go func() {
+			_, code := bootlock(t, env, "run", "--lock", lock, "--", "sh", "-c", "touch "+holds+"; exec sleep 600")
+			done <- code
+		}()
+		await.True(t, "the holder", func() bool { _, err := os.Stat(holds); return err == nil })
+		return done
+	}
+	ended := []<-chan int{hold(name, env...), hold("other", application)}
+	for _, test := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"run", "--lock", name, "--try", "--", "true"}, exitNotInTime, "held by pid"},
+		{[]string{"run", "--lock", name, "--timeout", "1500ms", "--", "true"}, exitNotInTime, "waiting for"},
+		{[]string{"locks"}, 0, "DROP TABLE"},
+		{[]string{"locks", "--all-databases"}, 0, "  database"},
+		{[]string{"doctor"}, 0, "protects"},
+		{[]string{"ensure", "--schema", name, "--bootstrap", "/dev/null"}, 0, ""},
+		{[]string{"wait", "--schema", name, "--timeout", "60s"}, 0, ""},
+		{[]string{"run", "--lock", "x", "--unless", `SELECT "` + name + `"`, "--", "true"}, exitOwn, "does not exist"},
+		{[]string{"end", "--lock", name, "--yes"}, 0, "session has ended"},
+		{[]string{"end", "--lock", "other", "--yes"}, 0, "Its client has not said"},
+	} {
+		said, code := bootlock(t, env, test.args...)
+		if code != test.code || !strings.Contains(said, test.says) {
+			t.Errorf("%q: got exit code %d and %q; want %d and %q", test.args, code, said, test.code, test.says)
+		}
+		if i := strings.IndexFunc(said, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); i >= 0 {
+			t.Errorf("%q: got %q, with something that steers a terminal at %d", test.args, said, i)
+		}
+	}
+	for _, holder := range ended {
+		if code := await.Value(t, holder); code != exitLost {
+			t.Errorf("got exit code %d of a holder that was ended; want %d", code, exitLost)
+		}
 	}
 }

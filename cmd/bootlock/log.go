@@ -74,7 +74,7 @@ func (l *logger) say(text, msg string, attrs ...slog.Attr) {
 	case l.json != nil:
 		l.json.LogAttrs(context.Background(), slog.LevelInfo, l.redact(msg), attrs...)
 	case text != "":
-		fmt.Fprintln(l.w, "bootlock: "+l.redact(text))
+		fmt.Fprintln(l.w, "bootlock: "+visible(l.redact(text)))
 	}
 }
 
@@ -84,7 +84,7 @@ func (l *logger) fail(text, more string, attrs ...slog.Attr) {
 		l.json.LogAttrs(context.Background(), slog.LevelError, l.redact(text), attrs...)
 		return
 	}
-	fmt.Fprintln(l.w, "bootlock: "+l.redact(text+more))
+	fmt.Fprintln(l.w, "bootlock: "+visible(l.redact(text+more)))
 }
 
 func (l *logger) redact(text string) string {

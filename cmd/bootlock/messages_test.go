@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+
+	"github.com/bootlock/bootlock/cmd/bootlock/internal/doctor"
 )
 
 // What cannot work is refused before anything is asked of a server.
@@ -60,5 +63,21 @@ func TestLocksAreSorted(t *testing.T) {
 		if len(r.locks) != 5 || !slices.IsSortedFunc(r.locks, byKey) {
 			t.Errorf("%v: got %v; want each once, in the order of the keys", names, r.locks)
 		}
+	}
+}
+
+// What the server says has names in it that others gave.
+func TestMessagesSteerNoTerminal(t *testing.T) {
+	const hostile = "role \x1b]0;title\a\x1b[2J\r\u202e\u009b1m"
+	var b bytes.Buffer
+	l := &logger{w: &b}
+	l.say(hostile, "")
+	l.fail(hostile, "\n  held by "+hostile)
+	report := &doctor.Report{Findings: []doctor.Finding{{Name: "create schemas", Level: doctor.OK, Text: hostile}}}
+	if err := showReport(&b, report, false); err != nil {
+		t.Fatal(err)
+	}
+	if i := strings.IndexFunc(b.String(), func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); i >= 0 || strings.Count(b.String(), "role") != 4 {
+		t.Errorf("got %q; want nothing that steers a terminal", b.String())
 	}
 }
