@@ -350,7 +350,7 @@ func fenceIdleLimit(t *testing.T, tg Target) {
 					statement, _ := fence.SQL(ctx)
 					sqltest.Exec(t, tx, statement)
 				}
-				if sqltest.Rows(t, tx, "SELECT WHERE current_setting('idle_in_transaction_session_timeout')::interval = '"+want+"'::interval") != 1 {
+				if sqltest.Rows(t, tx, "SELECT WHERE pg_catalog.current_setting('idle_in_transaction_session_timeout')::pg_catalog.interval OPERATOR(pg_catalog.=) '"+want+"'::pg_catalog.interval") != 1 {
 					t.Errorf("%s, limit of %s before: got another; want %s", name, before, want)
 				}
 				sqltest.Commit(t, tx)
