@@ -40,6 +40,9 @@ test-examples: server ## run the tests of the examples and of their race harness
 simulate: ## run 100,000 schedules of fleets and faults on a fake server and clock; SCHEDULES=n, SEED=n
 	$(GO) test -C test/simulation -run TestSchedules -count=1 -v -timeout 2h -schedules $${SCHEDULES:-100000} -seed $${SEED:-1000000}
 
+fuzz: server ## look for inputs that break something, 10 s for each target; FUZZTIME=1m
+	GO="$(GO)" scripts/fuzz.sh
+
 mutants: server ## break the code on purpose, in one place at a time, and see which test notices; ONLY=regexp, SAMPLE=n
 	$(GO) run -C test ./mutants -only '$(ONLY)' -sample $(or $(SAMPLE),0)
 

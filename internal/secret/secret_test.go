@@ -2,6 +2,7 @@ package secret_test
 
 import (
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
 	"testing"
@@ -41,4 +42,31 @@ func TestHide(t *testing.T) {
 	if err := secret.Hide(nil); err != nil {
 		t.Errorf("got %v; want nil", err)
 	}
+}
+
+// However a connection string is broken, what its error shows has nothing of the
+// password in it: neither as net/url tells it, nor as lib/pq and pgx repeat it.
+func FuzzHide(f *testing.F) {
+	for _, around := range []string{"", "%zz", "/", "@", " ", "'", "`", "\\", "`: ", "\n", "?", "#", ":", "[", "=", "\x7f"} {
+		f.Add(around, "")
+		f.Add("", around)
+		f.Add(around, around)
+	}
+	f.Fuzz(func(t *testing.T, before, after string) {
+		password := before + "s3cr3t" + after
+		for _, dsn := range []string{"postgres://user:" + password + "@host/db", "host=h password=" + password, "postgres//user:" + password + "@host"} {
+			errs := []error{
+				fmt.Errorf("cannot parse `%s`: failed to parse as keyword/value (invalid keyword/value)", dsn),
+				fmt.Errorf("missing %q after %q in connection info string", "=", dsn),
+			}
+			if _, err := url.Parse(dsn); err != nil {
+				errs = append(errs, err, fmt.Errorf("open: %w", err))
+			}
+			for _, err := range errs {
+				if got := secret.Hide(err); strings.Contains(got.Error(), "s3cr3t") || !errors.Is(got, err) {
+					t.Errorf("got %q of %q; want nothing of the password", got, err)
+				}
+			}
+		}
+	})
 }

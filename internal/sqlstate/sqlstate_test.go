@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -132,4 +133,34 @@ func TestLost(t *testing.T) {
 			t.Errorf("%s: got %t; want %t", tt.name, got, tt.want)
 		}
 	}
+}
+
+// Whatever a server, a pooler or a driver says, an answer is never taken for both:
+// the loss of the session, which leaves a commit in doubt, and a commit that was
+// refused.
+func FuzzErrors(f *testing.F) {
+	for _, code := range []string{"", "23505", "XX000", "08006", "08P01", "57P01", "40003", "25P02", "x", "0"} {
+		for _, text := range []string{
+			"", "conn closed", "tuple concurrently updated", `duplicate key value violates unique constraint "pg_namespace_nspname_index"`,
+			"commit unexpectedly resulted in rollback", "pq: Could not complete operation in a failed transaction", "unexpected command tag ROLLBACK",
+		} {
+			f.Add(code, text)
+		}
+	}
+	f.Fuzz(func(t *testing.T, code, text string) {
+		err := fmt.Errorf("around it: %w", modern(code, text))
+		if got := sqlstate.Of(err); got != code {
+			t.Errorf("got code %q; want %q", got, code)
+		}
+		lost, refused := sqlstate.Lost(err), sqlstate.RolledBack(err)
+		if lost && refused && code != "" {
+			t.Errorf("%q, %q: got both lost and rolled back", code, text)
+		}
+		if index := sqlstate.CatalogIndex(err); index != "" && (code != "23505" || !strings.Contains(err.Error(), index)) {
+			t.Errorf("%q, %q: got catalog index %q", code, text, index)
+		}
+		if sqlstate.Concurrent(err) && code != "XX000" {
+			t.Errorf("%q, %q: got an internal error", code, text)
+		}
+	})
 }

@@ -2,6 +2,7 @@ package dsn_test
 
 import (
 	"context"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -173,4 +174,58 @@ func TestSecret(t *testing.T) {
 			t.Errorf("%s: got %q; want %q", text, got, want)
 		}
 	}
+}
+
+// Whatever is wrong with a DSN, what is said of it has nothing of the password in it.
+// The second line finds the password of every DSN that can be read.
+func FuzzPassword(f *testing.F) {
+	for _, around := range []string{"", "%zz", "%40", "/", "@", " ", "'", "\\", "\n", "?", "#", ":", "[", "=", "&", "\x7f", "é"} {
+		f.Add(around, "")
+		f.Add("", around)
+		f.Add(around, around)
+	}
+	f.Fuzz(func(t *testing.T, before, after string) {
+		const marker = "s3cr3t"
+		password := before + marker + after
+		for _, text := range []string{
+			"postgres://user:" + password + "@127.0.0.1:1/db",
+			"postgres://127.0.0.1:1/db?user=u&password=" + password,
+			"host=127.0.0.1 port=1 password=" + password,
+			"host=127.0.0.1 port=1 password='" + password + "'",
+			"jdbc:postgresql://127.0.0.1:1/db?password=" + password,
+			password,
+		} {
+			config, err := dsn.Parse(text)
+			if err != nil {
+				if strings.Contains(err.Error(), marker) {
+					t.Errorf("%q: got %v; want nothing of the password", text, err)
+				}
+				continue
+			}
+			if strings.Contains(config.Address(), marker) {
+				t.Errorf("%q: got %s as the address, which messages show", text, config.Address())
+			}
+		}
+	})
+}
+
+func FuzzRedact(f *testing.F) {
+	for _, around := range []string{"", "@", ":", "/", "'", "\\", "=", "&", "é"} {
+		f.Add(around, around)
+	}
+	quote := strings.NewReplacer(`\`, `\\`, "'", `\'`)
+	f.Fuzz(func(t *testing.T, before, after string) {
+		const marker = "s3cr3t"
+		password := before + marker + after
+		texts := []string{
+			"dial " + (&url.URL{Scheme: "postgres", User: url.UserPassword("user", password), Host: "h", Path: "/d"}).String() + ": refused",
+			"dial postgres://h/d?password=" + url.QueryEscape(password) + "&sslmode=disable: refused",
+			"host=h password='" + quote.Replace(password) + "' user=u",
+		}
+		for _, text := range texts {
+			if got := dsn.Redact(text); strings.Contains(got, marker) {
+				t.Errorf("got %q of %q; want nothing of the password", got, text)
+			}
+		}
+	})
 }
