@@ -64,3 +64,27 @@ func TestSessionsListsHoldersAndWaiters(t *testing.T) {
 		t.Errorf("afterwards: got %v, %v; want none", sessions, err)
 	}
 }
+
+// The holder may have begun its transaction after those who wait have.
+func TestSessionsHoldersFirst(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Shared(t).NewDB(t)
+	const key = advisorylock.Key(42)
+	waiter := sqltest.Begin(t, sqltest.Open(t, "pgx", dsn))
+	sqltest.Exec(t, waiter, "SELECT 1")
+	holder := occupy(t, dsn, key)
+	granted := inBackground(func() error {
+		_, err := waiter.ExecContext(t.Context(), "SELECT pg_advisory_xact_lock("+key.String()+")")
+		return err
+	})
+	db := sqltest.Open(t, "pgx", dsn)
+	awaitWaiters(t, db, key, 1)
+	sessions, err := advisorylock.Sessions(t.Context(), db, key)
+	if err != nil || len(sessions) != 2 || !sessions[0].Granted || sessions[1].Granted {
+		t.Errorf("got %v, %v; want the holder, and then who waits", sessions, err)
+	}
+	sqltest.Commit(t, holder)
+	if err := await.Value(t, granted); err != nil {
+		t.Error(err)
+	}
+}

@@ -323,9 +323,13 @@ func weakRole(t *testing.T, tg Target) {
 		}
 	}
 	admin := tg.admin(t)
-	sqltest.Exec(t, admin, "CREATE SCHEMA not_mine; GRANT CREATE, USAGE ON SCHEMA not_mine TO "+pgtest.WeakRole)
-	for name, guard := range guards {
-		migrated := false
+	sqltest.Exec(t, admin, "CREATE SCHEMA not_mine")
+	for _, name := range []string{"plain", "SkipIfExists", "plain, granted", "SkipIfExists, granted", "Bootstrap, granted"} {
+		kind, _, granted := strings.Cut(name, ",")
+		if granted {
+			sqltest.Exec(t, admin, "GRANT CREATE, USAGE ON SCHEMA not_mine TO "+pgtest.WeakRole)
+		}
+		guard, migrated := guards[kind], false
 		err := guard.Ensure(ctx, weak, "not_mine", func(context.Context, *sql.DB) error { migrated = true; return nil })
 		if err != nil || !migrated {
 			t.Errorf("%s: got %v, migrated %v; want nil and migrate, the schema is there", name, err, migrated)
