@@ -75,7 +75,10 @@ demo: server ## see the race without the guard, and none with it
 room: server ## measure fleets larger than their connections, a quarter of an hour
 	scripts/room.sh
 
-bench: server ## run the benchmarks
+bench: ## side by side with the peers, forty minutes, and write docs/benchmarks.md; SHORT=1: two minutes, write nothing
+	cd bench && $(GO) run ./sidebyside $(if $(SHORT),-short)
+
+benchmarks: server ## run the benchmarks of what is bootlock's alone: leases, fences, Await
 	$(GO) test -C bench -run '^$$' -bench . -benchmem -timeout 20m $(TESTFLAGS) ./...
 
 tidy: ## run go mod tidy in every module

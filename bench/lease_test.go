@@ -6,7 +6,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,29 +19,6 @@ import (
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
-
-// BenchmarkHandoff measures the time from the holder's release to the moment the
-// next one has the lock, for those who wait in bursts (Hold) and for those who
-// block. Both run at the same time, so that a busy machine slows them alike.
-//
-// There are four keys of each kind, with four parties each, so that a wait lasts
-// longer than a burst; the holds are of random length, so that a release falls
-// anywhere in a burst. A figure needs many handoffs: -benchtime=1000x.
-func BenchmarkHandoff(b *testing.B) {
-	for _, driver := range drivers {
-		b.Run(driver, func(b *testing.B) {
-			dsn := pgtest.Shared(b).NewDB(b)
-			bursts := handoffs{take: inHold, key: 1}
-			blocking := handoffs{take: blocking, key: 100}
-			var wg sync.WaitGroup
-			bursts.start(b, &wg, driver, dsn)
-			blocking.start(b, &wg, driver, dsn)
-			wg.Wait()
-			reportQuantiles(b, "bursts-", bursts.samples)
-			reportQuantiles(b, "blocking-", blocking.samples)
-		})
-	}
-}
 
 func inHold(ctx context.Context, db *sql.DB, key advisorylock.Key, fn func()) error {
 	return advisorylock.Hold(ctx, db, key, func(context.Context) error { fn(); return nil })
@@ -59,49 +35,6 @@ func blocking(ctx context.Context, db *sql.DB, key advisorylock.Key, fn func()) 
 	}
 	fn()
 	return tx.Commit()
-}
-
-// handoffs are of one kind, on keys from key on.
-type handoffs struct {
-	take func(ctx context.Context, db *sql.DB, key advisorylock.Key, fn func()) error
-	key  advisorylock.Key
-
-	left    atomic.Int64
-	mu      sync.Mutex
-	samples []time.Duration
-}
-
-func (h *handoffs) start(b *testing.B, wg *sync.WaitGroup, driver, dsn string) {
-	const keys, parties = 4, 4
-	h.left.Store(int64(b.N))
-	began := time.Now()
-	for k := range keys {
-		var released atomic.Int64 // since began; 0 is not yet
-		for range parties {
-			db := warm(b, driver, dsn, 1)
-			wg.Go(func() {
-				for h.left.Load() > 0 {
-					err := h.take(b.Context(), db, h.key+advisorylock.Key(k), func() { h.hold(began, &released) })
-					if err != nil {
-						b.Error(err)
-						return
-					}
-				}
-			})
-		}
-	}
-}
-
-func (h *handoffs) hold(began time.Time, released *atomic.Int64) {
-	const longest = 800 * time.Millisecond
-	now := time.Since(began)
-	if last := released.Load(); last != 0 && h.left.Add(-1) >= 0 {
-		h.mu.Lock()
-		h.samples = append(h.samples, now-time.Duration(last))
-		h.mu.Unlock()
-	}
-	time.Sleep(rand.N(longest))
-	released.Store(int64(time.Since(began)))
 }
 
 func reportQuantiles(b *testing.B, prefix string, samples []time.Duration) {
