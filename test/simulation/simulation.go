@@ -24,6 +24,10 @@ import (
 type Config struct {
 	Seed    uint64
 	Control Control
+
+	// Small is three processes that take one lock, by Hold, alone, and write one
+	// transaction each time.
+	Small bool
 }
 
 // Control breaks a schedule on purpose: a check that finds nothing proves

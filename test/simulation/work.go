@@ -42,6 +42,9 @@ var keys = []advisorylock.Key{1001, 1002}
 const schema = "app"
 
 func (w *world) keyOf(rng *rand.Rand) advisorylock.Key {
+	if w.Small {
+		return keys[0]
+	}
 	all := append([]advisorylock.Key{schemaguard.MigrateKey(schemaguard.KeyFor(schema))}, keys...)
 	return all[rng.IntN(len(all))]
 }
@@ -64,6 +67,11 @@ func (p *process) plan() []task {
 		}
 		if tasks[i].op == opXact || tasks[i].op == opTryXact {
 			tasks[i].lock.TTL = 0 // no heartbeat shows that a callback lives that does nothing for a while
+		}
+		if p.w.Small {
+			tasks[i].op, tasks[i].key, tasks[i].lock.Shared, tasks[i].write = opHold, keys[0], false, 1
+			tasks[i].lock.TTL = time.Second
+			continue
 		}
 		if rng.IntN(5) == 0 {
 			tasks[i].ctx = time.Duration(1 + rng.Int64N(int64(5*time.Second)))
@@ -183,8 +191,14 @@ func (w *world) migrates() bool {
 
 // callback is what is done under the lock: it lasts, and writes.
 func (p *process) callback(ctx context.Context, t task, h *holder, tx *sql.Tx) error {
-	if p.w.Control == LateGrant {
+	switch {
+	case p.w.Control == LateGrant:
 		t.write = 0 // it has no fence
+	case p.w.Small: // as one does that was frozen: it does not look at its context
+		time.Sleep(t.lasts / 2)
+		_ = p.write(ctx, h, true)
+		time.Sleep(t.lasts / 2)
+		return nil
 	}
 	for range t.write {
 		if err := sleep(ctx, t.lasts/time.Duration(t.write+1)); err != nil {

@@ -70,6 +70,10 @@ func Run(cfg Config) Result {
 	}
 	w.server.SetPlain(w.rng.IntN(8) == 0)
 	w.server.SetShort(w.rng.IntN(8) == 0)
+	if cfg.Small {
+		n, w.pooler = 3, nil
+		w.server.SetPooled(false)
+	}
 	for i := range n {
 		w.procs = append(w.procs, w.start(i))
 	}
