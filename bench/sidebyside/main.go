@@ -26,8 +26,8 @@ import (
 )
 
 func main() {
-	if storm.IsWorker() {
-		if err := storm.Work(os.Stdin, os.Stdout); err != nil {
+	if storm.Worker.IsWorker() {
+		if err := storm.Worker.Work(os.Stdin, os.Stdout); err != nil {
 			os.Exit(1) // its parent knows
 		}
 		return

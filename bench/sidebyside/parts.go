@@ -76,7 +76,7 @@ func fleets(name string, plans ...storm.Plan) part {
 		for _, p := range plans {
 			n = max(n, p.N)
 		}
-		f, err := storm.NewFleet(n)
+		f, err := storm.Worker.Start(n)
 		if err != nil {
 			return nil, err
 		}

@@ -158,7 +158,7 @@ func (p Plan) round(ctx context.Context, l *lab.Lab, f *Fleet, t *tally) error {
 // once starts a fleet once. ready is zero if not all were.
 func (p Plan) once(ctx context.Context, l *lab.Lab, f *Fleet, database, dsn string, before lab.Work, row *Row) (ready, winner time.Duration, after lab.Work, err error) {
 	watched := watch(ctx, l, database)
-	answers, err := f.start(p.N, job{Way: row.Way, DSN: dsn, Work: p.Work, Timeout: p.Limit})
+	answers, err := f.Do(p.N, job{Way: row.Way, DSN: dsn, Work: p.Work}, p.Limit)
 	most := watched()
 	if err != nil {
 		return 0, 0, after, err

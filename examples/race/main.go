@@ -26,8 +26,8 @@ import (
 
 func main() {
 	var err error
-	if isWorker() {
-		err = work(os.Stdin, os.Stdout)
+	if worker.IsWorker() {
+		err = worker.Work(os.Stdin, os.Stdout)
 	} else {
 		err = race(os.Args[1:])
 	}
@@ -83,12 +83,12 @@ func (p plan) run(ctx context.Context, results, docs string) error {
 		return err
 	}
 	defer func() { _ = server.Stop() }()
-	f, err := newFleet(slices.Max(p.sizes))
+	f, err := worker.Start(slices.Max(p.sizes))
 	if err != nil {
 		return err
 	}
 	r, err := p.measure(ctx, server, f)
-	if err = errors.Join(err, f.close()); err != nil {
+	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	fmt.Println(r.failures(false).Render())

@@ -36,7 +36,7 @@ type tally struct {
 
 // measure runs all rounds. Modes alternate within a round, so that what else
 // the machine does falls on all of them alike.
-func (p plan) measure(ctx context.Context, server *pgtest.Server, f *fleet) (*report, error) {
+func (p plan) measure(ctx context.Context, server *pgtest.Server, f *racers) (*report, error) {
 	r := newReport(server)
 	for i, l := range libraries {
 		if !p.only.MatchString(l.id()) {
@@ -72,7 +72,7 @@ func (p plan) measure(ctx context.Context, server *pgtest.Server, f *fleet) (*re
 	return r, nil
 }
 
-func (p plan) round(ctx context.Context, server *pgtest.Server, f *fleet, i int, t *tally) error {
+func (p plan) round(ctx context.Context, server *pgtest.Server, f *racers, i int, t *tally) error {
 	l := libraries[i]
 	dsn, drop, err := server.CreateDatabase(ctx, "race")
 	if err != nil {
@@ -86,7 +86,7 @@ func (p plan) round(ctx context.Context, server *pgtest.Server, f *fleet, i int,
 	if timeout == 0 {
 		timeout = time.Minute
 	}
-	results, err := f.start(t.N, job{Library: i, Mode: t.Mode, DSN: dsn, Timeout: timeout})
+	results, err := f.Do(t.N, job{Library: i, Mode: t.Mode, DSN: dsn}, timeout)
 	if err != nil {
 		return err
 	}

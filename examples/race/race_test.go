@@ -15,8 +15,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if isWorker() {
-		if err := work(os.Stdin, os.Stdout); err != nil {
+	if worker.IsWorker() {
+		if err := worker.Work(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -34,7 +34,7 @@ func raceOnce(t *testing.T, only, modes string, n, rounds int) *report {
 		sizes: []int{n}, rounds: rounds, short: true, seconds: 1,
 		only: regexp.MustCompile(only), modes: regexp.MustCompile(modes),
 	}
-	f, err := newFleet(n)
+	f, err := worker.Start(n)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func raceOnce(t *testing.T, only, modes string, n, rounds int) *report {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.close(); err != nil {
+	if err := f.Close(); err != nil {
 		t.Errorf("the workers ended with %v", err)
 	}
 	if len(r.Tallies) == 0 {
@@ -228,11 +228,11 @@ func TestUpdateKeepsTheRest(t *testing.T) {
 func TestHungWorkerIsReplaced(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.Shared(t).NewDB(t)
-	f, err := newFleet(1)
+	f, err := worker.Start(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = f.close() }() // the hung one is killed
+	defer func() { _ = f.Close() }() // the hung one is killed
 	// golang-migrate does not look at its context.
 	db, err := sql.Open(pq, dsn)
 	if err != nil {
@@ -247,16 +247,19 @@ func TestHungWorkerIsReplaced(t *testing.T) {
 	if _, err := tx.ExecContext(t.Context(), "CREATE TABLE schema_migrations (version bigint); LOCK TABLE pg_catalog.pg_class"); err != nil {
 		t.Fatal(err)
 	}
-	first := f.workers[0]
-	results, err := f.start(1, job{Library: indexOf(t, "golangmigrate/postgres"), Mode: readme, DSN: dsn, Timeout: 100 * time.Millisecond})
+	results, err := f.Do(1, job{Library: indexOf(t, "golangmigrate/postgres"), Mode: readme, DSN: dsn}, 100*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !results[0].Hung {
 		t.Errorf("got %+v; want a worker that hangs", results[0])
 	}
-	if f.workers[0] == first {
-		t.Error("the worker was not replaced")
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	results, err = f.Do(1, job{Library: indexOf(t, "golangmigrate/postgres"), Mode: readme, DSN: dsn}, time.Minute)
+	if err != nil || results[0].Hung {
+		t.Errorf("got %+v, %v; want the worker replaced", results, err)
 	}
 }
 
