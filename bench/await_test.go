@@ -31,7 +31,7 @@ func BenchmarkAwait(b *testing.B) {
 				for range b.N {
 					samples = append(samples, awaited(b, migrator, workers))
 				}
-				reportQuantiles(b, "", samples)
+				reportQuantiles(b, samples)
 			})
 		}
 	}

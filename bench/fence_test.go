@@ -5,11 +5,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"slices"
 	"testing"
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/bench/stats"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
@@ -144,7 +144,6 @@ func timed(b *testing.B, do func() error) time.Duration {
 }
 
 func reportMedian(b *testing.B, unit string, samples []time.Duration) {
-	slices.Sort(samples)
-	b.ReportMetric(float64(samples[len(samples)/2].Nanoseconds())/1000, unit)
+	b.ReportMetric(float64(stats.Median(samples).Nanoseconds())/1000, unit)
 	b.ReportMetric(0, "ns/op") // is of all together
 }

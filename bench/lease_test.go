@@ -6,7 +6,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/bench/stats"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/pgtest"
@@ -37,18 +37,17 @@ func blocking(ctx context.Context, db *sql.DB, key advisorylock.Key, fn func()) 
 	return tx.Commit()
 }
 
-func reportQuantiles(b *testing.B, prefix string, samples []time.Duration) {
+func reportQuantiles(b *testing.B, samples []time.Duration) {
 	b.ReportMetric(0, "ns/op") // is the length of the holds
 	if len(samples) == 0 {
 		return
 	}
-	slices.Sort(samples)
-	report := func(name string, i int) { b.ReportMetric(samples[i].Seconds()*1000, prefix+name) }
-	report("p50-ms", len(samples)/2)
-	if len(samples) >= 100 {
-		report("p99-ms", len(samples)*99/100)
+	q := stats.Of(samples)
+	b.ReportMetric(q.P50, "p50-ms")
+	if q.N >= 100 {
+		b.ReportMetric(q.P99, "p99-ms")
 	} else {
-		report("max-ms", len(samples)-1)
+		b.ReportMetric(q.Worst, "max-ms")
 	}
 }
 
@@ -78,7 +77,7 @@ func benchmarkTail(b *testing.B, driver string, n int, guard schemaguard.Guard) 
 	for range b.N {
 		samples = append(samples, tail(b, pools, guard))
 	}
-	reportQuantiles(b, "", samples)
+	reportQuantiles(b, samples)
 }
 
 const schema = "tail"

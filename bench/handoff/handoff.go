@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -117,32 +116,12 @@ func (t *turns) open(ctx context.Context, l *lab.Lab, parties int) (g *group, cl
 	if err != nil {
 		return nil, nil, err
 	}
-	closers := []func(){db.Drop}
-	closeAll = func() {
-		for _, c := range slices.Backward(closers) {
-			c()
-		}
+	locks, closed, err := t.peer.Parties(ctx, db.DSN, parties)
+	if err != nil {
+		db.Drop()
+		return nil, nil, err
 	}
-	g = &group{turns: t, entered: make(chan struct{})}
-	for range parties {
-		pool, err := lab.Pool("pgx", db.DSN, 2)
-		if err != nil {
-			closeAll()
-			return nil, nil, err
-		}
-		closers = append(closers, func() { _ = pool.Close() })
-		lock, closed, err := t.peer.Open(ctx, pool)
-		if err == nil {
-			closers = append(closers, func() { _ = closed() })
-			err = lock(ctx, func(context.Context) error { return nil }) // whatever it does the first time
-		}
-		if err != nil {
-			closeAll()
-			return nil, nil, err
-		}
-		g.locks = append(g.locks, lock)
-	}
-	return g, closeAll, nil
+	return &group{turns: t, locks: locks, entered: make(chan struct{})}, func() { closed(); db.Drop() }, nil
 }
 
 func (g *group) run(ctx context.Context) {

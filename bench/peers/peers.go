@@ -6,6 +6,9 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
+
+	"github.com/bootlock/bootlock/bench/lab"
 )
 
 // Key is the lock that everybody takes, where a peer lets its users choose one.
@@ -31,6 +34,37 @@ type Peer struct {
 // and closes db.
 func (p Peer) Open(ctx context.Context, db *sql.DB) (lock Lock, closed func() error, err error) {
 	return p.open(ctx, db)
+}
+
+// Parties makes p ready for n processes, each on a pool of its own of the database of
+// dsn, and has each take the lock once: some peers do more the first time. The caller
+// calls closeAll.
+func (p Peer) Parties(ctx context.Context, dsn string, n int) (locks []Lock, closeAll func(), err error) {
+	var closers []func()
+	closeAll = func() {
+		for _, c := range slices.Backward(closers) {
+			c()
+		}
+	}
+	for range n {
+		db, err := lab.Pool("pgx", dsn, 2)
+		if err != nil {
+			closeAll()
+			return nil, nil, err
+		}
+		closers = append(closers, func() { _ = db.Close() })
+		lock, closed, err := p.Open(ctx, db)
+		if err == nil {
+			closers = append(closers, func() { _ = closed() })
+			err = lock(ctx, func(context.Context) error { return nil })
+		}
+		if err != nil {
+			closeAll()
+			return nil, nil, err
+		}
+		locks = append(locks, lock)
+	}
+	return locks, closeAll, nil
 }
 
 // Names of peers that others are compared with.

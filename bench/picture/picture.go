@@ -22,6 +22,16 @@ type Series struct {
 	Own    bool // drawn thicker
 }
 
+// points are those of the values that a logarithmic scale has a place for.
+func (s Series) points(of func(at int, v float64) plotter.XY) (dots plotter.XYs) {
+	for at, v := range s.Values {
+		if v > 0 {
+			dots = append(dots, of(at, v))
+		}
+	}
+	return dots
+}
+
 // Theme is the colours of a picture.
 type Theme struct {
 	text, grid color.Color
@@ -59,12 +69,7 @@ func (t Theme) Dots(title, scale string, rows []string, series []Series) ([]byte
 	logarithmic(&p.X)
 	p.Add(t.gridLines())
 	for i, s := range series {
-		var dots plotter.XYs
-		for at, v := range s.Values {
-			if v > 0 {
-				dots = append(dots, plotter.XY{X: v, Y: float64(len(rows) - 1 - at)})
-			}
-		}
+		dots := s.points(func(at int, v float64) plotter.XY { return plotter.XY{X: v, Y: float64(len(rows) - 1 - at)} })
 		if len(dots) == 0 {
 			continue
 		}
@@ -88,12 +93,7 @@ func (t Theme) Lines(title, xScale, yScale string, series []Series) ([]byte, err
 	logarithmic(&p.Y)
 	p.Add(t.gridLines())
 	for i, s := range series {
-		var dots plotter.XYs
-		for at, v := range s.Values {
-			if v > 0 {
-				dots = append(dots, plotter.XY{X: s.X[at], Y: v})
-			}
-		}
+		dots := s.points(func(at int, v float64) plotter.XY { return plotter.XY{X: s.X[at], Y: v} })
 		if len(dots) == 0 {
 			continue
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -124,9 +123,4 @@ func (f fleet) migrate(ctx context.Context, db *sql.DB) (did bool, err error) {
 		}
 	}
 	return true, nil
-}
-
-func median(d []time.Duration) time.Duration {
-	slices.Sort(d)
-	return d[len(d)/2]
 }

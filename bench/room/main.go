@@ -12,7 +12,6 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"net/url"
 	"os"
 	"os/exec"
 	"time"
@@ -64,13 +63,4 @@ func run(ctx context.Context, binary string, f fleet) (outcome, error) {
 	}
 	var out outcome
 	return out, json.Unmarshal(text, &out)
-}
-
-func withUser(dsn, user, password string) string {
-	u, err := url.Parse(dsn)
-	if err != nil {
-		panic(err) // pgtest's own
-	}
-	u.User = url.UserPassword(user, password)
-	return u.String()
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
+	"github.com/bootlock/bootlock/bench/stats"
 	"github.com/bootlock/bootlock/test/pgbouncer"
 	"github.com/bootlock/bootlock/test/pgtest"
 )
@@ -145,9 +146,9 @@ func (r row) measure(ctx context.Context, server *pgtest.Server, self, old strin
 		}
 	}
 	ms := func(d time.Duration) string { return fmt.Sprintf("%.3f s", d.Seconds()) }
-	line := table.Row{r.name, r.n, r.mode, r.driver, ms(median(ready)), ms(median(winner)), ms(alone.Migrate), fmt.Sprintf("%d of %d%s", failed, r.n*r.rounds, why), "", ""}
+	line := table.Row{r.name, r.n, r.mode, r.driver, ms(stats.Median(ready)), ms(stats.Median(winner)), ms(alone.Migrate), fmt.Sprintf("%d of %d%s", failed, r.n*r.rounds, why), "", ""}
 	if len(before) > 0 {
-		line[8], line[9] = ms(median(before)), fmt.Sprintf("%d of %d", failedBefore, r.n*len(before))
+		line[8], line[9] = ms(stats.Median(before)), fmt.Sprintf("%d of %d", failedBefore, r.n*len(before))
 	}
 	return line, nil
 }
@@ -192,5 +193,5 @@ func limitedRole(ctx context.Context, dsn string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return withUser(dsn, "room", "room"), nil
+	return pgtest.WithUser(dsn, "room", "room"), nil
 }

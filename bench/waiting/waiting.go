@@ -85,7 +85,7 @@ func (p Plan) measure(ctx context.Context, l *lab.Lab, peer peers.Peer, pooled i
 			return row, err
 		}
 	}
-	locks, closeAll, err := open(ctx, peer, dsn, p.Waiters+1)
+	locks, closeAll, err := peer.Parties(ctx, dsn, p.Waiters+1)
 	if err != nil {
 		return row, err
 	}
@@ -117,34 +117,6 @@ func (p Plan) measure(ctx context.Context, l *lab.Lab, peer peers.Peer, pooled i
 	// Those who poll have their turns long after this, and it is not the time for that.
 	cancel()
 	return row, err
-}
-
-func open(ctx context.Context, peer peers.Peer, dsn string, n int) (locks []peers.Lock, closeAll func(), err error) {
-	var closers []func()
-	closeAll = func() {
-		for _, c := range closers {
-			c()
-		}
-	}
-	for range n {
-		db, err := lab.Pool("pgx", dsn, 2)
-		if err != nil {
-			closeAll()
-			return nil, nil, err
-		}
-		lock, closed, err := peer.Open(ctx, db)
-		if err == nil {
-			err = lock(ctx, func(context.Context) error { return nil })
-		}
-		if err != nil {
-			_ = db.Close()
-			closeAll()
-			return nil, nil, err
-		}
-		locks = append(locks, lock)
-		closers = append(closers, func() { _ = closed(); _ = db.Close() })
-	}
-	return locks, closeAll, nil
 }
 
 // look is what the holder does: it counts, and creates an index beside the waiters.
