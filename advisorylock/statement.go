@@ -8,9 +8,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/bootlock/bootlock/internal/fence"
+	"github.com/bootlock/bootlock/internal/printable"
 	"github.com/bootlock/bootlock/internal/room"
 )
 
@@ -310,10 +310,5 @@ func (s *statements) beat() string { return s.label + "SELECT 1" }
 
 // comment makes s fit to stand in an SQL comment.
 func comment(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '*' || r == '/' || !unicode.IsPrint(r) {
-			return '_'
-		}
-		return r
-	}, s)
+	return strings.NewReplacer("*", "_", "/", "_").Replace(printable.Text(s, '_', ""))
 }

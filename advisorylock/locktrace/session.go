@@ -4,7 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode"
+
+	"github.com/bootlock/bootlock/internal/printable"
 )
 
 // Session is one server session that holds an advisory lock or waits for it,
@@ -38,7 +39,7 @@ func (s Session) String() string {
 		{"", s.Application}, {"user ", s.User}, {"from ", s.Client}, {"", s.State},
 	} {
 		if part.value != "" {
-			about = append(about, part.label+printable(part.value))
+			about = append(about, part.label+printable.Text(part.value, '_', ""))
 		}
 	}
 	if !s.Since.IsZero() {
@@ -48,13 +49,4 @@ func (s Session) String() string {
 		return fmt.Sprintf("pid %d", s.PID)
 	}
 	return fmt.Sprintf("pid %d (%s)", s.PID, strings.Join(about, ", "))
-}
-
-func printable(name string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '_'
-		}
-		return r
-	}, name)
 }

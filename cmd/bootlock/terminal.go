@@ -2,10 +2,10 @@ package main
 
 import (
 	"os"
-	"strings"
-	"unicode"
 
 	"golang.org/x/term"
+
+	"github.com/bootlock/bootlock/internal/printable"
 )
 
 func isTerminal(stream any) bool {
@@ -16,10 +16,5 @@ func isTerminal(stream any) bool {
 // visible is text without what could steer a terminal. Errors of the server have
 // names in them, and texts, that come from others.
 func visible(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r != '\n' && r != '\t' && !unicode.IsPrint(r) {
-			return '_'
-		}
-		return r
-	}, text)
+	return printable.Text(text, '_', "\n\t")
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/bootlock/bootlock/internal/printable"
 )
 
 // Screen shows locks in place, on a terminal.
@@ -87,7 +89,7 @@ func (s Screen) lock(l *Lock, room int) []string {
 
 func (s Screen) line(colour, text string) string {
 	leading := len(text) - len(strings.TrimLeft(text, " "))
-	runes := []rune(strings.Repeat(" ", leading) + printable(text[leading:]))
+	runes := []rune(strings.Repeat(" ", leading) + printable.Text(text[leading:], ' ', ""))
 	if len(runes) > s.Width {
 		runes = append(runes[:s.Width-1], '…')
 	}

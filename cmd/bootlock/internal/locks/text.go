@@ -5,7 +5,8 @@ import (
 	"io"
 	"strings"
 	"time"
-	"unicode"
+
+	"github.com/bootlock/bootlock/internal/printable"
 )
 
 // Title is what the lock is called in one line.
@@ -69,20 +70,9 @@ func (s Session) duration(before string) string {
 
 // OneLine is the beginning of text, fit for a terminal.
 func OneLine(text string, room int) string {
-	runes := []rune(strings.Join(strings.Fields(printable(text)), " "))
+	runes := []rune(strings.Join(strings.Fields(printable.Text(text, ' ', "")), " "))
 	if len(runes) > room {
 		return string(runes[:room-1]) + "…"
 	}
 	return string(runes)
-}
-
-// printable has spaces in place of what could steer a terminal: names and
-// statements come from others.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, text)
 }
