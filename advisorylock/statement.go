@@ -136,11 +136,14 @@ func (s *statements) blockIfOwn(waited, burst time.Duration, own int64) string {
 			fmt.Sprintf("answer := answer OPERATOR(pg_catalog.+) (mark OPERATOR(pg_catalog.*) %d); ", room.Answers))
 }
 
+// doBlock is how do begins.
+const doBlock = "DO $bootlock$"
+
 // do runs a block of plpgsql, and affects as many rows as its variable answer
 // says in the end. x is for results that nobody needs: an assignment costs the
 // server much less than PERFORM does.
 func do(declare, block string) string {
-	return "DO $bootlock$ DECLARE answer pg_catalog.int4 := " + strconv.Itoa(room.Refused) + "; x pg_catalog.text; " + declare + " BEGIN " + block +
+	return doBlock + " DECLARE answer pg_catalog.int4 := " + strconv.Itoa(room.Refused) + "; x pg_catalog.text; " + declare + " BEGIN " + block +
 		"x := pg_catalog.set_config('bootlock.answer', answer::pg_catalog.text, true); END $bootlock$; " +
 		rows("pg_catalog.current_setting('bootlock.answer')::pg_catalog.int4")
 }

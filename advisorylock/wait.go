@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
@@ -394,21 +395,48 @@ func (w *wait) lookUp(ctx context.Context) []Session {
 	return sessions
 }
 
-// inTheWay returns who has the lock or, if that is nobody or only one who waits
-// for the fences of an earlier holder, whose fences these are.
+// inTheWay looks who keeps the lock from a waiter.
 func inTheWay(ctx context.Context, conn *bounded.Conn, key Key, gates []Key) ([]Session, error) {
 	atKey, atGates, err := sessionsOn(ctx, conn, key, gates)
-	if err != nil {
-		return nil, err
+	return holders(atKey, atGates), err
+}
+
+// holders are those who have the lock. If all of them have yet to pass the fences
+// of an earlier holder, it is the transactions in these. atKey are the sessions
+// that have the lock or wait for it, atGates those that are in the fences or
+// before them.
+func holders(atKey, atGates []Session) []Session {
+	has, _ := byGranted(atKey)
+	fenced, before := byGranted(atGates)
+	fenced = without(fenced, has) // who passes a gate is in it for an instant
+	if len(fenced) == 0 {
+		return has
 	}
-	waits := func(s Session) bool { return !s.Granted }
-	holders, fenced := slices.DeleteFunc(atKey, waits), slices.Clone(atGates)
-	fenced = slices.DeleteFunc(fenced, waits)
-	holders = slices.DeleteFunc(holders, func(h Session) bool {
-		return slices.ContainsFunc(atGates, func(at Session) bool { return at.PID == h.PID && waits(at) })
+	begun := slices.DeleteFunc(without(has, before), asks)
+	if len(begun) == 0 {
+		return fenced
+	}
+	return begun
+}
+
+// asks reports whether a session is still in the statement that takes the lock: a
+// part of it is to pass the fences.
+func asks(s Session) bool { return s.State == "active" && strings.Contains(s.Query, doBlock) }
+
+func byGranted(sessions []Session) (granted, waiting []Session) {
+	for _, s := range sessions {
+		if s.Granted {
+			granted = append(granted, s)
+		} else {
+			waiting = append(waiting, s)
+		}
+	}
+	return granted, waiting
+}
+
+// without returns the sessions that are not among others.
+func without(sessions, others []Session) []Session {
+	return slices.DeleteFunc(slices.Clone(sessions), func(s Session) bool {
+		return slices.ContainsFunc(others, func(o Session) bool { return o.PID == s.PID })
 	})
-	if len(holders) == 0 {
-		return fenced, nil
-	}
-	return holders, nil
 }
