@@ -35,8 +35,9 @@ for how long, and the SQL that would end the holder. Holders come first, then
 those who wait, the longest first.
 
 A lock is known by the name that its holder gives, by the schemas that are in
-the database, and by the names that --lock and --schema give. --all shows the
-advisory locks of other programs too, and --all-databases those of the whole
+the database, and by the names that --lock and --schema give. The fence of a lock
+is shown while a fenced transaction is in it; the next holder waits for its end.
+--all shows the advisory locks of other programs too, and --all-databases those of the whole
 server; an advisory lock belongs to one database.
 
 What a role may not see of the sessions of others is left out: membership in

@@ -20,7 +20,8 @@ const (
 	Named   = "lock"    // of bootlock run, or a Locker with a name
 	Schema  = "schema"  // under which a schema is created
 	Migrate = "migrate" // under which its migrations run
-	Lease   = "lease"   // the number of a lease, which goes with another lock of its session
+	Lease   = "lease"   // the number of a lease, which goes with another lock
+	Fence   = "fence"   // the gate for the fenced transactions of a lease
 )
 
 // Lock is one advisory lock that somebody has or waits for.
@@ -32,6 +33,8 @@ type Lock struct {
 	Kind     string            `json:"kind,omitempty"`
 	Name     string            `json:"name,omitempty"`
 	Sessions []Session         `json:"sessions"` // holders first, then those who wait, the longest first
+
+	of advisorylock.Key // the lock that a Lease or a Fence goes with, where its key says so
 }
 
 // Session is one that has the lock, or waits for it.
@@ -222,8 +225,7 @@ var (
 // identify finds out what locks are for: by their keys if those are known, else
 // by what their sessions say in their statements.
 //
-// A lease has a second lock, a number drawn at random. Where a session has
-// several of which one is known, the others are taken for that.
+// The number of a lease and the gates of its fence follow from the key of its lock.
 func identify(locks []*Lock, known meanings) {
 	said := map[int]string{} // what a session says, by its process
 	for _, l := range locks {
@@ -256,26 +258,45 @@ func identify(locks []*Lock, known meanings) {
 			has[s.PID] = has[s.PID] || s.Granted
 		}
 	}
+	f := fencesOf(locks, known)
+	for _, l := range locks {
+		if l.Key != nil && l.Kind == Unknown {
+			l.Kind, l.of = f.find(*l.Key)
+		}
+	}
 	for _, l := range locks {
 		if l.Key == nil || l.Kind != Unknown {
 			continue
 		}
 		for _, s := range l.Sessions {
-			name, ok := said[s.PID]
-			switch {
-			case !ok:
-			case has[s.PID] && s.Granted:
-				l.Kind, l.Name = Lease, name
-			default:
+			if name, ok := said[s.PID]; ok && !has[s.PID] {
 				l.Kind, l.Name = Named, name
 			}
 		}
 	}
+	for _, l := range locks {
+		if l.Kind == Fence || l.Kind == Lease {
+			l.Name = nameOf(l.of, locks, known)
+		}
+	}
+}
+
+// nameOf is the name of a lock, or its key.
+func nameOf(key advisorylock.Key, locks []*Lock, known meanings) string {
+	if m, ok := known[key]; ok {
+		return m.name
+	}
+	for _, l := range locks {
+		if l.Key != nil && *l.Key == key && l.Name != "" {
+			return l.Name
+		}
+	}
+	return key.String()
 }
 
 // choose leaves out what was not asked for, and adds what was and is free.
 func (q Query) choose(locks []*Lock) []*Lock {
-	wanted := q.wanted()
+	asked, wanted := q.wanted(), q.wanted()
 	if len(wanted) == 0 {
 		return locks
 	}
@@ -284,6 +305,9 @@ func (q Query) choose(locks []*Lock) []*Lock {
 			return !q.Everything
 		}
 		_, ok := wanted[*l.Key]
+		if l.Kind == Fence {
+			_, ok = asked[l.of]
+		}
 		delete(wanted, *l.Key)
 		return !ok && !q.Everything
 	})

@@ -36,9 +36,14 @@ func TestIdentify(t *testing.T) {
 	}{
 		"by its holder's name": {[]*Lock{lockOf(nightly, holder(1, "/* bootlock: nightly */ SELECT 1"))}, nil, []meaning{{Named, "nightly"}}},
 		"the number of a lease": {
-			[]*Lock{lockOf(99, holder(1, "/* bootlock: nightly */ SELECT 1")), lockOf(nightly, holder(1, "/* bootlock: nightly */ SELECT 1"))},
+			[]*Lock{lockOf(advisorylock.Key(uint64(family(nightly))<<32|99), holder(1, "/* bootlock: nightly */ SELECT 1")), lockOf(nightly, holder(1, "/* bootlock: nightly */ SELECT 1"))},
 			nil,
 			[]meaning{{Lease, "nightly"}, {Named, "nightly"}},
+		},
+		"another lock of its session": {
+			[]*Lock{lockOf(99, holder(1, "/* bootlock: nightly */ SELECT 1")), lockOf(nightly, holder(1, "/* bootlock: nightly */ SELECT 1"))},
+			nil,
+			[]meaning{{Unknown, ""}, {Named, "nightly"}},
 		},
 		"a waiter says how long, then a name": {
 			[]*Lock{lockOf(nightly, holder(1, ""), waiterOf(2, "/* bootlock: 1500 ms for 42, exclusive */ /* bootlock: nightly */ SET LOCAL x = 1"))},
