@@ -23,6 +23,7 @@ import (
 // By itself this takes one server and the two modes of pgx that differ most;
 // scripts/test-matrix.sh takes all of both.
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	modes := []string{"cache_statement", "simple_protocol"}
 	if os.Getenv(matrix.EnvServers) != "" {
 		modes = append(modes, "cache_describe", "describe_exec", "exec")
@@ -37,6 +38,7 @@ func TestConformance(t *testing.T) {
 // In statement mode PgBouncer refuses every transaction. "bad connection" is all
 // that lib/pq would make of it a moment later.
 func TestPgBouncerStatementModeIsUnsupported(t *testing.T) {
+	t.Parallel()
 	bouncer := pgbouncer.New(t, pgtest.Shared(t), "statement", pgbouncer.Plenty)
 	eachDriver(t, func(t *testing.T, driver string) {
 		db := sqltest.Open(t, driver, bouncer.DSN(pgtest.Shared(t).NewDB(t)))

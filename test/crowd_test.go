@@ -112,7 +112,6 @@ func (s *starters) migrate(ctx context.Context, db *sql.DB) error {
 // statement of the winner's migration queue behind all other waiters: 40 processes were
 // not ready after four minutes.
 func TestMoreProcessesThanPooledConnections(t *testing.T) {
-	leavesNoGoroutine(t)
 	for _, size := range []int{2, 3, 4} {
 		for _, mode := range startersModes {
 			t.Run(fmt.Sprintf("%s through %d", mode, size), func(t *testing.T) {
@@ -129,7 +128,6 @@ func TestMoreProcessesThanPooledConnections(t *testing.T) {
 // Of 60 processes on 20 connections 41 died of 53300, sometimes the one that migrated
 // among them.
 func TestMoreProcessesThanConnections(t *testing.T) {
-	leavesNoGoroutine(t)
 	const limit, processes = 20, 60
 	shared := func(t *testing.T) *pgtest.Server { return pgtest.Shared(t) }
 	for name, way := range map[string]struct {
@@ -159,10 +157,10 @@ func TestMoreProcessesThanConnections(t *testing.T) {
 			for _, mode := range startersModes {
 				t.Run(mode, func(t *testing.T) {
 					server := way.server(t)
-					role := newRoleOn(t, server)
+					role := server.NewRole(t)
 					db := newTestDB(t, server)
 					sqltest.Exec(t, db.admin, "ALTER DATABASE "+quoted(sqltest.Ask[string](t, db.admin, "SELECT current_database()"))+" OWNER TO "+quoted(role))
-					limited := way.limit(t, db, role, pgtest.WithUser(db.dsn, role, rolePassword))
+					limited := way.limit(t, db, role, pgtest.WithUser(db.dsn, role, pgtest.RolePassword))
 					fleet := starters{n: processes, dsn: limited, schema: "app", mode: mode}
 					t.Logf("all %d were ready after %v", fleet.n, fleet.start(t))
 					db.holdsNoLock(t)

@@ -2,9 +2,7 @@ package test
 
 import (
 	"context"
-	"crypto/rand"
 	"database/sql"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -94,17 +92,6 @@ func nothingLeft(t testing.TB, dsn string) {
 	})
 }
 
-// occupy takes keys by hand, in a session of its own, until the transaction that it
-// returns ends.
-func occupy(t testing.TB, dsn string, keys ...advisorylock.Key) *sql.Tx {
-	t.Helper()
-	tx := sqltest.Begin(t, sqltest.Open(t, "pgx", dsn))
-	for _, key := range keys {
-		sqltest.Exec(t, tx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", key))
-	}
-	return tx
-}
-
 // wantTaken checks that key is taken, as seen by another session.
 func wantTaken(t testing.TB, other *sql.DB, key advisorylock.Key) {
 	t.Helper()
@@ -123,26 +110,6 @@ func lastingWait(l advisorylock.Locker) (advisorylock.Locker, <-chan locktrace.W
 	return l, lasting
 }
 
-// awaitWaiters waits until so many sessions of the database of db wait for key.
-func awaitWaiters(t testing.TB, db sqltest.Querier, key advisorylock.Key, want int) {
-	t.Helper()
-	await.Until(t, fmt.Sprintf("%d waiters for key %d", want, key), func() error {
-		got := sqltest.Ask[int](t, db, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objsubid = 1
-			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-			AND ((classid::bigint << 32) | objid::bigint) = $1`, int64(key))
-		if got != want {
-			return fmt.Errorf("got %d", got)
-		}
-		return nil
-	})
-}
-
-func inBackground(call func() error) <-chan error {
-	done := make(chan error, 1)
-	go func() { done <- call() }()
-	return done
-}
-
 func wantStep(t testing.TB, err error, want locktrace.Step) {
 	t.Helper()
 	var failed *locktrace.StepError
@@ -152,27 +119,3 @@ func wantStep(t testing.TB, err error, want locktrace.Step) {
 }
 
 func quoted(name string) string { return pgx.Identifier{name}.Sanitize() }
-
-const rolePassword = "boot lock"
-
-// newRole creates a role that may log in and nothing else. Call it before the
-// database is created: a role that owns something there cannot be dropped.
-func newRole(t testing.TB) string {
-	t.Helper()
-	return newRoleOn(t, pgtest.Shared(t))
-}
-
-func newRoleOn(t testing.TB, server *pgtest.Server) string {
-	t.Helper()
-	b := make([]byte, 6)
-	_, _ = rand.Read(b) // never fails
-	name := `Role "` + hex.EncodeToString(b) + `"`
-	admin := sqltest.Open(t, "pgx", server.DSN)
-	sqltest.Exec(t, admin, "CREATE ROLE "+quoted(name)+" LOGIN PASSWORD '"+rolePassword+"'")
-	t.Cleanup(func() {
-		if _, err := admin.ExecContext(context.Background(), "DROP ROLE "+quoted(name)); err != nil {
-			t.Error(err)
-		}
-	})
-	return name
-}

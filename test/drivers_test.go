@@ -33,7 +33,7 @@ import (
 // pools applies: N locks may take its N connections, and their callbacks, or the next
 // lock, wait for one until ctx ends. Whoever reads the error must learn what to do.
 func TestPgxpool(t *testing.T) {
-	leavesNoGoroutine(t)
+	t.Parallel()
 	open := func(t *testing.T, most int32) (*sql.DB, testDB) {
 		db := newTestDB(t, pgtest.Shared(t))
 		config, err := pgxpool.ParseConfig(db.dsn)
@@ -104,7 +104,7 @@ func TestPgxpool(t *testing.T) {
 // pgx heeds ctx as long as nothing is plugged into it that does not. Recognised by its
 // import path, it was called directly, and these calls never came back.
 func TestPgxThatIgnoresItsContext(t *testing.T) {
-	leavesNoGoroutine(t)
+	t.Parallel()
 	for name, spoil := range map[string]func(config *pgx.ConnConfig, release <-chan struct{}) []stdlib.OptionOpenDB{
 		"a BeforeConnect that hangs": func(_ *pgx.ConnConfig, release <-chan struct{}) []stdlib.OptionOpenDB {
 			return []stdlib.OptionOpenDB{stdlib.OptionBeforeConnect(func(context.Context, *pgx.ConnConfig) error {
@@ -145,7 +145,7 @@ func TestPgxThatIgnoresItsContext(t *testing.T) {
 				}
 				return ctx
 			}}}
-			err = returns(t, ctx, inBackground(func() error { return locker.WithXactLock(ctx, db, leaseKey, noTx) }))
+			err = returns(t, ctx, await.Go(func() error { return locker.WithXactLock(ctx, db, leaseKey, noTx) }))
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %v; want context.DeadlineExceeded", err)
 			}
@@ -167,7 +167,7 @@ func (timeless) SetWriteDeadline(time.Time) error { return nil }
 // But a connection may break at BEGIN by accident, and more than once, while a pooler
 // restarts: that is no proof.
 func TestBrokenBeginsAreNoStatementMode(t *testing.T) {
-	leavesNoGoroutine(t)
+	t.Parallel()
 	for broken := range int64(4) {
 		t.Run(fmt.Sprintf("%d broken", broken), func(t *testing.T) {
 			db := newTestDB(t, pgtest.Shared(t))

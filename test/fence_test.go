@@ -77,7 +77,7 @@ func TestFenceWithoutPLpgSQL(t *testing.T) {
 	eachDriver(t, func(t *testing.T, driver string) {
 		db := newTestDB(t, pgtest.Shared(t))
 		sqltest.Exec(t, db.admin, "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC")
-		dsn := pgtest.WithUser(db.dsn, newRole(t), rolePassword)
+		dsn := pgtest.WithUser(db.dsn, pgtest.Shared(t).NewRole(t), pgtest.RolePassword)
 		next := pool(t, driver, dsn)
 		for _, l := range []advisorylock.Locker{{}, {Shared: true}} {
 			tx, returned := loseFenced(t, db, time.Minute, pool(t, driver, dsn))
@@ -85,7 +85,7 @@ func TestFenceWithoutPLpgSQL(t *testing.T) {
 			if err := l.TryHold(t.Context(), next, leaseKey, none); !errors.Is(err, advisorylock.ErrNotAcquired) {
 				t.Errorf("%+v: got %v beside a fenced transaction; want ErrNotAcquired", l, err)
 			}
-			granted := inBackground(func() error { return l.Hold(t.Context(), next, leaseKey, none) })
+			granted := await.Go(func() error { return l.Hold(t.Context(), next, leaseKey, none) })
 			sqltest.Commit(t, tx)
 			if err := await.Value(t, granted); err != nil {
 				t.Errorf("%+v: got %v after it; want the lock", l, err)
@@ -212,8 +212,11 @@ func (s *sharedSet) run(t *testing.T) (added, lost int) {
 			}
 		})
 	}
-	for (s.faults.Load() < setFaults || s.count() < setAdded) && ctx.Err() == nil {
-		time.Sleep(rand.N(40 * time.Millisecond))
+	for pace := 40 * time.Millisecond; (s.faults.Load() < setFaults || s.count() < setAdded) && ctx.Err() == nil; {
+		if s.faults.Load() >= setFaults { // on a busy machine nobody is done in this time
+			pace += pace / 4
+		}
+		time.Sleep(rand.N(pace))
 		n := sqltest.Ask[int64](t, s.db.admin, fmt.Sprintf("SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE granted AND locktype = 'advisory'"+
 			" AND classid = 0 AND objid = %d AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", leaseKey))
 		s.faults.Add(n)

@@ -36,15 +36,15 @@ func createLast(ctx context.Context, db *sql.DB) error {
 // Workers that start before the migration, and others that start while it runs,
 // wait for it, on pools of one connection.
 func TestAwait(t *testing.T) {
-	leavesNoGoroutine(t)
+	t.Parallel()
 	t.Run("with the right to connect and no other", func(t *testing.T) {
 		t.Parallel()
-		role := newRole(t)
+		role := pgtest.Shared(t).NewRole(t)
 		dsn := pgtest.Shared(t).NewDB(t)
 		sqltest.Exec(t, sqltest.Open(t, "pgx", dsn), "DO $$ BEGIN "+
 			"EXECUTE format('REVOKE ALL ON DATABASE %I FROM public', current_database()); "+
 			"EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), '"+role+"'); END $$")
-		awaitMigration(t, dsn, pgtest.WithUser(dsn, role, rolePassword))
+		awaitMigration(t, dsn, pgtest.WithUser(dsn, role, pgtest.RolePassword))
 	})
 	t.Run("through PgBouncer, with fewer connections than workers", func(t *testing.T) {
 		t.Parallel()

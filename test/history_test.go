@@ -37,6 +37,7 @@ var historyKeys = []advisorylock.Key{8801, 8802}
 // history of locks that keep their promises. Without locks, and without fences, it is
 // seen not to be.
 func TestHistories(t *testing.T) {
+	t.Parallel()
 	server := pgtest.Shared(t)
 	lasts, err := time.ParseDuration(os.Getenv(envHistories))
 	if err != nil {

@@ -42,7 +42,7 @@ func TestLookAlikesAreNotCalled(t *testing.T) {
 }
 
 func callsAmongLookAlikes(t *testing.T, driver, path string, plpgsql bool) {
-	role := newRole(t)
+	role := pgtest.Shared(t).NewRole(t)
 	admin := pgtest.Shared(t).NewDB(t)
 	hostile.Install(t, admin)
 	db := sqltest.Open(t, "pgx", admin)
@@ -50,7 +50,7 @@ func callsAmongLookAlikes(t *testing.T, driver, path string, plpgsql bool) {
 	if !plpgsql { // the look-alikes were made by a superuser, and go on
 		sqltest.Exec(t, db, "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC")
 	}
-	dsn := pgtest.WithParams(pgtest.WithUser(admin, role, rolePassword), "search_path", path)
+	dsn := pgtest.WithParams(pgtest.WithUser(admin, role, pgtest.RolePassword), "search_path", path)
 	probe := sqltest.Open(t, driver, dsn)
 	for _, control := range []string{"SELECT 1::oid = 1", "SELECT now()"} {
 		if _, err := probe.ExecContext(t.Context(), control); sqlstate.Of(err) != hostile.Code && (control == "SELECT 1::oid = 1" || path != "hostile") {
@@ -69,7 +69,7 @@ var lookedAround = regexp.MustCompile(`^/\* bootlock: \d{4,} ms for `)
 
 func waitsAmongLookAlikes(t *testing.T, driver, admin, dsn string, plpgsql bool) {
 	key := advisorylock.KeyOf(t.Name())
-	holder := occupy(t, admin, key)
+	holder := sqltest.Occupy(t, admin, key)
 	told := make(chan locktrace.Wait, 100)
 	var waits sync.WaitGroup
 	for _, shared := range []bool{false, true} {
@@ -137,7 +137,7 @@ func fencesAmongLookAlikes(t *testing.T, driver, admin, dsn string) {
 			t.Errorf("TryHold beside a fenced transaction: got %v; want ErrNotAcquired", err)
 		}
 		locker, lasting := lastingWait(advisorylock.Locker{})
-		next = inBackground(func() error {
+		next = await.Go(func() error {
 			return locker.Hold(t.Context(), second, key, func(context.Context) error { return nil })
 		})
 		if w := await.Value(t, lasting); len(w.Holders) == 0 {

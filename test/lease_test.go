@@ -21,7 +21,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/lib/pq"
-	"go.uber.org/goleak"
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
@@ -50,7 +49,6 @@ const (
 // which takes up to two hours. Here the server ends the lease, and the next one
 // has the lock after TTL.
 func TestHoldTakeover(t *testing.T) {
-	leavesNoGoroutine(t)
 	for name, test := range map[string]func(t *testing.T, db testDB, driver string){
 		"killed":                holderKilled,
 		"frozen":                holderFrozen,
@@ -217,7 +215,6 @@ func holderCutOffAtTheEnd(t *testing.T, db testDB, driver string) {
 // CONCURRENTLY under such a lock waits for the waiters, who wait for it, and the
 // server sees no deadlock; one indexer went 22 hours without vacuum.
 func TestWaitersDisturbNobody(t *testing.T) {
-	leavesNoGoroutine(t)
 	server, err := pgtest.Start(t.Context(), pgtest.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -238,7 +235,7 @@ func TestWaitersDisturbNobody(t *testing.T) {
 func vacuumBesideWaiters(t *testing.T, server *pgtest.Server) {
 	db := newTestDB(t, server)
 	sqltest.Exec(t, db.admin, "CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 1000) g")
-	holder := occupy(t, db.dsn, leaseKey)
+	holder := sqltest.Occupy(t, db.dsn, leaseKey)
 	waiters := startWaiters(t, db)
 	sqltest.Exec(t, db.admin, "DELETE FROM t")
 	began := time.Now()
@@ -281,7 +278,7 @@ func indexBesideWaiters(t *testing.T, server *pgtest.Server) {
 // The load is counted at the driver, call by call.
 func loadOfWaiters(t *testing.T, server *pgtest.Server) {
 	db := newTestDB(t, server)
-	holder := occupy(t, db.dsn, leaseKey)
+	holder := sqltest.Occupy(t, db.dsn, leaseKey)
 	locker, lasting := lastingWait(advisorylock.Locker{})
 	var recorders []*recdriver.Driver
 	var waiting []<-chan error
@@ -290,7 +287,7 @@ func loadOfWaiters(t *testing.T, server *pgtest.Server) {
 		waiter := rec.OpenDB()
 		t.Cleanup(func() { waiter.Close() })
 		recorders = append(recorders, rec)
-		waiting = append(waiting, inBackground(func() error {
+		waiting = append(waiting, await.Go(func() error {
 			return locker.Hold(t.Context(), waiter, leaseKey, func(context.Context) error { return nil })
 		}))
 	}
@@ -368,7 +365,7 @@ func expectedInLog(line string) bool {
 // the wait for a lock (pgmigrate#25), and transaction_timeout, new in 17, would
 // end the lease whatever the heartbeats do.
 func TestServerSideLimits(t *testing.T) {
-	leavesNoGoroutine(t)
+	t.Parallel()
 	limits := map[string]string{
 		"lock_timeout":                        "200ms",
 		"statement_timeout":                   "250ms",
@@ -390,11 +387,11 @@ func TestServerSideLimits(t *testing.T) {
 			return dsn
 		},
 		"role": func(t *testing.T, db testDB) string {
-			role := newRole(t)
+			role := pgtest.Shared(t).NewRole(t)
 			for name, value := range limits {
 				sqltest.Exec(t, db.admin, fmt.Sprintf("ALTER ROLE %s SET %s = '%s'", quoted(role), name, value))
 			}
-			return pgtest.WithUser(db.dsn, role, rolePassword)
+			return pgtest.WithUser(db.dsn, role, pgtest.RolePassword)
 		},
 	} {
 		t.Run(from, func(t *testing.T) {
@@ -417,7 +414,7 @@ func TestServerSideLimits(t *testing.T) {
 // than the other two; the heartbeat comes every 2 s.
 func holdBeyondLimits(t *testing.T, db testDB, limited *sql.DB) {
 	t.Helper()
-	before := occupy(t, db.dsn, leaseKey)
+	before := sqltest.Occupy(t, db.dsn, leaseKey)
 	returned := holdInBackground(t, 6*time.Second, limited, leaseKey, func(ctx context.Context) error {
 		select {
 		case <-time.After(1800 * time.Millisecond):
@@ -436,7 +433,7 @@ func holdBeyondLimits(t *testing.T, db testDB, limited *sql.DB) {
 
 func waitBeyondLimits(t *testing.T, db testDB, limited *sql.DB, limits map[string]string) {
 	t.Helper()
-	before := occupy(t, db.dsn, leaseKey)
+	before := sqltest.Occupy(t, db.dsn, leaseKey)
 	returned := background(func() error {
 		return advisorylock.WithXactLock(t.Context(), limited, leaseKey, func(ctx context.Context, tx *sql.Tx) error {
 			for name, want := range limits {
@@ -484,7 +481,7 @@ func show(ctx context.Context, db sqltest.Querier, name string) string {
 // to hold locks, no migrate could go on (checkstack#233 removed its helper for
 // that).
 func TestTenantsShareAPool(t *testing.T) {
-	leavesNoGoroutine(t)
+	t.Parallel()
 	eachDriver(t, func(t *testing.T, driver string) {
 		db := newTestDB(t, pgtest.Shared(t))
 		ten := pool(t, driver, db.dsn)
@@ -617,7 +614,7 @@ func startWaiters(t *testing.T, db testDB) waiters {
 	locker, lasting := lastingWait(advisorylock.Locker{})
 	for i := range 2 * each {
 		waiter := pool(t, drivers[i%2], db.dsn)
-		w.here = append(w.here, inBackground(func() error {
+		w.here = append(w.here, await.Go(func() error {
 			return locker.Hold(t.Context(), waiter, leaseKey, func(context.Context) error { return nil })
 		}))
 	}
@@ -708,13 +705,4 @@ func otherThan(driver string) string {
 		}
 	}
 	return driver
-}
-
-// leavesNoGoroutine fails the test if goroutines are left that were not there
-// before. Tests that use it do not run in parallel with others.
-func leavesNoGoroutine(t *testing.T) {
-	t.Helper()
-	pgtest.Shared(t) // it has goroutines for as long as the server lives
-	before := goleak.IgnoreCurrent()
-	t.Cleanup(func() { noGoroutine(t, before) })
 }

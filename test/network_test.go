@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/schemaguard"
@@ -95,7 +93,7 @@ func silentEnsure(t *testing.T, o outage, silent locktrace.Step, trace *locktrac
 		_, err := tx.ExecContext(ctx, fmt.Sprintf("CREATE TABLE IF NOT EXISTS %q.migrations (id int)", o.schema))
 		return err
 	}
-	return returns(t, ctx, inBackground(func() error {
+	return returns(t, ctx, await.Go(func() error {
 		return guard.Ensure(ctx, o.db, o.schema, func(context.Context, *sql.DB) error { return nil })
 	}))
 }
@@ -116,14 +114,14 @@ func TestNetworkGoesSilentInTheWait(t *testing.T) {
 			for _, long := range []bool{false, true} {
 				run(fmt.Sprintf("%s long=%t", op, long), func(t *testing.T, o outage) {
 					admin := sqltest.Open(t, "pgx", o.dsn)
-					holder := occupy(t, o.dsn, o.key)
+					holder := sqltest.Occupy(t, o.dsn, o.key)
 					ctx, cut := o.prepare(t)
 					locker, lasting := lastingWait(advisorylock.Locker{})
-					done := inBackground(func() error { return wait(ctx, locker, o.db, o.key) })
+					done := await.Go(func() error { return wait(ctx, locker, o.db, o.key) })
 					if long {
 						await.Value(t, lasting)
 					}
-					awaitWaiters(t, admin, o.key, 1)
+					sqltest.AwaitWaiters(t, admin, o.key, 1)
 					cut()
 					err := returns(t, ctx, done)
 					wantStep(t, err, locktrace.Lock)
@@ -166,7 +164,7 @@ func TestSilentNetworkAndAPoolOfOne(t *testing.T) {
 			for name, call := range calls {
 				ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 				defer cancel()
-				err := returns(t, ctx, inBackground(func() error { return call(ctx, o) }))
+				err := returns(t, ctx, await.Go(func() error { return call(ctx, o) }))
 				if !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("%s: got %v; want context.DeadlineExceeded", name, err)
 				}
@@ -190,12 +188,11 @@ type outage struct {
 }
 
 // eachOutage runs the tests that it is given, for each driver and kind of
-// silence, in parallel, and checks that none leaves anything behind: no
-// connection, no session, no goroutine.
+// silence, in parallel, and checks that none leaves a connection or a session behind.
 func eachOutage(t *testing.T, tests func(t *testing.T, run func(name string, test func(t *testing.T, o outage)))) {
 	t.Helper()
-	dsn := pgtest.Shared(t).NewDB(t) // first, for the server has goroutines
-	before := goleak.IgnoreCurrent()
+	t.Parallel()
+	dsn := pgtest.Shared(t).NewDB(t)
 	t.Run("in", func(t *testing.T) { // returns when all in it are done
 		tests(t, func(name string, test func(t *testing.T, o outage)) {
 			for silence, name := range map[relay.Silence]string{relay.Lost: name + ", lost", relay.Late: name + ", late"} {
@@ -213,13 +210,6 @@ func eachOutage(t *testing.T, tests func(t *testing.T, run func(name string, tes
 		})
 	})
 	nothingLeft(t, dsn)
-	noGoroutine(t, before)
-}
-
-// noGoroutine waits for all goroutines to end but those that were there before.
-func noGoroutine(t *testing.T, before goleak.Option) {
-	t.Helper()
-	await.Until(t, "all goroutines to end", func() error { return goleak.Find(before) })
 }
 
 var errEnough = errors.New("waited long enough")

@@ -32,7 +32,6 @@ const fleetSize = 16
 // The fleet starts each round together, all connected; the control group shows
 // that without the guard these processes do clash.
 func TestOncePerFleet(t *testing.T) {
-	leavesNoGoroutine(t)
 	db := newOnceDB(t, pgtest.Shared(t))
 	fleet := startFleet(t, func(string) string { return db.dsn })
 
@@ -79,7 +78,7 @@ func TestOncePerFleet(t *testing.T) {
 func secondStart(t *testing.T, db testDB, fleet fleet) {
 	const schema = "up_to_date_0"
 	key := schemaguard.KeyFor(schema)
-	taken := occupy(t, db.dsn, key, schemaguard.MigrateKey(key))
+	taken := sqltest.Occupy(t, db.dsn, key, schemaguard.MigrateKey(key))
 	for i, answer := range fleet.run(t, "up to date", schema) {
 		if answer.err != "" || answer.trace != "up to date" {
 			t.Errorf("process %d: got %q, error %q; want up to date and nothing else", i, answer.trace, answer.err)

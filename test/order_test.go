@@ -18,7 +18,7 @@ import (
 // queue does: whoever leaves that queue at the end of each burst is overtaken by
 // sharers again and again.
 func TestSharersDoNotStarve(t *testing.T) {
-	leavesNoGoroutine(t)
+	t.Parallel()
 	const turn = 2500 * time.Millisecond
 	for op, wait := range waitFor {
 		t.Run(op, func(t *testing.T) {
@@ -68,7 +68,7 @@ func TestSharersDoNotStarve(t *testing.T) {
 // turns of the others in it, which a busy machine does not change: seven in the
 // server's own queue.
 func TestTurnsAreFair(t *testing.T) {
-	leavesNoGoroutine(t)
+	t.Parallel()
 	const processes, turn, turns = 8, 400 * time.Millisecond, 5
 	most := func(t *testing.T, take func(ctx context.Context, db *sql.DB, fn func()) error) int64 {
 		db := newTestDB(t, pgtest.Shared(t))

@@ -22,7 +22,6 @@ import (
 // jackc/tern#146). A transaction stays on one. The pools are smaller than the
 // number of clients, so that connections are really shared.
 func TestPgBouncer(t *testing.T) {
-	leavesNoGoroutine(t)
 	for name, test := range map[string]func(t *testing.T, db testDB){
 		"exclusion":         pooledExclusion,
 		"ensure":            pooledEnsure,

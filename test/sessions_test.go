@@ -16,43 +16,43 @@ func TestSessionsListsHoldersAndWaiters(t *testing.T) {
 	dsn := pgtest.Shared(t).NewDB(t)
 	admin := sqltest.Open(t, "pgx", dsn)
 	const key = advisorylock.Key(7<<32 | 9)
-	first := pool(t, "postgres", pgtest.WithParams(dsn, "application_name", "exclusive"))
-	second := pool(t, "pgx", pgtest.WithParams(dsn, "application_name", "shared"))
-	holder := occupy(t, pgtest.WithParams(dsn, "application_name", "holder"), key)
+	holder := sqltest.Occupy(t, pgtest.WithParams(dsn, "application_name", "holder"), key)
 	// The two-key form with the same numbers is another lock, and so is the
 	// same key in another database.
 	sqltest.Exec(t, sqltest.Begin(t, sqltest.Open(t, "pgx", dsn)), "SELECT pg_advisory_xact_lock(7, 9)")
 	sqltest.Exec(t, sqltest.Begin(t, sqltest.Open(t, "pgx", pgtest.Shared(t).NewDB(t))), "SELECT pg_advisory_xact_lock("+key.String()+")")
 
 	ctx := t.Context()
-	exclusive := inBackground(func() error { return advisorylock.WithXactLock(ctx, first, key, noTx) })
-	awaitWaiters(t, admin, key, 1)
-	shared := inBackground(func() error {
-		return advisorylock.Locker{Shared: true}.WithXactLock(ctx, second, key, noTx)
-	})
+	wait := func(application, function string) <-chan error {
+		tx := sqltest.Begin(t, sqltest.Open(t, "pgx", pgtest.WithParams(dsn, "application_name", application)))
+		return await.Go(func() error {
+			if _, err := tx.ExecContext(ctx, "SELECT "+function+"("+key.String()+")"); err != nil {
+				return err
+			}
+			return tx.Commit()
+		})
+	}
+	exclusive := wait("exclusive", "pg_advisory_xact_lock")
+	sqltest.AwaitWaiters(t, admin, key, 1)
+	shared := wait("shared", "pg_advisory_xact_lock_shared")
+	sqltest.AwaitWaiters(t, admin, key, 2)
 
 	eachDriver(t, func(t *testing.T, driver string) {
 		db := sqltest.Open(t, driver, dsn)
-		await.Until(t, "a holder and two waiters", func() error {
-			sessions, err := advisorylock.Sessions(ctx, db, key)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var got []string
-			pids := map[int]bool{}
-			for _, s := range sessions {
-				got = append(got, fmt.Sprintf("%s granted=%t shared=%t", s.Application, s.Granted, s.Shared))
-				pids[s.PID] = true
-			}
-			if len(got) > 1 {
-				slices.Sort(got[1:]) // by start of a transaction that begins anew every second
-			}
-			want := []string{"holder granted=true shared=false", "exclusive granted=false shared=false", "shared granted=false shared=true"}
-			if !slices.Equal(got, want) || len(pids) != 3 {
-				return fmt.Errorf("got %q; want %q", got, want)
-			}
-			return nil
-		})
+		sessions, err := advisorylock.Sessions(ctx, db, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		pids := map[int]bool{}
+		for _, s := range sessions {
+			got = append(got, fmt.Sprintf("%s granted=%t shared=%t", s.Application, s.Granted, s.Shared))
+			pids[s.PID] = true
+		}
+		want := []string{"holder granted=true shared=false", "exclusive granted=false shared=false", "shared granted=false shared=true"}
+		if !slices.Equal(got, want) || len(pids) != 3 {
+			t.Errorf("got %q; want %q", got, want)
+		}
 	})
 	sqltest.Commit(t, holder)
 	for _, done := range []<-chan error{exclusive, shared} {
@@ -72,13 +72,13 @@ func TestSessionsHoldersFirst(t *testing.T) {
 	const key = advisorylock.Key(42)
 	waiter := sqltest.Begin(t, sqltest.Open(t, "pgx", dsn))
 	sqltest.Exec(t, waiter, "SELECT 1")
-	holder := occupy(t, dsn, key)
-	granted := inBackground(func() error {
+	holder := sqltest.Occupy(t, dsn, key)
+	granted := await.Go(func() error {
 		_, err := waiter.ExecContext(t.Context(), "SELECT pg_advisory_xact_lock("+key.String()+")")
 		return err
 	})
 	db := sqltest.Open(t, "pgx", dsn)
-	awaitWaiters(t, db, key, 1)
+	sqltest.AwaitWaiters(t, db, key, 1)
 	sessions, err := advisorylock.Sessions(t.Context(), db, key)
 	if err != nil || len(sessions) != 2 || !sessions[0].Granted || sessions[1].Granted {
 		t.Errorf("got %v, %v; want the holder, and then who waits", sessions, err)

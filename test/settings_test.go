@@ -18,6 +18,7 @@ import (
 // Every promise, where the database or the role is set up in a way that a library
 // which was only tried on defaults does not expect.
 func TestConformanceOddSettings(t *testing.T) {
+	t.Parallel()
 	for name, setup := range map[string]func(t *testing.T, driver string) conformance.Target{
 		"role":      oddRole,
 		"DSN":       oddDSN,
@@ -145,7 +146,7 @@ func TestReadOnlyByDefault(t *testing.T) {
 			}
 		}
 		err := schemaguard.Ensure(t.Context(), db, "missing", nil)
-		if driver == "postgres" { // it asks for READ WRITE; see TestFactBeginReadWrite
+		if driver == "postgres" { // it asks for READ WRITE; see test/facts
 			if err != nil {
 				t.Errorf("got %v; want the schema created", err)
 			}
@@ -161,7 +162,7 @@ func TestReadOnlyByDefault(t *testing.T) {
 func TestOwner(t *testing.T) {
 	t.Parallel()
 	eachDriver(t, func(t *testing.T, driver string) {
-		role := newRole(t)
+		role := pgtest.Shared(t).NewRole(t)
 		dsn := pgtest.Shared(t).NewDB(t)
 		db := pool(t, driver, dsn)
 		guard := schemaguard.Guard{Owner: role}

@@ -23,6 +23,7 @@ import (
 
 // A primary with a standby, from one beginning.
 func TestStandby(t *testing.T) {
+	t.Parallel()
 	files := replica.NewFiles(t)
 	t.Run("Ensure on the standby", func(t *testing.T) {
 		t.Parallel()

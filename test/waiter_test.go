@@ -38,7 +38,7 @@ var waitFor = map[string]func(ctx context.Context, l advisorylock.Locker, db *sq
 // and it for the holder. One that is frozen goes on for as long as it likes, unless
 // the server ends its transaction.
 func TestIndexBesideAWaiterThatIsGone(t *testing.T) {
-	leavesNoGoroutine(t)
+	t.Parallel()
 	for name, wait := range map[string]func(t *testing.T, db testDB, driver, op string) (leave func()){
 		"killed": func(t *testing.T, db testDB, driver, op string) func() {
 			p := start(t, "wait in", "DSN="+db.dsn, "DRIVER="+driver, "OP="+op)
@@ -53,7 +53,7 @@ func TestIndexBesideAWaiterThatIsGone(t *testing.T) {
 			network.DropCancels()
 			ctx, cancel := context.WithCancel(t.Context())
 			waiter := pool(t, driver, network.dsn)
-			returned := inBackground(func() error { return waitFor[op](ctx, advisorylock.Locker{}, waiter, leaseKey) })
+			returned := await.Go(func() error { return waitFor[op](ctx, advisorylock.Locker{}, waiter, leaseKey) })
 			return func() {
 				cancel()
 				if err := await.Value(t, returned); !errors.Is(err, context.Canceled) {
@@ -105,7 +105,7 @@ func waitInOp() error {
 // wait goes on, with another one. An administrator who cancels its statement ends one
 // ask, as a timeout would.
 func TestWaitOutlivesItsSession(t *testing.T) {
-	leavesNoGoroutine(t)
+	t.Parallel()
 	for _, end := range []string{"pg_terminate_backend", "pg_cancel_backend"} {
 		for op, wait := range waitFor {
 			for _, shared := range []bool{false, true} {
@@ -113,9 +113,9 @@ func TestWaitOutlivesItsSession(t *testing.T) {
 					eachDriver(t, func(t *testing.T, driver string) {
 						t.Parallel()
 						db := newTestDB(t, pgtest.Shared(t))
-						holder := occupy(t, db.dsn, leaseKey)
+						holder := sqltest.Occupy(t, db.dsn, leaseKey)
 						waiter := pool(t, driver, db.dsn)
-						returned := inBackground(func() error {
+						returned := await.Go(func() error {
 							return wait(t.Context(), advisorylock.Locker{Shared: shared}, waiter, leaseKey)
 						})
 						for range 3 {
@@ -155,6 +155,7 @@ func (db testDB) endWaiter(t *testing.T, end string, returned <-chan error) {
 // A server that restarts, or a failover, ends every session and refuses new ones for a
 // while, by 57P03 or by refusing to connect. For who waits that is no failure.
 func TestWaitOutlivesItsServer(t *testing.T) {
+	t.Parallel()
 	files := replica.NewFiles(t)
 	for name, signal := range map[string]syscall.Signal{"fast": syscall.SIGINT, "immediate": syscall.SIGQUIT} {
 		t.Run(name, func(t *testing.T) {
@@ -170,7 +171,7 @@ func TestWaitOutlivesItsServer(t *testing.T) {
 			for op, wait := range waitFor {
 				for _, driver := range drivers {
 					db := sqltest.Open(t, driver, server.DSN())
-					waiting[op+" "+driver] = inBackground(func() error { return wait(t.Context(), locker, db, leaseKey) })
+					waiting[op+" "+driver] = await.Go(func() error { return wait(t.Context(), locker, db, leaseKey) })
 				}
 			}
 			for range waiting {
@@ -191,6 +192,7 @@ func TestWaitOutlivesItsServer(t *testing.T) {
 // plpgsql is what the long wait and the lease are made of, but a database may have
 // none, and a role no right to it.
 func TestWithoutPLpgSQL(t *testing.T) {
+	t.Parallel()
 	for name, without := range map[string]string{
 		"no right to it": "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC",
 		"dropped":        "DROP EXTENSION plpgsql",
@@ -198,11 +200,11 @@ func TestWithoutPLpgSQL(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			eachDriver(t, func(t *testing.T, driver string) {
 				t.Parallel()
-				role := newRole(t)
+				role := pgtest.Shared(t).NewRole(t)
 				db := newTestDB(t, pgtest.Shared(t))
 				sqltest.Exec(t, db.admin, without)
 				sqltest.Exec(t, db.admin, "GRANT CREATE ON DATABASE "+quoted(sqltest.Ask[string](t, db.admin, "SELECT current_database()"))+" TO "+quoted(role))
-				dsn := pgtest.WithUser(db.dsn, role, rolePassword)
+				dsn := pgtest.WithUser(db.dsn, role, pgtest.RolePassword)
 				probe := sqltest.Open(t, driver, dsn)
 				if _, err := probe.ExecContext(t.Context(), "DO $$ BEGIN END $$"); sqlstate.Of(err) != "42501" && sqlstate.Of(err) != "42704" {
 					t.Fatalf("a DO block: got %v; want 42501 or 42704, or this test proves nothing", err)
@@ -239,10 +241,10 @@ func callsWithoutPLpgSQL(t *testing.T, db testDB, driver, dsn string) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			key := advisorylock.KeyOf(t.Name())
-			holder := occupy(t, db.dsn, key, schemaguard.MigrateKey(key))
+			holder := sqltest.Occupy(t, db.dsn, key, schemaguard.MigrateKey(key))
 			limited := pool(t, driver, dsn)
 			locker, lasting := lastingWait(advisorylock.Locker{})
-			returned := inBackground(func() error { return call(t.Context(), locker, limited, key) })
+			returned := await.Go(func() error { return call(t.Context(), locker, limited, key) })
 			select {
 			case <-lasting:
 			case err := <-returned:
@@ -269,16 +271,16 @@ func callsWithoutPLpgSQL(t *testing.T, db testDB, driver, dsn string) {
 // transaction_timeout, new in 17, bounds the user's transactions, and the wait of
 // WithXactLock is in one of them.
 func TestWaitOutlivesTransactionTimeout(t *testing.T) {
-	leavesNoGoroutine(t)
+	t.Parallel()
 	server := serverWithTransactionTimeout(t)
 	eachDriver(t, func(t *testing.T, driver string) {
 		for op, wait := range waitFor {
 			t.Run(op, func(t *testing.T) {
 				db := newTestDB(t, server)
-				holder := occupy(t, db.dsn, leaseKey)
+				holder := sqltest.Occupy(t, db.dsn, leaseKey)
 				limited := pool(t, driver, pgtest.WithParams(db.dsn, "transaction_timeout", "500ms"))
 				locker, lasting := lastingWait(advisorylock.Locker{})
-				returned := inBackground(func() error { return wait(t.Context(), locker, limited, leaseKey) })
+				returned := await.Go(func() error { return wait(t.Context(), locker, limited, leaseKey) })
 				select {
 				case <-lasting: // after a second
 				case err := <-returned:
@@ -320,7 +322,7 @@ func hasTransactionTimeout(t *testing.T, server *pgtest.Server) bool {
 
 // What the user has set to bound statements is lifted for the wait only.
 func TestLimitsAreInForceAfterTheWait(t *testing.T) {
-	leavesNoGoroutine(t)
+	t.Parallel()
 	limits := map[string]struct{ value, statement, code string }{
 		"statement_timeout":   {"300ms", "SELECT pg_sleep(30)", "57014"},
 		"lock_timeout":        {"300ms", fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", leaseKey+1), "55P03"},
@@ -334,11 +336,11 @@ func TestLimitsAreInForceAfterTheWait(t *testing.T) {
 			}
 			eachDriver(t, func(t *testing.T, driver string) {
 				db := newTestDB(t, server)
-				holder := occupy(t, db.dsn, leaseKey)
-				other := occupy(t, db.dsn, leaseKey+1)
+				holder := sqltest.Occupy(t, db.dsn, leaseKey)
+				other := sqltest.Occupy(t, db.dsn, leaseKey+1)
 				limited := pool(t, driver, pgtest.WithParams(db.dsn, name, limit.value))
 				locker, lasting := lastingWait(advisorylock.Locker{})
-				returned := inBackground(func() error {
+				returned := await.Go(func() error {
 					return locker.WithXactLock(t.Context(), limited, leaseKey, func(ctx context.Context, tx *sql.Tx) error {
 						_, err := tx.ExecContext(ctx, limit.statement)
 						return err

@@ -4,6 +4,7 @@
 //   - [Until] and [True] look again and again, for what only the server or another
 //     process knows.
 //   - [Value] waits for what a channel brings.
+//   - [Go] has a call go on meanwhile, and brings its error in a channel.
 package await
 
 import (
@@ -52,4 +53,11 @@ func Value[T any](t testing.TB, c <-chan T) T {
 		t.Fatal("hangs")
 		panic("not reached")
 	}
+}
+
+// Go starts call and returns a channel that gets its error.
+func Go(call func() error) <-chan error {
+	done := make(chan error, 1)
+	go func() { done <- call() }()
+	return done
 }

@@ -134,15 +134,6 @@ func sessions(ctx context.Context, t *testing.T, admin *sql.DB, key advisorylock
 	return holders, waiters
 }
 
-// awaitWaiters waits until n sessions wait for key on the server.
-func awaitWaiters(ctx context.Context, t *testing.T, admin *sql.DB, key advisorylock.Key, n int) {
-	t.Helper()
-	await.True(t, "waiters on the server", func() bool {
-		_, waiters := sessions(ctx, t, admin, key)
-		return len(waiters) >= n
-	})
-}
-
 // terminate ends the session that has key.
 func terminate(ctx context.Context, t *testing.T, admin *sql.DB, key advisorylock.Key) {
 	t.Helper()

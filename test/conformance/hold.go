@@ -149,7 +149,7 @@ func indexConcurrently(t *testing.T, tg Target) {
 			defer close(blocked)
 			_, _ = admin.ExecContext(blockCtx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", key))
 		}()
-		awaitWaiters(ctx, t, admin, key, 1)
+		sqltest.AwaitWaiters(t, admin, key, 1)
 		short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 		defer cancel()
 		_, err := admin.ExecContext(short, "CREATE INDEX CONCURRENTLY ON public.indexed (n)")

@@ -1,12 +1,17 @@
 // Package sqltest is database/sql for tests: what fails ends the test. It imports no
 // driver.
+//
+//   - [Open], [Begin], [Commit], [Exec], [Ask] and [Rows] are what their names say.
+//   - [Occupy] takes advisory locks by hand, and [AwaitWaiters] looks who waits for one.
 package sqltest
 
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"testing"
 
+	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/test/await"
 )
 
@@ -84,4 +89,29 @@ func Rows(t testing.TB, db Querier, query string) int {
 		t.Fatalf("%s: %v", query, err)
 	}
 	return int(n)
+}
+
+// Occupy takes keys by hand, in a session of its own, until the transaction that it
+// returns ends. It takes the driver pgx, which is there wherever a server is.
+func Occupy(t testing.TB, dsn string, keys ...advisorylock.Key) *sql.Tx {
+	t.Helper()
+	tx := Begin(t, Open(t, "pgx", dsn))
+	for _, key := range keys {
+		Exec(t, tx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", key))
+	}
+	return tx
+}
+
+// AwaitWaiters waits until so many sessions of the database of db wait for key.
+func AwaitWaiters(t testing.TB, db Querier, key advisorylock.Key, want int) {
+	t.Helper()
+	await.Until(t, fmt.Sprintf("%d waiters for key %d", want, key), func() error {
+		got := Ask[int](t, db, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objsubid = 1
+			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+			AND ((classid::bigint << 32) | objid::bigint) = $1`, int64(key))
+		if got != want {
+			return fmt.Errorf("got %d", got)
+		}
+		return nil
+	})
 }
