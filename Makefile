@@ -24,12 +24,15 @@ help: ## list the targets
 server: ## see to it that there is a PostgreSQL to test on
 	@scripts/ensure-server.sh
 
+# Tests wait more than they compute, so that more of them than cores can go on at once.
+PARALLEL := -parallel 4
+
 # The root's own test would run the module test a second time.
 test: server ## run all tests
-	set -e; for dir in $(MODULES); do $(GO) test -C $$dir -short -timeout 25m $(TESTFLAGS) ./...; done
+	set -e; for dir in $(MODULES); do $(GO) test -C $$dir -short -timeout 25m $(PARALLEL) $(TESTFLAGS) ./...; done
 
 test-race: server ## run all tests with the race detector
-	set -e; for dir in $(MODULES); do $(GO) test -C $$dir -short -race -timeout 30m $(TESTFLAGS) ./...; done
+	set -e; for dir in $(MODULES); do $(GO) test -C $$dir -short -race -timeout 30m $(PARALLEL) $(TESTFLAGS) ./...; done
 
 test-matrix: ## the promises on PostgreSQL 13 to 18, every driver and mode, direct and through PgBouncer
 	scripts/test-matrix.sh
