@@ -35,7 +35,7 @@ done
 (cd "$dist" && sha256sum ./*.tar.gz ./*.cdx.json | sed 's|\./||' >SHA256SUMS)
 
 # The section of this version, without its heading.
-awk -v want="## ${version#v}" '
-	/^## / { inside = index($0, want) == 1; next }
+awk -v want="## ${version#v} " '
+	/^## / { inside = index($0 " ", want) == 1; next }
 	inside
 ' CHANGELOG.md >"$dist/notes.md"

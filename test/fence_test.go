@@ -196,8 +196,9 @@ func newSharedSet(t *testing.T, driver string, fenced bool) *sharedSet {
 	return s
 }
 
-// run has workers add elements until enough locks were lost, and returns how many
-// elements were added and how many of them are not there.
+// run has workers add elements until enough locks were lost, and without a fence an
+// element too, and returns how many elements were added and how many of them are not
+// there.
 func (s *sharedSet) run(t *testing.T) (added, lost int) {
 	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), longWait)
@@ -212,8 +213,11 @@ func (s *sharedSet) run(t *testing.T) (added, lost int) {
 			}
 		})
 	}
-	for pace := 40 * time.Millisecond; (s.faults.Load() < setFaults || s.count() < setAdded) && ctx.Err() == nil; {
-		if s.faults.Load() >= setFaults { // on a busy machine nobody is done in this time
+	enough := func() bool {
+		return s.faults.Load() >= setFaults && s.count() >= setAdded && (s.fenced || s.lost(t) > 0)
+	}
+	for pace := 40 * time.Millisecond; !enough() && ctx.Err() == nil; {
+		if s.faults.Load() >= setFaults && s.count() < setAdded { // on a busy machine nobody is done in this time
 			pace += pace / 4
 		}
 		time.Sleep(rand.N(pace))
@@ -223,13 +227,22 @@ func (s *sharedSet) run(t *testing.T) (added, lost int) {
 	}
 	stop()
 	workers.Wait()
+	return len(s.added), s.lost(t)
+}
+
+// lost is how many of those that were added are not there.
+func (s *sharedSet) lost(t *testing.T) (n int) {
+	t.Helper()
+	s.mu.Lock()
+	added := slices.Clone(s.added)
+	s.mu.Unlock()
 	elements := strings.Fields(sqltest.Ask[string](t, s.db.admin, "SELECT elements FROM shared_set"))
-	for _, e := range s.added {
+	for _, e := range added {
 		if !slices.Contains(elements, fmt.Sprint(e)) {
-			lost++
+			n++
 		}
 	}
-	return len(s.added), lost
+	return n
 }
 
 func (s *sharedSet) count() int {
