@@ -15,6 +15,7 @@ require (
 	github.com/jedib0t/go-pretty/v6 v6.8.3 // the tables of command room
 	github.com/lib/pq v1.12.3 // the other driver
 	github.com/pressly/goose/v3 v3.29.0 // a peer
+	golang.org/x/sync v0.24.0 // simulations, as many at a time as there are cores
 	gonum.org/v1/plot v0.17.0 // the pictures
 )
 
@@ -79,7 +80,6 @@ require (
 	go.uber.org/multierr v1.11.0 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/image v0.30.0 // indirect
-	golang.org/x/sync v0.24.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
 	gopkg.in/yaml.v2 v2.4.0 // indirect

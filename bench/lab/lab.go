@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,13 +26,16 @@ type Lab struct {
 	poolers map[int]*pgbouncer.Pooler
 }
 
+// Connections is how many the server has.
+const Connections = 600
+
 // Start starts a server from the binaries of this machine that counts statements and
-// lets 600 in. The caller calls Stop.
+// lets [Connections] in. The caller calls Stop.
 func Start(ctx context.Context) (*Lab, error) {
 	server, err := pgtest.Start(ctx, pgtest.Options{
 		Origin: pgtest.OriginLocal,
 		Settings: map[string]string{
-			"max_connections": "600", "shared_preload_libraries": "pg_stat_statements",
+			"max_connections": strconv.Itoa(Connections), "shared_preload_libraries": "pg_stat_statements",
 			"pg_stat_statements.max": "5000", "jit": "off",
 		},
 	})

@@ -73,6 +73,7 @@ const (
 	Blocking = "pg_advisory_lock by hand"
 	Hold     = "bootlock, Hold"
 	XactLock = "bootlock, WithXactLock"
+	Polling  = "polling every 100 ms by hand"
 )
 
 // All returns the peers, those first that the others are compared with.
@@ -82,7 +83,7 @@ func All() []Peer {
 		{Name: XactLock, Waits: "bursts, then asks", Own: true, open: openXactLock},
 		{Name: Hold, Waits: "bursts, then asks", Own: true, open: openHold},
 		{Name: Blocking, Waits: "blocks", open: openBlocking},
-		{Name: "polling every 100 ms by hand", Waits: "asks every 100 ms", open: openPolling},
+		{Name: Polling, Waits: "asks every 100 ms", open: openPolling},
 		{Name: "goose, session locker", Module: gooseModule, Waits: "asks every 5 s", open: openGooseSession(0)},
 		{Name: "goose, session locker, every second", Module: gooseModule, Waits: "asks every 1 s, its shortest", open: openGooseSession(1)},
 		{Name: "goose, table locker", Module: gooseModule, Waits: "asks every 5 s", open: openGooseTable(0)},

@@ -16,6 +16,7 @@ import (
 	"github.com/bootlock/bootlock/bench/lab"
 	"github.com/bootlock/bootlock/bench/peers"
 	"github.com/bootlock/bootlock/bench/picture"
+	"github.com/bootlock/bootlock/bench/scale"
 	"github.com/bootlock/bootlock/bench/storm"
 	"github.com/bootlock/bootlock/bench/uncontended"
 	"github.com/bootlock/bootlock/bench/waiting"
@@ -30,6 +31,8 @@ type Report struct {
 	storm       storm.Result
 	herd        herd.Result
 	waiting     waiting.Result
+	costs       scale.Costs
+	scale       scale.Result
 }
 
 // section is what the document says of one experiment.
@@ -48,7 +51,7 @@ type drawing struct {
 // sections are those of the experiments that were made.
 func (r *Report) sections() []section {
 	all := append([]section{r.uncontendedSection(), r.startSection(), r.handoffSection()}, r.stormSections()...)
-	all = append(all, r.herdSection(), r.waitingSection())
+	all = append(append(all, r.herdSection(), r.waitingSection()), r.scaleSections()...)
 	return slices.DeleteFunc(all, func(s section) bool { return len(s.tables) == 0 })
 }
 

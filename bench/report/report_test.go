@@ -11,6 +11,7 @@ import (
 	"github.com/bootlock/bootlock/bench/herd"
 	"github.com/bootlock/bootlock/bench/lab"
 	"github.com/bootlock/bootlock/bench/peers"
+	"github.com/bootlock/bootlock/bench/scale"
 	"github.com/bootlock/bootlock/bench/stats"
 	"github.com/bootlock/bootlock/bench/storm"
 	"github.com/bootlock/bootlock/bench/uncontended"
@@ -46,7 +47,10 @@ func TestGoals(t *testing.T) {
 		return &Report{uncontended: uncontended.Result{Rows: []uncontended.Row{{Group: uncontended.Cold, Task: uncontended.Ensure, Trips: n}}}}
 	}
 	handedOver := func(p99 float64) *Report {
-		return &Report{handoff: handoff.Result{Rows: []handoff.Row{{Peer: peers.Hold, Own: true, Waiters: 8, Quantiles: stats.Quantiles{N: 200, P99: p99}}}}}
+		return &Report{handoff: handoff.Result{Rows: []handoff.Row{
+			{Peer: peers.Hold, Own: true, Waiters: 8, Quantiles: stats.Quantiles{N: 200, P99: p99}},
+			{Peer: peers.ByHand, Waiters: 8, Quantiles: stats.Quantiles{N: 200, P99: 1.5}},
+		}}}
 	}
 	stormed := func(rows ...storm.Row) *Report { return &Report{storm: storm.Result{Rows: rows}} }
 	herded := func(took float64, connections int) *Report {
@@ -62,7 +66,7 @@ func TestGoals(t *testing.T) {
 	}{
 		{what: "Ensure, the schema is not there", met: trips(4), notMet: trips(5)},
 		{what: "by hand, pgx", met: xact(1.05), notMet: xact(1.06)},
-		{what: "handoff", met: handedOver(3), notMet: handedOver(3.1)},
+		{what: "handoff", met: handedOver(4.5), notMet: handedOver(4.6)},
 		{what: "20 ms, UpToDate", met: stormed(fleet(storm.UpToDate, 20, 130, 100)), notMet: stormed(fleet(storm.UpToDate, 20, 131, 100)), alsoNot: stormed(fleet(storm.UpToDate, 20, 0, 0))},
 		{
 			what: "1 s, Serialize", met: stormed(fleet(storm.Serialize, 1000, 1100, 0), fleet(peers.Blocking, 1000, 1000, 0)),
@@ -104,6 +108,34 @@ func TestBetter(t *testing.T) {
 	got := strings.Join(r.better(), "\n")
 	if !strings.Contains(got, "1 of 2 others") || !strings.Contains(got, peers.ByHand+" 1.00 ms") || strings.Contains(got, "tern") {
 		t.Errorf("got %q", got)
+	}
+}
+
+// The model's figure stands beside the one that was measured, with the ratio, and says of
+// those who hang that they do.
+func TestChecks(t *testing.T) {
+	t.Parallel()
+	check := func(way string, row scale.Row) scale.Check {
+		row.N, row.Work = 100, 20
+		return scale.Check{Way: way, Connections: four, Row: row}
+	}
+	measured := func(way string, ready float64, hung int) storm.Row {
+		return storm.Row{Way: way, Connections: four, N: 100, Work: 20, Ready: ready, Hung: hung, Rounds: 1, Limit: 12_000}
+	}
+	r := &Report{
+		storm: storm.Result{Rows: []storm.Row{measured(storm.UpToDate, 2000, 0), measured(peers.ByHand, 0, 100)}},
+		scale: scale.Result{Checks: []scale.Check{
+			check(storm.UpToDate, scale.Row{All: 3000, Ready: 100}), check(peers.ByHand, scale.Row{Stuck: true}), check(storm.Serialize, scale.Row{All: 1}),
+		}},
+	}
+	got := r.checkTable().RenderMarkdown()
+	for _, want := range []string{"2.0 s | 3.0 s | 1.50", "100 of 100 not ready after 12 s | never: 100 hang | –"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("want %q in\n%s", want, got)
+		}
+	}
+	if strings.Contains(got, "Serialize") {
+		t.Errorf("what was not measured is checked:\n%s", got)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/bootlock/bootlock/bench/handoff"
 	"github.com/bootlock/bootlock/bench/herd"
 	"github.com/bootlock/bootlock/bench/lab"
+	"github.com/bootlock/bootlock/bench/scale"
 	"github.com/bootlock/bootlock/bench/storm"
 	"github.com/bootlock/bootlock/bench/uncontended"
 	"github.com/bootlock/bootlock/bench/waiting"
@@ -57,6 +58,10 @@ func Load(folder string) (*Report, error) {
 			err = add(r, text, func(s storm.Result) { r.storm.Rows = append(r.storm.Rows, s.Rows...) })
 		case "herd":
 			err = add(r, text, func(h herd.Result) { r.herd = h })
+		case "costs":
+			err = add(r, text, func(c scale.Costs) { r.costs = c })
+		case "scale":
+			err = add(r, text, func(s scale.Result) { r.scale = s })
 		case "waiting":
 			err = add(r, text, func(w waiting.Result) { r.waiting = w })
 		}
@@ -65,6 +70,17 @@ func Load(folder string) (*Report, error) {
 		}
 	}
 	return r, nil
+}
+
+// Costs reads the result of the part costs.
+func Costs(folder string) (scale.Costs, error) {
+	text, err := os.ReadFile(filepath.Join(folder, "costs.json"))
+	if err != nil {
+		return scale.Costs{}, err
+	}
+	r := &Report{}
+	err = add(r, text, func(c scale.Costs) { r.costs = c })
+	return r.costs, err
 }
 
 func add[T any](r *Report, text []byte, put func(result T)) error {

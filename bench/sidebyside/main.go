@@ -8,6 +8,7 @@
 //
 // Each experiment is made of parts that take five minutes at most. A part starts a
 // server of its own and leaves one file in results/, so that it can be done again alone.
+// The part scale is a simulation, of what the part costs has measured.
 package main
 
 import (
@@ -63,7 +64,7 @@ func run(args []string) error {
 		}
 		defer os.RemoveAll(*results) //nolint:errcheck // a folder for temporary files
 	}
-	for _, p := range parts(*short) {
+	for _, p := range parts(*short, *results) {
 		switch {
 		case *list:
 			fmt.Println(p.name)

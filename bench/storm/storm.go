@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/bootlock/bootlock/bench/lab"
@@ -27,6 +28,7 @@ type Row struct {
 	Second      bool    `json:"second_start,omitempty"`
 	Rounds      int     `json:"rounds"`
 	Limit       float64 `json:"limit_ms"`
+	Goroutines  bool    `json:"goroutines,omitempty"` // of one process, instead of processes
 
 	Ready  float64 `json:"ready_ms"`  // until all were, of the rounds in which all were; 0 if there was none
 	Winner float64 `json:"winner_ms"` // until the one that migrated was
@@ -47,6 +49,7 @@ type Plan struct {
 	Ways        []string
 	Rounds      int           // of those who are ready in seconds; of the others one
 	Limit       time.Duration // for a process to be ready
+	Goroutines  bool          // each with a pool of its own, instead of processes: a thousand fit
 }
 
 // Connections are what a fleet has. Its zero value is as many as it likes.
@@ -100,7 +103,10 @@ type tally struct {
 }
 
 func newTally(p Plan, way string) *tally {
-	row := Row{Way: way, Connections: p.Connections.String(), N: p.N, Work: stats.Milliseconds(p.Work), Limit: stats.Milliseconds(p.Limit)}
+	row := Row{
+		Way: way, Connections: p.Connections.String(), N: p.N, Work: stats.Milliseconds(p.Work), Limit: stats.Milliseconds(p.Limit),
+		Goroutines: p.Goroutines,
+	}
 	t := &tally{cold: row, second: row}
 	t.second.Second = true
 	return t
@@ -158,7 +164,7 @@ func (p Plan) round(ctx context.Context, l *lab.Lab, f *Fleet, t *tally) error {
 // once starts a fleet once. ready is zero if not all were.
 func (p Plan) once(ctx context.Context, l *lab.Lab, f *Fleet, database, dsn string, before lab.Work, row *Row) (ready, winner time.Duration, after lab.Work, err error) {
 	watched := watch(ctx, l, database)
-	answers, err := f.Do(p.N, job{Way: row.Way, DSN: dsn, Work: p.Work}, p.Limit)
+	answers, err := p.do(ctx, f, job{Way: row.Way, DSN: dsn, Work: p.Work})
 	most := watched()
 	if err != nil {
 		return 0, 0, after, err
@@ -196,6 +202,23 @@ func (p Plan) once(ctx context.Context, l *lab.Lab, f *Fleet, database, dsn stri
 		ready = 0
 	}
 	return ready, winner, after, nil
+}
+
+// do has all do the job.
+func (p Plan) do(ctx context.Context, f *Fleet, j job) ([]answer, error) {
+	if !p.Goroutines {
+		return f.Do(p.N, j, p.Limit)
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.Limit)
+	defer cancel()
+	answers := make([]answer, p.N)
+	at := time.Now()
+	var all sync.WaitGroup
+	for i := range answers {
+		all.Go(func() { answers[i] = do(ctx, at, j) })
+	}
+	all.Wait()
+	return answers, nil
 }
 
 // watch looks now and then how many sessions a database has, until it is asked for the

@@ -1,0 +1,251 @@
+package scale
+
+import (
+	"time"
+
+	"github.com/bootlock/bootlock/internal/room"
+)
+
+// What advisorylock's statements and package room keep to themselves. TestPause holds
+// the pauses against the room's own.
+const (
+	standers = 3
+	crowded  = 100 * time.Millisecond
+
+	shortest, longest, longestSlow = 10 * time.Millisecond, time.Second, 3 * time.Second
+	share                          = 20
+)
+
+// pause is how long a waiter pauses at most, and at least half of it.
+func pause(waited, slow time.Duration) time.Duration {
+	return max(shortest, min(waited/10, longest), min(share*slow, longestSlow))
+}
+
+// wait is that of one who stands in the waiting room: what advisorylock/wait.go does,
+// as far as it costs time.
+type wait struct {
+	*process
+	lock          *lock
+	shared, lease bool
+
+	c       *conn // nil between two asks, if the waiter has given it back
+	began   time.Duration
+	last    time.Duration // what the last ask took
+	own     *session      // where its next transaction has number next, if nobody else uses it
+	next    int
+	pooled  bool // others use its session
+	crowd   bool // BEGIN had to wait for others
+	sharers int
+}
+
+// acquire takes a lock as WithXactLock does, or Hold (a lease). The caller ends the
+// transaction of c and gives it back. With try it returns nil if somebody has it.
+func (p *process) acquire(name string, shared, lease, try bool) *conn {
+	w := &wait{process: p, lock: p.server.lock(name), shared: shared, lease: lease, began: p.now}
+	for w.c == nil {
+		w.reopen()
+	}
+	w.begin()
+	asked, n := w.now, room.Refused
+	if try || !lease || w.crowd {
+		n = w.ask()
+	}
+	switch {
+	case try && n != room.Granted:
+		w.end(w.c)
+		w.giveBack(w.c)
+		return nil
+	case n == room.Granted:
+		return w.c
+	case w.crowd:
+		n = room.Back
+	default:
+		n = w.stand()
+	}
+	for !w.after(asked, n) {
+		asked = w.now
+		n = w.again()
+	}
+	return w.c
+}
+
+// short is the answer of a server that has no connection.
+const short = -1
+
+// reopen reports whether there was a connection; if not, it has paused.
+func (w *wait) reopen() bool {
+	asked := w.now
+	c, ok := w.connect()
+	if !ok {
+		w.pause(max(w.now-asked, room.Dear))
+		return false
+	}
+	w.c, w.own = c, nil
+	return true
+}
+
+func (w *wait) begin() {
+	asked := w.now
+	w.process.begin(w.c)
+	w.crowd = w.crowd || w.now-asked > crowded
+}
+
+func (w *wait) pause(took time.Duration) {
+	slow := min(took, w.last)
+	w.last = took
+	d := pause(w.now-w.began, slow)
+	w.sleep(d/2 + w.chance(d/2))
+}
+
+func (w *wait) again() int {
+	n := w.restart()
+	for n == room.Glance && !w.pooled {
+		w.end(w.c)
+		w.sleep(shortest/2 + w.chance(shortest/2)) // room.Pace.Blink
+		n = w.restart()
+	}
+	return n
+}
+
+func (w *wait) restart() int {
+	if w.c == nil && !w.reopen() {
+		return short
+	}
+	_, blindly := room.Stand(w.now - w.began)
+	peeks := w.pooled || blindly && w.crowd
+	if peeks {
+		w.own = nil
+		w.alone(w.c, w.costs.Trip)
+		if !w.lock.free(true) {
+			w.sharers = 0
+			return room.Back
+		}
+	}
+	w.begin()
+	if !peeks {
+		return w.stand()
+	}
+	if w.sharers > 1 {
+		return w.burst(room.Burst, false)
+	}
+	n := w.ask()
+	if n == room.Refused {
+		w.sharers++
+		n = room.Back
+	}
+	return n
+}
+
+func (w *wait) ask() int {
+	if w.lease {
+		w.do(w.costs.Lease)
+	} else {
+		w.trip()
+	}
+	if w.try(w.c, w.lock, w.shared) {
+		return room.Granted
+	}
+	return room.Refused
+}
+
+// stand asks by a statement that may block.
+func (w *wait) stand() int {
+	waited := w.now - w.began
+	burst, blindly := room.Stand(waited)
+	w.do(w.costs.Burst)
+	if blindly {
+		w.own = nil
+		return w.burst(burst, false)
+	}
+	unknown, strange := w.own == nil, w.own != w.c.session || w.next != w.c.session.transactions
+	w.pooled = w.pooled || !unknown && strange
+	w.own, w.next = w.c.session, w.c.session.transactions+1
+	if w.try(w.c, w.lock, w.shared) {
+		return room.Granted
+	}
+	if n := w.lookAround(waited); n != room.Refused {
+		return n
+	}
+	switch {
+	case unknown:
+		return room.Glance
+	case strange:
+		return room.Back
+	}
+	return w.burst(burst, true)
+}
+
+// burst blocks. Who is granted the lock lets those pass that have waited longer.
+func (w *wait) burst(burst time.Duration, looks bool) int {
+	if !w.block(w.c, w.lock, request{shared: w.shared, looks: looks && !w.shared, began: w.began}, burst) {
+		return room.Refused
+	}
+	if looks && !w.shared {
+		w.look()
+		if w.older(room.Burst) > 0 {
+			w.unlock(w.c)
+			return room.Refused
+		}
+	}
+	return room.Granted
+}
+
+func (w *wait) lookAround(waited time.Duration) int {
+	most := standers
+	switch {
+	case w.shared:
+		most = 1
+	case waited < room.Burst:
+		return room.Refused
+	}
+	w.look()
+	switch {
+	case w.pooling == nil && w.limit-w.open < max(3, w.limit/4):
+		return room.Leave
+	case w.older(0) >= most:
+		return room.Back
+	}
+	return room.Refused
+}
+
+// look is a look at all sessions of the server.
+func (w *wait) look() {
+	w.use(w.cpu, w.costs.Look+time.Duration(w.open)*w.costs.LookEach)
+}
+
+// older is how many are in the queue that have waited longer, by so much.
+func (w *wait) older(by time.Duration) (n int) {
+	for _, r := range w.lock.queue {
+		if r.looks && r.began+by < w.began {
+			n++
+		}
+	}
+	return n
+}
+
+// after reports whether the waiter has the lock, and otherwise returns when it is time
+// to ask again.
+func (w *wait) after(asked time.Duration, n int) bool {
+	if n == room.Granted {
+		return true
+	}
+	if n == short {
+		return false // it has paused
+	}
+	took := w.now - asked
+	if n == room.Leave {
+		took = max(took, room.Dear)
+	}
+	w.end(w.c)
+	if n == room.Refused {
+		return false
+	}
+	if n == room.Leave || w.pooled && w.now-w.began > room.Burst {
+		w.close(w.c)
+	} else {
+		w.giveBack(w.c)
+	}
+	w.c = nil
+	w.pause(took)
+	return false
+}
