@@ -43,6 +43,9 @@ test-examples: server ## run the tests of the examples and of their race harness
 simulate: ## run 100,000 schedules of fleets and faults on a fake server and clock; SCHEDULES=n, SEED=n
 	$(GO) test -C test/simulation -run TestSchedules -count=1 -v -timeout 2h -schedules $${SCHEDULES:-100000} -seed $${SEED:-1000000}
 
+soak: ## eight processes, a server and faults of all kinds for a minute; SOAK=10m
+	BOOTLOCK_SOAK=$${SOAK:-1m} $(GO) test -C test/soak -run TestSoak -count=1 -v -timeout 0
+
 fuzz: server ## look for inputs that break something, 10 s for each target; FUZZTIME=1m
 	GO="$(GO)" scripts/fuzz.sh
 

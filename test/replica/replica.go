@@ -60,6 +60,15 @@ func (f Files) Start(t *testing.T) (primary, standby *Server) {
 	return primary, standby
 }
 
+// StartOne starts a server with settings, as in "max_connections=200".
+func (f Files) StartOne(t *testing.T, settings ...string) *Server {
+	t.Helper()
+	s := &Server{bin: f.bin, dir: filepath.Join(serverDir(t), "primary")}
+	serverCommand(t, "cp", "-R", f.dir, s.dir)
+	s.start(t, settings...)
+	return s
+}
+
 // serverDir is a folder that belongs to whom servers run as.
 func serverDir(t *testing.T) string {
 	t.Helper()

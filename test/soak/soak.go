@@ -1,0 +1,241 @@
+//go:build unix
+
+// Package soak has real processes take locks on a real server, again and again, while
+// processes are killed and frozen, sessions ended, networks cut and the server
+// restarted, and checks that nothing is lost.
+//
+//   - worker.go: what the processes do
+//   - faults.go: what goes wrong
+//   - soak.go: what must hold
+//
+// The test takes seconds; `make soak` takes as long as SOAK says.
+package soak
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	ttl = 1500 * time.Millisecond // of the leases
+
+	// slack is how late a process may be to run on a busy machine.
+	slack = time.Second
+)
+
+// section is one critical section. Times are in nanoseconds, by the clock of the
+// machine, which all processes share.
+type section struct {
+	ID      int
+	Process int
+	Key     int64
+	Shared  bool
+	Lease   bool // by Hold, and not by WithXactLock
+
+	Asked   int64
+	Entered int64 // 0: the call failed before its function was called
+	Told    int64 // when the context of the function ended, if it did; it stops believing then
+	Left    int64 // when the function was over, or its process killed; 0 while it runs
+	OK      bool  // the call returned nil
+
+	Refused bool // its transaction, by the fence
+	Stale   bool // somebody else's transaction was committed since the section began
+}
+
+// believes is until when the section's function believes that it has the lock.
+func (s section) believes() int64 {
+	if s.Told != 0 {
+		return min(s.Told, s.Left)
+	}
+	return s.Left
+}
+
+// The kinds of faults.
+const (
+	kill      = "kill -9"
+	freeze    = "freeze"
+	terminate = "terminate"
+	reset     = "reset"
+	silent    = "silence"
+	slow      = "slow network"
+	full      = "no connection left"
+	fast      = "fast restart"
+	immediate = "immediate restart"
+)
+
+// excuses are the kinds behind which two may believe that they have one lock: a
+// session that is ended, of which its holder learns by its next heartbeat or
+// statement, and a holder that thaws. For all others, silence above all, the holder
+// is told in time.
+var excuses = []string{freeze, terminate, reset, fast, immediate}
+
+const everybody = -1
+
+// fault is one thing that went wrong, for a process or everybody.
+type fault struct {
+	kind     string
+	process  int
+	from, to int64
+}
+
+// overlap is two who believed that they had a lock at the same time.
+type overlap struct {
+	a, b  section // a came first
+	lasts time.Duration
+	cause string // the kind of the fault behind it
+	wrong string // what must not be so; "" if all is well
+}
+
+func (o overlap) String() string {
+	return fmt.Sprintf("%s: key %d, %v, cause %q\n  %+v\n  %+v", o.wrong, o.a.Key, o.lasts, o.cause, o.a, o.b)
+}
+
+// overlaps finds them all.
+func overlaps(sections []section, faults []fault) (all []overlap) {
+	of := map[int64][]section{}
+	for _, s := range sections {
+		if s.Entered != 0 && s.Left >= s.Entered {
+			of[s.Key] = append(of[s.Key], s)
+		}
+	}
+	for _, ss := range of {
+		slices.SortFunc(ss, func(a, b section) int { return cmp.Compare(a.Entered, b.Entered) })
+		var before []section // those that are not over yet
+		for _, b := range ss {
+			before = slices.DeleteFunc(before, func(a section) bool { return a.Left <= b.Entered })
+			for _, a := range before {
+				if a.Shared && b.Shared {
+					continue
+				}
+				if o, ok := compare(a, b, faults); ok {
+					all = append(all, o)
+				}
+			}
+			before = append(before, b)
+		}
+	}
+	return all
+}
+
+// compare reports whether a and b, which entered later, overlap.
+func compare(a, b section, faults []fault) (overlap, bool) {
+	o := overlap{a: a, b: b, lasts: time.Duration(min(a.believes(), b.believes()) - b.Entered)}
+	if a.OK && b.OK {
+		o.wrong = "both calls returned nil"
+		return o, true
+	}
+	if o.lasts <= 0 {
+		return o, false // a had been told
+	}
+	o.cause = cause(a, b, faults)
+	switch {
+	case o.cause == "":
+		o.wrong = "no fault explains it"
+	case a.Lease && o.cause != freeze && o.lasts > ttl+slack:
+		o.wrong = "it lasts for longer than a lease"
+	}
+	return o, true
+}
+
+// cause is the kind of the last fault that the overlap of a and b may come from. A
+// session may also be ended after its grant and before its function.
+func cause(a, b section, faults []fault) string {
+	found, at := "", int64(0)
+	for _, f := range faults {
+		if f.from > b.Entered || f.from < at || !slices.Contains(excuses, f.kind) {
+			continue
+		}
+		for _, s := range []section{a, b} {
+			if (f.process == everybody || f.process == s.Process) && f.to >= s.Entered-int64(ttl) {
+				found, at = f.kind, f.from
+			}
+		}
+	}
+	return found
+}
+
+// tally is what a run came to.
+type tally struct {
+	lasted time.Duration
+
+	held, inTx, shared int // sections, by kind
+	failed             int // calls that failed before their function was called
+	lost               int // sections whose call returned an error
+	refused, stale     int
+	faults             map[string]int
+	causes             map[string]int // of overlaps
+	longest            map[string]time.Duration
+	wrong              []overlap
+
+	// The transactions that wrote have left a row each, and one more in a counter.
+	rows, counted int
+}
+
+func sum(sections []section, faults []fault) tally {
+	t := tally{faults: map[string]int{}, causes: map[string]int{}, longest: map[string]time.Duration{}}
+	for _, s := range sections {
+		switch {
+		case s.Entered == 0:
+			t.failed++
+			continue
+		case s.Shared:
+			t.shared++
+		case s.Lease:
+			t.held++
+		default:
+			t.inTx++
+		}
+		t.lost += one(!s.OK)
+		t.refused += one(s.Refused)
+		t.stale += one(s.Stale)
+	}
+	for _, f := range faults {
+		t.faults[f.kind]++
+	}
+	for _, o := range overlaps(sections, faults) {
+		if o.wrong != "" {
+			t.wrong = append(t.wrong, o)
+			continue
+		}
+		t.causes[o.cause]++
+		t.longest[o.cause] = max(t.longest[o.cause], o.lasts)
+	}
+	return t
+}
+
+func one(is bool) int {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+func (t tally) sections() int { return t.held + t.inTx + t.shared }
+
+func (t tally) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d critical sections in %v: %d by Hold, %d by WithXactLock, %d shared; %d ended with an error, %d calls failed before\n",
+		t.sections(), t.lasted.Round(time.Second), t.held, t.inTx, t.shared, t.lost, t.failed)
+	fmt.Fprintf(&b, "updates of counters: %d committed, of which %d were lost; %d stale; %d refused by their fence\n",
+		t.rows, t.rows-t.counted, t.stale, t.refused)
+	n := 0
+	for _, of := range t.faults {
+		n += of
+	}
+	fmt.Fprintf(&b, "faults: %d", n)
+	for _, kind := range []string{kill, freeze, terminate, reset, silent, slow, full, fast, immediate} {
+		fmt.Fprintf(&b, ", %s %d", kind, t.faults[kind])
+	}
+	n = 0
+	for _, of := range t.causes {
+		n += of
+	}
+	fmt.Fprintf(&b, "\noverlaps: %d, and %d without an excuse", n, len(t.wrong))
+	for _, kind := range excuses {
+		fmt.Fprintf(&b, ", %s %d (%v at most)", kind, t.causes[kind], t.longest[kind].Round(time.Millisecond))
+	}
+	return b.String()
+}
