@@ -6,6 +6,7 @@
 //     the fence, with faults
 //   - room.go: waiters that share few connections with the holder, and take turns
 //   - sharers.go: those who share a lock beside one who wants it alone
+//   - replay.go: whether what was recorded is something that the lease model can do
 //
 // Each model has variants that leave out one of its rules. They are there to be found
 // wanting: a search that finds nothing proves nothing.

@@ -142,10 +142,12 @@ const (
 	timeIsUp   = "gives up, for want of a heartbeat"
 	heartbeat  = "learns from its heartbeat that the lock is lost"
 	leaves     = "leaves"
+	looks      = "looks at its number"
 	commits    = "commits"
 	isFrozen   = "is frozen"
 	fallSilent = "can't be reached any more"
 	isEnded    = "loses its session"
+	fails      = "fails"
 	tick       = "a tick"
 )
 
@@ -227,7 +229,7 @@ func (l Lease) faults(st *steps, i int) {
 		return
 	}
 	if p.pc == asks {
-		st.fault("fails", i, func(p *process) { p.pc, p.ending = done, p.hasSession() })
+		st.fault(fails, i, func(p *process) { p.pc, p.ending = done, p.hasSession() })
 	}
 	if p.pc != asks && (p.told || p.pc == done) && p.hasSession() && !p.ending {
 		st.fault("closes its connection", i, func(p *process) { p.ending = true })
@@ -314,7 +316,7 @@ func (l Lease) server(st *steps, i int) {
 		st.now("'s transaction ends, for silence", i, func(_ *LeaseState, p *process) { p.tx = dead })
 	}
 	if p.tx == inGate { // it does not wait for the process
-		st.now("looks at its number", i, func(_ *LeaseState, p *process) {
+		st.now(looks, i, func(_ *LeaseState, p *process) {
 			p.tx = refused
 			if p.number {
 				p.tx = open

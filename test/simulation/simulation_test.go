@@ -19,6 +19,7 @@ var (
 	schedules = flag.Int("schedules", 400, "how many schedules to run")
 	seed      = flag.Uint64("seed", 1, "the seed of the first schedule; the next one has the next")
 	repeat    = flag.Int("repeat", 1, "how often to run each")
+	traces    = flag.Int("traces", 8, "how many small schedules to compare with the model")
 	histories = flag.Uint64("histories", 1, "check the history of every nth schedule; 0: of none")
 )
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/relay"
 )
@@ -184,10 +185,9 @@ func (f *fleet) fill(ctx context.Context, d time.Duration) {
 
 // limit tries again while the server is being restarted.
 func limit(admin *sql.DB, n int) {
-	for range 100 {
+	for end := time.Now().Add(await.Limit); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if _, err := admin.Exec(fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d", pgtest.WeakRole, n)); err == nil {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 }

@@ -40,6 +40,7 @@ type section struct {
 	Told    int64 // when the context of the function ended, if it did; it stops believing then
 	Left    int64 // when the function was over, or its process killed; 0 while it runs
 	OK      bool  // the call returned nil
+	Err     string
 
 	Refused bool // its transaction, by the fence
 	Stale   bool // somebody else's transaction was committed since the section began

@@ -207,15 +207,17 @@ func (f *fleet) everybodyWorks(t *testing.T) {
 	await.Until(t, "all processes to get their locks", func() error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		done := map[int]int{}
+		done, failed := map[int]int{}, map[int]string{}
 		for i := len(f.sections) - 1; i >= max(0, len(f.sections)-100_000); i-- {
 			if s := f.sections[i]; s.OK && s.Asked > since {
 				done[s.Process]++
+			} else if s.Err != "" && failed[s.Process] == "" {
+				failed[s.Process] = s.Err
 			}
 		}
 		for _, m := range f.members {
 			if done[m.Number] < 3 {
-				return fmt.Errorf("process %d has had %d", m.Number, done[m.Number])
+				return fmt.Errorf("process %d has had %d, and its last error was %s", m.Number, done[m.Number], failed[m.Number])
 			}
 		}
 		return nil

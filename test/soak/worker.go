@@ -160,7 +160,9 @@ func (w *worker) section(ctx context.Context, s section, lasts time.Duration) er
 	err := w.call(ctx, s, fn)
 	mu.Lock()
 	defer mu.Unlock()
-	s.OK = err == nil
+	if s.OK = err == nil; !s.OK {
+		s.Err = err.Error()
+	}
 	w.say(s)
 	return err
 }
