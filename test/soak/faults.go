@@ -54,9 +54,16 @@ func (f *fleet) untilLate(ctx context.Context) {
 			return
 		case <-ctx.Done():
 			return
-		case <-time.After(between / 3):
+		case <-time.After(ttl / 2): // the next holder has to come to its transaction
 			f.terminate(ctx)
 		}
+	}
+}
+
+// untilLost waits until an update was lost.
+func (f *fleet) untilLost(ctx context.Context) {
+	for lost := false; !lost && ctx.Err() == nil; sleepFor(ctx, between) {
+		_ = f.admin.QueryRowContext(ctx, "SELECT (SELECT count(*) FROM writes) <> (SELECT sum(n) FROM counters)").Scan(&lost)
 	}
 }
 

@@ -50,13 +50,13 @@ func TestSoak(t *testing.T) {
 	}
 	files := replica.NewFiles(t)
 	t.Run("no lock", func(t *testing.T) {
-		got := newFleet(t, files, noLock).run(t, time.Second/2)
+		got := newFleet(t, files, noLock).run(t, await.Limit)
 		if len(got.wrong) == 0 || got.rows == got.counted {
 			t.Errorf("got %d overlaps without an excuse and %d lost updates; want some of both, or the test shows nothing", len(got.wrong), got.rows-got.counted)
 		}
 	})
 	t.Run("no fence", func(t *testing.T) {
-		if got := newFleet(t, files, noFence).run(t, 30*time.Second); got.stale == 0 {
+		if got := newFleet(t, files, noFence).run(t, await.Limit); got.stale == 0 {
 			t.Error("got no stale transaction; want some, or the test shows nothing")
 		}
 	})
@@ -171,7 +171,7 @@ func (f *fleet) run(t *testing.T, lasts time.Duration) tally {
 	defer cancel()
 	switch f.members[0].Control {
 	case noLock:
-		<-ctx.Done()
+		f.untilLost(ctx)
 	case noFence:
 		f.untilLate(ctx)
 	default:
