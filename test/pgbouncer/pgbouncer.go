@@ -138,6 +138,12 @@ func (b *Pooler) await(ctx context.Context) error {
 // DSN is dsn through the pooler.
 func (b *Pooler) DSN(dsn string) string { return pgtest.WithAddr(dsn, b.host) }
 
+// Log is what the pooler has logged so far.
+func (b *Pooler) Log() string {
+	said, _ := os.ReadFile(filepath.Join(b.dir, "log"))
+	return string(said)
+}
+
 // Stop ends the pooler and removes its files.
 func (b *Pooler) Stop() {
 	if b.cmd != nil {

@@ -108,7 +108,12 @@ func newFleet(t *testing.T, files replica.Files, control string) *fleet {
 	dsn := pgtest.WithUser(as.DSNFor("soak"), pgtest.WeakRole, pgtest.WeakPassword)
 	pooler, err := pgbouncer.Start(t.Context(), as, "transaction", 8, "server_login_retry = 1", "query_wait_timeout = 20")
 	if err == nil {
-		t.Cleanup(pooler.Stop)
+		t.Cleanup(func() {
+			if said := pooler.Log(); t.Failed() {
+				t.Logf("PgBouncer said last: %s", said[max(0, len(said)-4000):])
+			}
+			pooler.Stop()
+		})
 	} else if !errors.Is(err, pgbouncer.ErrMissing) || os.Getenv("BOOTLOCK_REQUIRE_PGBOUNCER") == "1" {
 		t.Fatal(err)
 	}
