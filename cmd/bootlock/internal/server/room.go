@@ -2,38 +2,32 @@ package server
 
 import (
 	"context"
+	"io"
+	"sync"
 	"time"
 
-	"github.com/bootlock/bootlock/internal/sqlstate"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/bootlock/bootlock/internal/room"
 )
 
-const (
-	// roomTime bounds the wait for room: a server that is full for another reason
-	// than a fleet that starts must not hold the lock up for long.
-	roomTime  = 10 * time.Second
-	roomPause = 150 * time.Millisecond
+// roomTime bounds the wait for room: a server that is full for another reason
+// than a fleet that starts must not hold the lock up for long.
+const roomTime = 10 * time.Second
 
-	// arrival is the time in which a fleet that was started together comes.
-	arrival = time.Second
-)
+const roomPause = 50 * time.Millisecond // between two tries for a connection
 
-// What roomSQL answers.
-const (
-	noRoom = iota
-	someRoom
-	plenty
-)
-
-// roomSQL asks whether four connections more could be had, or a fifth of the
-// limit where that is less: of the server, the role and the database. It is plenty
-// if 32 could be had, or no other bootlock is there. Without rights a role sees of
-// others' sessions that they exist, which is all that is counted here.
+// roomSQL asks how many connections have to be had at once: none if 32 more could
+// be had, or no other bootlock is there, else a quarter of the limit and one, but eight
+// at most: of the limits of the server, the role and the database the least. Those who
+// wait leave the server when less than a quarter is left. Without rights a role sees
+// of others' sessions that they exist, which is all that is counted here.
 const roomSQL = `
 SELECT CASE
-  WHEN NOT pg_catalog.bool_and(l.total OPERATOR(pg_catalog.<) 0 OR l.total OPERATOR(pg_catalog.-) l.used OPERATOR(pg_catalog.>=) LEAST(4, l.total OPERATOR(pg_catalog./) 5)) THEN 0
-  WHEN pg_catalog.bool_and(l.total OPERATOR(pg_catalog.<) 0 OR l.total OPERATOR(pg_catalog.-) l.used OPERATOR(pg_catalog.>=) 32) THEN 2
-  WHEN pg_catalog.min(s.fleet) OPERATOR(pg_catalog.<=) 2 THEN 2
-  ELSE 1 END
+  WHEN pg_catalog.bool_and(l.total OPERATOR(pg_catalog.<) 0 OR l.total OPERATOR(pg_catalog.-) l.used OPERATOR(pg_catalog.>=) 32) THEN 0
+  WHEN pg_catalog.min(s.fleet) OPERATOR(pg_catalog.<=) 2 THEN 0
+  ELSE LEAST(8, pg_catalog.min(l.total) FILTER (WHERE l.total OPERATOR(pg_catalog.>=) 0) OPERATOR(pg_catalog./) 4 OPERATOR(pg_catalog.+) 1) END
 FROM pg_catalog.pg_roles r
 JOIN pg_catalog.pg_database d ON r.rolname OPERATOR(pg_catalog.=) SESSION_USER AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database(),
 LATERAL (SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE a.usesysid OPERATOR(pg_catalog.=) r.oid), pg_catalog.count(*) FILTER (WHERE a.datid OPERATOR(pg_catalog.=) d.oid),
@@ -45,30 +39,69 @@ LATERAL (VALUES
   (CASE WHEN r.rolsuper THEN -1 ELSE r.rolconnlimit END, s.own),
   (CASE WHEN r.rolsuper THEN -1 ELSE d.datconnlimit END, s.here)) l (total, used)`
 
-// AwaitRoom waits, for a short time, until the server has connections to spare
-// for the command that is about to run: those who come at the same moment have
-// them all for an instant. They go when they see that the lock is held. Where not
-// many are left, a second look tells whether a fleet is only just coming.
+// AwaitRoom sees to it that there are connections to spare for the command that is
+// about to run, where those who wait could have them all. It takes each as soon as
+// one is free, keeps them from the others until it has enough, and gives them back
+// just before the command wants them. To look and find enough of them free is not
+// enough: by the time the command comes they are taken again.
 //
 // An answer that cannot be had is no reason not to run the command.
 func (s *Server) AwaitRoom(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, roomTime)
 	defer cancel()
-	for seen := 0; ; {
-		room := noRoom
-		err := s.DB.QueryRowContext(ctx, roomSQL).Scan(&room)
-		if room == someRoom {
-			seen++
-		} else {
-			seen = 0
-		}
-		settled := room == plenty || seen == 2 || seen == 1 && time.Since(s.opened) > arrival
-		if ctx.Err() != nil || settled || err != nil && sqlstate.Of(err) != "53300" {
-			return
+	var need int
+	err := eagerly(ctx, func() error { return s.DB.QueryRowContext(ctx, roomSQL).Scan(&need) })
+	if err != nil {
+		return
+	}
+	spare := make(chan *pgconn.PgConn, need)
+	var taken sync.WaitGroup
+	for range need {
+		taken.Go(func() {
+			_ = eagerly(ctx, func() error {
+				conn, err := pgconn.ConnectConfig(ctx, &s.config.Copy().Config)
+				if err == nil {
+					spare <- conn
+				}
+				return err
+			})
+		})
+	}
+	taken.Wait()
+	close(spare)
+	var back sync.WaitGroup
+	for conn := range spare {
+		back.Go(func() { giveBack(conn) })
+	}
+	back.Wait()
+}
+
+// eagerly asks until there is a connection to be had: all others wait for the one
+// that asks.
+func eagerly(ctx context.Context, ask func() error) error {
+	for {
+		err := ask()
+		if !room.Short(err) {
+			return err
 		}
 		select {
 		case <-time.After(roomPause):
 		case <-ctx.Done():
+			return err
 		}
+	}
+}
+
+// giveBack returns when the server has closed the connection: until then it counts.
+func giveBack(conn *pgconn.PgConn) {
+	c, err := conn.Hijack()
+	if err != nil {
+		return
+	}
+	defer c.Conn.Close() //nolint:errcheck // the server has closed it
+	_ = c.Conn.SetDeadline(time.Now().Add(time.Second))
+	c.Frontend.Send(&pgproto3.Terminate{})
+	if c.Frontend.Flush() == nil {
+		_, _ = io.Copy(io.Discard, c.Conn)
 	}
 }

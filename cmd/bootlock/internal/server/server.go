@@ -36,7 +36,6 @@ type Server struct {
 	Address string // for people
 	ID      string // tells this database from others, since locks are per database
 
-	opened  time.Time
 	config  *pgx.ConnConfig
 	sockets sockets
 }
@@ -44,7 +43,7 @@ type Server struct {
 // Open makes a pool. With locks it takes nothing for a server but a primary: of
 // several hosts the first that is one. Nothing is sent.
 func Open(config *dsn.Config, locks bool) *Server {
-	s := &Server{Address: config.Address(), opened: time.Now(), config: config.ConnConfig}
+	s := &Server{Address: config.Address(), config: config.ConnConfig}
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = attemptTime
 	}
