@@ -314,7 +314,7 @@ func TestDriverErrorOfACancelledWait(t *testing.T) {
 			t.Parallel()
 			bubble(t, modes[name], func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 				lockElsewhere(t, d, key)
-				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+				ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 				defer cancel()
 				err := advisorylock.WithXactLock(ctx, db, key, unreachable(t))
 				var sqlErr recdriver.SQLError

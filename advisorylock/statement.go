@@ -110,14 +110,15 @@ func (s *statements) ask() string {
 	return s.settings() + do("", "IF "+s.lock(true)+" THEN x := "+s.lock(false)+"; "+s.fence.TryDrainSQL("answer := 1; ")+"END IF; ")
 }
 
-// block takes the lock, and blocks for it for a burst.
+// block takes the lock, and blocks for it for a burst. If that was in vain, the
+// answer comes with the mark of the session.
 //
 // A bare lock_timeout would do to end a burst, were it not for the ERROR line in
 // the server's log at each expiry. The DO block catches it, so that its
 // subtransaction alone is rolled back; the lock, if it was granted, stays.
 func (s *statements) block(burst time.Duration) string {
 	lift, restore := s.timeouts()
-	return s.settings() + lift + do("", s.wait(burst, "")+restore)
+	return s.settings() + lift + do("mark pg_catalog.int8 := 0; ", s.wait(burst, "", findMark)+restore+addMark)
 }
 
 // blockIfOwn is block for a waiter that has waited for long enough to look first
@@ -131,9 +132,8 @@ func (s *statements) blockIfOwn(waited, burst time.Duration, own int64) string {
 	}
 	mayNot := fmt.Sprintf("IF mark OPERATOR(pg_catalog.<>) %d AND answer OPERATOR(pg_catalog.=) 2 THEN answer := %d; END IF; ", own, stranger)
 	return fmt.Sprintf("/* bootlock: %d ms for %s */ ", waited.Milliseconds(), s.wish()) + s.settings() + lift +
-		do("mark pg_catalog.int8; older pg_catalog.int8; short boolean;", findMark+"IF NOT "+s.lock(true)+" THEN "+s.lookAround(waited)+mayNot+"END IF; "+
-			fmt.Sprintf("IF answer OPERATOR(pg_catalog.=) %d THEN %s END IF; ", room.Refused, s.wait(burst, s.letPass(waited)))+restore+
-			fmt.Sprintf("answer := answer OPERATOR(pg_catalog.+) (mark OPERATOR(pg_catalog.*) %d); ", room.Answers))
+		do("mark pg_catalog.int8; older pg_catalog.int8; short boolean; cramped boolean; ", findMark+"IF NOT "+s.lock(true)+" THEN "+s.lookAround(waited)+mayNot+"END IF; "+
+			fmt.Sprintf("IF answer OPERATOR(pg_catalog.=) %d THEN %s END IF; ", room.Refused, s.wait(burst, s.letPass(waited), ""))+restore+addMark)
 }
 
 // doBlock is how do begins.
@@ -156,13 +156,17 @@ func do(declare, block string) string {
 const marks = 32
 
 const findMark = `SELECT (pg_catalog.split_part(l.virtualtransaction, '/', 2)::pg_catalog.int8 OPERATOR(pg_catalog.+) l.pid) OPERATOR(pg_catalog.%) 32 OPERATOR(pg_catalog.+) 1 INTO mark
-    FROM pg_catalog.pg_locks l WHERE l.locktype OPERATOR(pg_catalog.=) 'virtualxid' AND l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid();`
+    FROM pg_catalog.pg_lock_status() l WHERE l.locktype OPERATOR(pg_catalog.=) 'virtualxid' AND l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid(); `
+
+// addMark makes the mark a part of the answer; see [room.Answers].
+const addMark = "answer := answer OPERATOR(pg_catalog.+) (8 OPERATOR(pg_catalog.*) mark); "
 
 // wait blocks for the lock for a burst, in a DO block. A transaction that has waited
 // in vain may be idle for no longer than that: its client, if it is still there,
 // rolls it back at once, and until then a CREATE INDEX CONCURRENTLY that began
-// during the burst waits for it. letPass is what it does first when it is granted.
-func (s *statements) wait(burst time.Duration, letPass string) string {
+// during the burst waits for it. letPass is what it does first when it is granted,
+// inVain what it does if it is not.
+func (s *statements) wait(burst time.Duration, letPass, inVain string) string {
 	reset := ""
 	if !s.lease {
 		reset = "x := pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('bootlock.lock_timeout'), true); "
@@ -173,7 +177,7 @@ func (s *statements) wait(burst time.Duration, letPass string) string {
 	}
 	return "BEGIN x := pg_catalog.set_config('lock_timeout', '" + milliseconds(burst) + "', true); x := " + s.lock(false) + "; " +
 		letPass + draw + reset + fmt.Sprintf("answer := %d; EXCEPTION WHEN lock_not_available THEN "+
-		"x := pg_catalog.set_config('idle_in_transaction_session_timeout', '%s', true); END; ", room.Granted, milliseconds(room.Burst))
+		"x := pg_catalog.set_config('idle_in_transaction_session_timeout', '%s', true); %s END; ", room.Granted, milliseconds(room.Burst), inVain)
 }
 
 // rows affects as many rows as the expression says.
@@ -186,31 +190,28 @@ func rows(expression string) string {
 // burst, so that no newcomer gets ahead.
 const standers = 3
 
-// lookAround leaves the server if it is short of connections, and stands back if
-// others have waited longer. Whoever wants the lock for itself is never behind
-// those who share it, and they stay behind the first of those: else it would never
-// find the lock free.
-//
-// A look costs as much as a dozen statements; who has waited for less than a
-// burst does without, unless it shares.
+// lookAround stands back if others have waited longer, and leaves the server as well
+// if that is short of connections. Those who go on blocking stay, for they take the
+// lock over at once when it is free, unless hardly a connection is left. Whoever
+// wants the lock for itself is never behind those who share it, and they stay
+// behind the first of those: else it would never find the lock free.
 func (s *statements) lookAround(waited time.Duration) string {
 	most := standers
-	switch {
-	case s.shared:
+	if s.shared {
 		most = 1
-	case waited < room.Burst:
-		return ""
 	}
-	return s.look(waited) + fmt.Sprintf(" IF short THEN answer := %d; ELSIF older OPERATOR(pg_catalog.>=) %d THEN answer := %d; END IF; ", room.Leave, most, room.Back)
+	return s.look(waited) + fmt.Sprintf("IF older OPERATOR(pg_catalog.>=) %d THEN answer := CASE WHEN short THEN %d ELSE %d END; ELSIF cramped THEN answer := %d; END IF; ",
+		most, room.Leave, room.Back, room.Leave)
 }
 
 // letPass gives the lock back at once if one is in the queue that has waited longer,
-// by a burst at least: those who came together need no order.
+// by a burst at least: those who came together need no order, and those who have
+// not waited for so long themselves do not ask.
 // Whoever leaves the server's queue at the end of a burst comes last again, so that
 // the oldest would come first by chance only. What the server's statistics said
 // before the wait, it repeats within the transaction until it is told to forget it.
 func (s *statements) letPass(waited time.Duration) string {
-	if s.shared {
+	if s.shared || waited < room.Burst {
 		return ""
 	}
 	return "x := pg_catalog.pg_stat_clear_snapshot(); " + s.look(waited+room.Burst) + " IF older OPERATOR(pg_catalog.>) 0 THEN RAISE lock_not_available; END IF; "
@@ -228,15 +229,14 @@ func (s *statements) wish() string {
 func (s *statements) exclusively() string { return s.key.String() + ", exclusive" }
 
 // look counts the sessions of this role in this database that block for this
-// lock and have waited longer, and says whether one of the limits on the number
-// of connections is near: less than a quarter of it is left, or three. A role
-// sees this much of its own sessions, and of others that they exist ("Monitoring
-// Database Activity" in the manual, 28.2).
+// lock and have waited longer, and says whether a limit on the number of
+// connections is near: short is that less than a quarter of it is left, cramped
+// that it is fewer than three. A role sees this much of its own sessions, and of
+// others that they exist ("Monitoring Database Activity" in the manual, 28.2).
 func (s *statements) look(waited time.Duration) string {
 	me := regexp.QuoteMeta(s.exclusively())
-	return fmt.Sprintf(`SELECT pg_catalog.count(*) FILTER (WHERE s.own AND s.here AND s.blocks AND s.waited OPERATOR(pg_catalog.>) l.waited),
-        %s OR %s OR %s
-      INTO older, short
+	return fmt.Sprintf(`SELECT pg_catalog.count(*) FILTER (WHERE s.own AND s.here AND s.blocks AND s.waited OPERATOR(pg_catalog.>) l.waited), %s, %s
+      INTO older, short, cramped
       FROM (SELECT r.oid AS role, d.oid AS base, %d::pg_catalog.float8 OPERATOR(pg_catalog.+) %s AS waited,
               CASE WHEN NOT r.rolsuper AND r.rolconnlimit OPERATOR(pg_catalog.>=) 0 THEN r.rolconnlimit END AS most_own,
               CASE WHEN NOT r.rolsuper AND d.datconnlimit OPERATOR(pg_catalog.>=) 0 THEN d.datconnlimit END AS most_here,
@@ -249,21 +249,27 @@ func (s *statements) look(waited time.Duration) string {
               COALESCE(a.wait_event OPERATOR(pg_catalog.=) 'advisory', false) AS blocks,
               pg_catalog.substring(a.query, $re$^/\* bootlock: (\d+) ms for %s \*/$re$)::pg_catalog.float8 OPERATOR(pg_catalog.+) %s AS waited
             FROM pg_catalog.pg_stat_get_activity(NULL) a WHERE a.datid IS NOT NULL AND a.usesysid IS NOT NULL) s
-      GROUP BY l.most, l.most_own, l.most_here;`,
-		near("pg_catalog.count(*)", "l.most"), near("pg_catalog.count(*) FILTER (WHERE s.own)", "l.most_own"),
-		near("pg_catalog.count(*) FILTER (WHERE s.here)", "l.most_here"),
+      GROUP BY l.most, l.most_own, l.most_here; `,
+		near(func(limit string) string { return fmt.Sprintf("GREATEST(3, %s OPERATOR(pg_catalog./) 4)", limit) }),
+		near(func(string) string { return "3" }),
 		waited.Milliseconds(), since("pg_catalog.statement_timestamp()"), me, since("a.query_start"))
+}
+
+// near says whether fewer connections are left of one of the limits, which is null
+// if there is none. OPERATOR(…) has the same precedence whatever stands in it.
+func near(fewer func(limit string) string) string {
+	var limits []string
+	for _, l := range []struct{ most, counts string }{
+		{"l.most", ""}, {"l.most_own", " FILTER (WHERE s.own)"}, {"l.most_here", " FILTER (WHERE s.here)"},
+	} {
+		limits = append(limits, fmt.Sprintf("COALESCE((%s OPERATOR(pg_catalog.-) pg_catalog.count(*)%s) OPERATOR(pg_catalog.<) %s, false)", l.most, l.counts, fewer(l.most)))
+	}
+	return strings.Join(limits, " OR ")
 }
 
 // since is a time that has passed, in milliseconds.
 func since(moment string) string {
 	return fmt.Sprintf("(1000 OPERATOR(pg_catalog.*) EXTRACT(EPOCH FROM (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) %s)))::pg_catalog.float8", moment)
-}
-
-// near says whether a number of connections is near its limit, which is null if
-// there is none. OPERATOR(…) has the same precedence whatever stands in it.
-func near(used, limit string) string {
-	return fmt.Sprintf("COALESCE((%s OPERATOR(pg_catalog.-) %s) OPERATOR(pg_catalog.<) GREATEST(3, %s OPERATOR(pg_catalog./) 4), false)", limit, used, limit)
 }
 
 // timeouts lifts the limits that others have set, for the time of one statement

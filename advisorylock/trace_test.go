@@ -108,7 +108,7 @@ func TestStepContextMayEndWithItsStep(t *testing.T) {
 func TestEventsSayWhat(t *testing.T) {
 	t.Parallel()
 	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		const wait = 300 * time.Millisecond
+		const wait = 200 * time.Millisecond
 		time.AfterFunc(wait, lockElsewhere(t, d, key))
 		boom := errors.New("boom")
 		d.OnCall(recdriver.FailOn(recdriver.Commit, "", 1, boom))

@@ -121,8 +121,8 @@ func (a *acquisition) restart(ctx context.Context) (int64, error) {
 			return 0, err
 		}
 	}
-	waited := a.wait.pace.Waited()
-	if a.peeks(waited) {
+	peeks := a.peeks()
+	if peeks {
 		if n, err := a.peek(ctx); err != nil || n != room.Granted {
 			a.trust.sharers = 0
 			return n, err
@@ -134,7 +134,7 @@ func (a *acquisition) restart(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	a.trust.crowd = a.trust.crowd || time.Since(asked) > crowded
-	if !a.peeks(waited) {
+	if !peeks {
 		return a.stand(ctx)
 	}
 	if a.trust.sharers > 1 && !a.sql.plain {
@@ -143,7 +143,7 @@ func (a *acquisition) restart(ctx context.Context) (int64, error) {
 	n, err := a.heardAsk(ctx, a.sql.ask)
 	if err == nil && n == room.Refused {
 		a.trust.sharers++
-		n = room.Back
+		n = a.trust.mayNot()
 	}
 	return n, err
 }
@@ -155,9 +155,11 @@ func (a *acquisition) reopen(ctx context.Context) error {
 }
 
 // peeks reports whether the waiter does not block, without a look at the server.
-func (a *acquisition) peeks(waited time.Duration) bool {
-	_, blindly := room.Stand(waited)
-	return a.sql.plain || a.trust.shared || blindly && a.trust.crowd
+// One that others are in front of looks again after a while, for it may be its turn
+// to block.
+func (a *acquisition) peeks() bool {
+	_, blindly := room.Stand(a.wait.pace.Waited())
+	return a.sql.plain || a.trust.shared || blindly && a.trust.crowd || time.Since(a.trust.behind) < room.Burst
 }
 
 // peek asks whether the lock is free.
@@ -165,7 +167,7 @@ func (a *acquisition) peek(ctx context.Context) (int64, error) {
 	a.trust.own = unknown
 	n, err := a.heardAsk(ctx, a.sql.peek)
 	if err == nil && n == room.Refused {
-		n = room.Back
+		n = a.trust.mayNot()
 	}
 	return n, err
 }
@@ -175,6 +177,9 @@ type trust struct {
 	own    int64 // the mark of its next transaction, if nobody else uses it
 	shared bool  // others use it: it is a pooler's
 	crowd  bool  // BEGIN had to wait for others
+
+	behind time.Time // when others were seen to be in front of it
+	short  bool      // and whether the server was short of connections then
 
 	// sharers counts how often in a row the lock could be shared, but not be
 	// taken alone. Those who share it may take turns for ever without letting it
@@ -191,18 +196,30 @@ func (t *trust) found(mark int64) {
 	t.own = mark%marks + 1
 }
 
+// mayNot is the answer to a waiter that may not block, as it was told last.
+func (t *trust) mayNot() int64 {
+	if t.short {
+		return room.Leave
+	}
+	return room.Back
+}
+
 // stand asks by a statement that may block: for a while in any case, and then
 // only on a session of its own.
 func (a *acquisition) stand(ctx context.Context) (int64, error) {
 	waited := a.wait.pace.Waited()
 	burst, blindly := room.Stand(waited)
-	return a.heardAsk(ctx, func() string {
+	n, err := a.heardAsk(ctx, func() string {
 		if blindly {
 			a.trust.own = unknown
 			return a.sql.block(a.burst(burst))
 		}
 		return a.sql.blockIfOwn(waited, a.burst(burst), a.trust.own)
 	})
+	if n == room.Back || n == room.Leave {
+		a.trust.behind, a.trust.short = time.Now(), n == room.Leave
+	}
+	return n, err
 }
 
 // burst leaves most of a lease to its holder: it counts from the moment at which

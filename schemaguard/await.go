@@ -35,7 +35,7 @@ func (g Guard) Await(ctx context.Context, db *sql.DB, schema string) error {
 	if err != nil {
 		return err
 	}
-	if done, err := e.upToDate(ctx); done || err != nil {
+	if done, err := e.upToDate(ctx, room.Start()); done || err != nil {
 		return err
 	}
 	return e.await(ctx)
@@ -61,7 +61,7 @@ func (e *ensurer) await(ctx context.Context) error {
 			if err != nil && (ctx.Err() != nil || !room.Short(err) && !room.Gone(err)) {
 				return err
 			}
-			if done, err := w.upToDate(ctx); done || err != nil {
+			if done, err := w.upToDate(ctx, room.Start()); done || err != nil {
 				return err
 			}
 			w.report(ctx, err)

@@ -159,7 +159,7 @@ func (g Guard) ensure(ctx context.Context, op string, db *sql.DB, schema string,
 		return err
 	}
 	e.run = migrate
-	if done, err := e.upToDate(ctx); done || err != nil {
+	if done, err := e.upToDate(ctx, room.Start()); done || err != nil {
 		return err
 	}
 	if (g.Serialize || g.UpToDate != nil) && migrate != nil && db.Stats().MaxOpenConnections == 1 {
@@ -294,7 +294,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func (e *ensurer) look(ctx context.Context) (there bool, err error) {
 	var conn *bounded.Conn
 	err = e.step(ctx, locktrace.Connect, func(ctx context.Context) (err error) {
-		err = room.Patiently(ctx, func(ctx context.Context) error {
+		err = room.Patiently(ctx, room.Start(), func(ctx context.Context) error {
 			conn, err = bounded.Open(ctx, e.db)
 			return err
 		})

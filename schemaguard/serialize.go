@@ -36,25 +36,25 @@ func (e *ensurer) migrateOnce(ctx context.Context) error {
 	if err != nil {
 		return e.named(err)
 	}
-	if done, err := e.upToDate(ctx); done || err != nil {
+	if done, err := e.upToDate(ctx, room.Start()); done || err != nil {
 		return err
 	}
 	return e.named(locker.Hold(ctx, e.db, key, e.migrateUnlessDone))
 }
 
 func (e *ensurer) migrateUnlessDone(ctx context.Context) error {
-	if done, err := e.upToDate(ctx); done || err != nil {
+	if done, err := e.upToDate(ctx, room.Lead()); done || err != nil {
 		return err
 	}
 	return e.migrateAlone(ctx)
 }
 
 // migrateAlone is migrate under the lock. First it sees to it that there is a
-// connection for migrate: where the server is short of them, it waits for one,
-// as those who wait for the lock do. They leave room for it.
+// connection for migrate: where the server is short of them, it waits for one.
+// Those who wait for the lock leave room for it.
 func (e *ensurer) migrateAlone(ctx context.Context) error {
 	if e.db.Stats().Idle == 0 {
-		err := room.Patiently(ctx, func(ctx context.Context) error {
+		err := room.Patiently(ctx, room.Lead(), func(ctx context.Context) error {
 			conn, err := bounded.Open(ctx, e.db)
 			if err == nil {
 				_ = conn.Release(ctx)
@@ -72,13 +72,13 @@ func (e *ensurer) migrateAlone(ctx context.Context) error {
 	return e.migrate(ctx)
 }
 
-// upToDate asks UpToDate; without one there is always something to do.
-func (e *ensurer) upToDate(ctx context.Context) (done bool, err error) {
+// upToDate asks UpToDate, at that pace where connections are short; without one there is always something to do.
+func (e *ensurer) upToDate(ctx context.Context, pace room.Pace) (done bool, err error) {
 	if e.UpToDate == nil {
 		return false, nil
 	}
 	err = e.step(ctx, locktrace.UpToDate, func(ctx context.Context) (err error) {
-		err = room.Patiently(ctx, func(ctx context.Context) error {
+		err = room.Patiently(ctx, pace, func(ctx context.Context) error {
 			done, err = e.UpToDate(ctx, e.db)
 			return err
 		})

@@ -108,23 +108,34 @@ func (l Lease) DrainSQL(burst time.Duration) string {
 	for _, gate := range l.Gates() {
 		wait += limit(burst) + "x := " + call("pg_advisory_xact_lock", gate) + "; "
 	}
-	return "x := " + call("pg_advisory_xact_lock", l.number) + "; BEGIN IF NOT (" + l.passes() + ") THEN " + wait + "END IF; " + undo
+	return "DECLARE passed pg_catalog.bool; BEGIN x := " + call("pg_advisory_xact_lock", l.number) + "; BEGIN " + l.pass() +
+		"IF NOT passed THEN " + wait + "END IF; " + undo + "END; "
 }
 
 // TryDrainSQL is DrainSQL without the wait: it runs then if the gates were free.
 func (l Lease) TryDrainSQL(then string) string {
-	return "DECLARE passed boolean; BEGIN x := " + call("pg_advisory_xact_lock", l.number) + "; BEGIN passed := " + l.passes() + "; " +
+	return "DECLARE passed pg_catalog.bool; BEGIN x := " + call("pg_advisory_xact_lock", l.number) + "; BEGIN " + l.pass() +
 		undo + "IF passed THEN " + then + "END IF; END; "
 }
 
-// passes is an expression that passes the gates if nobody is in them. The old
-// number comes first: whoever saw it taken is in a gate by the time it is free.
-func (l Lease) passes() string {
-	pass := "NOT EXISTS (" + l.leaving() + ")"
+// pass passes the gates if nobody is in them, and says so in the variable passed.
+// The old number comes first: whoever saw it taken is in a gate by the time it is
+// free. To plan the query for it takes longer than all the rest, in a new session,
+// so that it is only asked if somebody else has a number at all.
+func (l Lease) pass() string {
+	gates := make([]string, 0, 2)
 	for _, gate := range l.Gates() {
-		pass += " AND " + call("pg_try_advisory_xact_lock", gate)
+		gates = append(gates, call("pg_try_advisory_xact_lock", gate))
 	}
-	return pass
+	return "passed := NOT " + l.others() + "; IF NOT passed THEN passed := NOT EXISTS (" + l.leaving() + "); END IF; " +
+		"passed := passed AND " + strings.Join(gates, " AND ") + "; "
+}
+
+// others says whether another session has a number for this lock. It is asked of
+// the function that the view pg_locks consists of, which is the cheaper.
+func (l Lease) others() string {
+	return fmt.Sprintf("EXISTS (SELECT FROM pg_catalog.pg_lock_status() l WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' "+
+		"AND l.classid OPERATOR(pg_catalog.=) %d::pg_catalog.oid AND l.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid())", l.family())
 }
 
 // undo gives the gates back, by rolling back the subtransaction that took them:

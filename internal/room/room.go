@@ -2,15 +2,15 @@
 // being in the way of the one they wait for.
 //
 // A waiter asks for the lock, in a transaction of its own. If somebody has it,
-// the waiter blocks in the server, in short bursts, for its first 400 ms, unless
-// BEGIN had to queue for a connection. After that it blocks, for [Burst] at most,
-// only on a session that nobody else has used since its own last transaction: one
-// that others use belongs to a pooler, whose connections the others need, the one
-// that it waits for among them. A waiter that may not block, because of that or
-// because three others have waited longer, ends its transaction and asks again
-// at a [Pace] that grows with the wait. Where the server itself is short of
-// connections it closes its connection first, and behind a pooler, whose limit it
-// cannot see, it does so after a second.
+// the waiter blocks in the server for its first 300 ms, unless BEGIN had to queue
+// for a connection. After that it blocks, for [Burst] at most, only on a session
+// that nobody else has used since its own last transaction: one that others use
+// belongs to a pooler, whose connections the others need, the one that it waits
+// for among them. A waiter that may not block, because of that or because three
+// others have waited longer, ends its transaction and asks again at a [Pace] that
+// grows with the wait. Where the server itself is short of connections it closes
+// its connection first, and behind a pooler, whose limit it cannot see, it does so
+// after a second.
 //
 // That the server or the pooler has no connection to give, that it is starting
 // up, or that the session of a waiter ends, is not the end of the wait ([Short],
@@ -54,28 +54,33 @@ const (
 	share       = 20              // of what an ask takes
 )
 
-// Pace says when to ask again. Its zero value is not ready; see [Start].
+// Pace says when to ask again. Its zero value is not ready; see [Start] and [Lead].
 type Pace struct {
 	began time.Time
 	last  time.Duration // what the last ask took
+	leads bool          // all others wait for this one
 }
 
-// free is for how long everybody may block. A look at the sessions costs as much
-// as a few statements, and most waits are over sooner; and if they block the one
-// that they wait for, for want of a connection, it is not for long.
-const free = 400 * time.Millisecond
+// free is for how long everybody may block, in one burst. A look at the sessions
+// costs as much as a few statements, and most waits are over sooner; and if they
+// block the one that they wait for, for want of a connection, it is not for long.
+const free = 300 * time.Millisecond
 
 // Stand says how long a waiter that has waited so long blocks at a time, and
 // whether it does so without looking whether it is in somebody's way.
 func Stand(waited time.Duration) (burst time.Duration, blindly bool) {
 	if waited < free {
-		return min(max(waited, 250*time.Millisecond), free-waited+shortest), true
+		return free, true
 	}
 	return Burst, false
 }
 
 // Start begins a wait.
 func Start() Pace { return Pace{began: time.Now()} }
+
+// Lead is the pace of the one that all others wait for: it asks as often as it is
+// answered, since each of its pauses is one of theirs.
+func Lead() Pace { return Pace{began: time.Now(), leads: true} }
 
 // Waited is the time since the wait began.
 func (p Pace) Waited() time.Duration { return time.Since(p.began) }
@@ -95,8 +100,10 @@ func (p Pace) Blink(ctx context.Context) bool { return sleep(ctx, shortest) }
 func (p *Pace) Pause(ctx context.Context, took time.Duration) bool {
 	slow := min(took, p.last)
 	p.last = took
-	d := max(shortest, min(p.Waited()/10, longest), min(share*slow, longestSlow))
-	return sleep(ctx, d)
+	if p.leads {
+		return sleep(ctx, max(shortest, min(slow, longest)))
+	}
+	return sleep(ctx, max(shortest, min(p.Waited()/10, longest), min(share*slow, longestSlow)))
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {
@@ -112,7 +119,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // Dear is what an ask counts as taking, at least, where connections are short: a
 // connection that is opened for it costs the server much more than it takes, and
 // keeps one from others meanwhile.
-const Dear = 25 * time.Millisecond
+const Dear = 50 * time.Millisecond
 
 // Short reports whether err says that the server or the pooler has no connection
 // to give now, or is not ready yet. Nothing has happened then, and later there
@@ -154,10 +161,9 @@ func Gone(err error) bool {
 	return sqlstate.Lost(err) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT)
 }
 
-// Patiently calls ask until it returns anything but a shortage of connections
-// (see [Short]), or ctx ends. The error is that of the last ask.
-func Patiently(ctx context.Context, ask func(ctx context.Context) error) error {
-	pace := Start()
+// Patiently calls ask, at that pace, until it returns anything but a shortage of
+// connections (see [Short]), or ctx ends. The error is that of the last ask.
+func Patiently(ctx context.Context, pace Pace, ask func(ctx context.Context) error) error {
 	for {
 		asked := time.Now()
 		err := ask(ctx)

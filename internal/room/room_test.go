@@ -89,6 +89,24 @@ func TestPace(t *testing.T) {
 	}
 }
 
+// All others wait for the one that has the lock: it does not stay away for longer
+// than it takes to ask.
+func TestLeadAsksOften(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := room.Lead()
+		time.Sleep(time.Hour)
+		for took, want := range map[time.Duration]time.Duration{0: 10 * time.Millisecond, 40 * time.Millisecond: 40 * time.Millisecond, time.Minute: time.Second} {
+			p.Pause(t.Context(), took)
+			begun := time.Now()
+			p.Pause(t.Context(), took)
+			if got := time.Since(begun); got > want || got < want/2-time.Millisecond {
+				t.Errorf("after an ask of %v, paused for %v; want %v to %v", took, got, want/2, want)
+			}
+		}
+	})
+}
+
 func TestPauseEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -116,7 +134,7 @@ func TestStand(t *testing.T) {
 		blocked += burst
 		waited += burst
 	}
-	if blocked < 300*time.Millisecond || blocked > 500*time.Millisecond {
-		t.Errorf("blocks for %v without a look; want 400 ms", blocked)
+	if want := 300 * time.Millisecond; blocked != want {
+		t.Errorf("blocks for %v without a look; want %v", blocked, want)
 	}
 }
