@@ -50,7 +50,7 @@ const (
 const (
 	shortest    = 10 * time.Millisecond
 	longest     = time.Second     // between two asks of a waiter
-	longestSlow = 3 * time.Second // where each ask takes long
+	longestSlow = 3 * time.Second // where each ask takes long, or a tenth of the wait
 	share       = 20              // of what an ask takes
 )
 
@@ -103,7 +103,8 @@ func (p *Pace) Pause(ctx context.Context, took time.Duration) bool {
 	if p.leads {
 		return sleep(ctx, max(shortest, min(slow, longest)))
 	}
-	return sleep(ctx, max(shortest, min(p.Waited()/10, longest), min(share*slow, longestSlow)))
+	tenth := p.Waited() / 10
+	return sleep(ctx, max(shortest, min(tenth, longest), min(share*slow, max(tenth, longestSlow))))
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {
@@ -167,7 +168,14 @@ func Patiently(ctx context.Context, pace Pace, ask func(ctx context.Context) err
 	for {
 		asked := time.Now()
 		err := ask(ctx)
-		if !Short(err) || !pace.Pause(ctx, time.Since(asked)) {
+		if !Short(err) {
+			return err
+		}
+		took := time.Since(asked)
+		if !pace.leads {
+			took = max(took, Dear)
+		}
+		if !pace.Pause(ctx, took) {
 			return err
 		}
 	}

@@ -68,6 +68,7 @@ func TestPace(t *testing.T) {
 		{"a second", time.Hour, time.Millisecond, time.Second},
 		{"where an ask takes long", time.Second, 40 * time.Millisecond, 800 * time.Millisecond},
 		{"but not for ever", time.Second, time.Minute, 3 * time.Second},
+		{"or a tenth", time.Minute, time.Minute, 6 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
