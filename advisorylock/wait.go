@@ -297,7 +297,7 @@ func (a *acquisition) after(ctx context.Context, asked time.Time, n int64, err e
 	}
 	took := time.Since(asked)
 	if n == room.Leave || room.Short(err) {
-		took = max(took, room.Dear)
+		took = room.Dear(took)
 	}
 	if a.conn != nil {
 		_ = a.conn.Rollback(ctx)

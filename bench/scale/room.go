@@ -12,14 +12,8 @@ const (
 	standers = 3
 	crowded  = 100 * time.Millisecond
 
-	shortest, longest, longestSlow = 10 * time.Millisecond, time.Second, 3 * time.Second
-	share                          = 20
+	blink = 10 * time.Millisecond // room.Pace.Blink
 )
-
-// pause is how long a waiter pauses at most, and at least half of it.
-func pause(waited, slow time.Duration) time.Duration {
-	return max(shortest, min(waited/10, longest), min(share*slow, longestSlow))
-}
 
 // wait is that of one who stands in the waiting room: what advisorylock/wait.go does,
 // as far as it costs time.
@@ -33,9 +27,13 @@ type wait struct {
 	last    time.Duration // what the last ask took
 	own     *session      // where its next transaction has number next, if nobody else uses it
 	next    int
-	pooled  bool // others use its session
-	crowd   bool // BEGIN had to wait for others
+	pooled  bool          // others use its session
+	crowd   bool          // BEGIN had to wait for others
+	behind  time.Duration // when others were seen to be in front of it, if far is set
+	far     bool
+	scarce  bool // and the server was short of connections then
 	sharers int
+	leads   bool // it has the lock, and needs a connection
 }
 
 // acquire takes a lock as WithXactLock does, or Hold (a lease). The caller ends the
@@ -77,7 +75,11 @@ func (w *wait) reopen() bool {
 	asked := w.now
 	c, ok := w.connect()
 	if !ok {
-		w.pause(max(w.now-asked, room.Dear))
+		took := w.now - asked
+		if !w.leads {
+			took = room.Dear(took)
+		}
+		w.pause(took)
 		return false
 	}
 	w.c, w.own = c, nil
@@ -93,7 +95,10 @@ func (w *wait) begin() {
 func (w *wait) pause(took time.Duration) {
 	slow := min(took, w.last)
 	w.last = took
-	d := pause(w.now-w.began, slow)
+	d := room.Between(w.now-w.began, slow)
+	if w.leads { // as of room.Lead
+		d = max(blink, min(slow, time.Second))
+	}
 	w.sleep(d/2 + w.chance(d/2))
 }
 
@@ -101,7 +106,7 @@ func (w *wait) again() int {
 	n := w.restart()
 	for n == room.Glance && !w.pooled {
 		w.end(w.c)
-		w.sleep(shortest/2 + w.chance(shortest/2)) // room.Pace.Blink
+		w.sleep(blink/2 + w.chance(blink/2))
 		n = w.restart()
 	}
 	return n
@@ -112,13 +117,13 @@ func (w *wait) restart() int {
 		return short
 	}
 	_, blindly := room.Stand(w.now - w.began)
-	peeks := w.pooled || blindly && w.crowd
+	peeks := w.pooled || blindly && w.crowd || w.far && w.now-w.behind < room.Burst
 	if peeks {
 		w.own = nil
 		w.alone(w.c, w.costs.Trip)
 		if !w.lock.free(true) {
 			w.sharers = 0
-			return room.Back
+			return w.mayNot()
 		}
 	}
 	w.begin()
@@ -131,7 +136,7 @@ func (w *wait) restart() int {
 	n := w.ask()
 	if n == room.Refused {
 		w.sharers++
-		n = room.Back
+		n = w.mayNot()
 	}
 	return n
 }
@@ -148,14 +153,31 @@ func (w *wait) ask() int {
 	return room.Refused
 }
 
+// mayNot is the answer to a waiter that may not block, as it was told last.
+func (w *wait) mayNot() int {
+	if w.scarce {
+		return room.Leave
+	}
+	return room.Back
+}
+
 // stand asks by a statement that may block.
 func (w *wait) stand() int {
+	n := w.standOrNot()
+	if n == room.Back || n == room.Leave {
+		w.behind, w.far, w.scarce = w.now, true, n == room.Leave
+	}
+	return n
+}
+
+func (w *wait) standOrNot() int {
 	waited := w.now - w.began
 	burst, blindly := room.Stand(waited)
 	w.do(w.costs.Burst)
 	if blindly {
-		w.own = nil
-		return w.burst(burst, false)
+		n := w.burst(burst, false)
+		w.own, w.next = w.c.session, w.c.session.transactions+1
+		return n
 	}
 	unknown, strange := w.own == nil, w.own != w.c.session || w.next != w.c.session.transactions
 	w.pooled = w.pooled || !unknown && strange
@@ -163,7 +185,7 @@ func (w *wait) stand() int {
 	if w.try(w.c, w.lock, w.shared) {
 		return room.Granted
 	}
-	if n := w.lookAround(waited); n != room.Refused {
+	if n := w.lookAround(); n != room.Refused {
 		return n
 	}
 	switch {
@@ -180,7 +202,7 @@ func (w *wait) burst(burst time.Duration, looks bool) int {
 	if !w.block(w.c, w.lock, request{shared: w.shared, looks: looks && !w.shared, began: w.began}, burst) {
 		return room.Refused
 	}
-	if looks && !w.shared {
+	if looks && !w.shared && w.now-w.began >= room.Burst {
 		w.look()
 		if w.older(room.Burst) > 0 {
 			w.unlock(w.c)
@@ -190,19 +212,17 @@ func (w *wait) burst(burst time.Duration, looks bool) int {
 	return room.Granted
 }
 
-func (w *wait) lookAround(waited time.Duration) int {
+func (w *wait) lookAround() int {
 	most := standers
-	switch {
-	case w.shared:
+	if w.shared {
 		most = 1
-	case waited < room.Burst:
-		return room.Refused
 	}
 	w.look()
-	switch {
-	case w.pooling == nil && w.limit-w.open < max(3, w.limit/4):
+	left, direct := w.limit-w.open, w.pooling == nil
+	switch behind := w.older(0) >= most; {
+	case behind && direct && left < max(3, w.limit/4), !behind && direct && left < 3:
 		return room.Leave
-	case w.older(0) >= most:
+	case behind:
 		return room.Back
 	}
 	return room.Refused
@@ -234,7 +254,7 @@ func (w *wait) after(asked time.Duration, n int) bool {
 	}
 	took := w.now - asked
 	if n == room.Leave {
-		took = max(took, room.Dear)
+		took = room.Dear(took)
 	}
 	w.end(w.c)
 	if n == room.Refused {

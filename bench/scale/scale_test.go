@@ -2,10 +2,7 @@ package scale
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
-
-	"github.com/bootlock/bootlock/internal/room"
 )
 
 const ms = time.Millisecond
@@ -72,31 +69,6 @@ func TestSameSimulation(t *testing.T) {
 			t.Errorf("%s: got %+v and then %+v", way, one, other)
 		}
 	}
-}
-
-// A pause of the model is one of the waiting room.
-func TestPause(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		for _, waited := range []time.Duration{0, 50 * ms, 700 * ms, 3 * time.Second, time.Minute} {
-			for _, took := range []time.Duration{0, ms, 30 * ms, time.Second} {
-				shortest, longest := time.Hour, time.Duration(0)
-				for range 200 {
-					p := room.Start()
-					p.Pause(t.Context(), took) // it goes by the faster of two asks
-					time.Sleep(waited - p.Waited())
-					want := pause(p.Waited(), took)
-					began := time.Now()
-					p.Pause(t.Context(), took)
-					paused := time.Since(began)
-					shortest, longest = min(shortest, paused-want/2), max(longest, paused-want)
-				}
-				if shortest < 0 || longest > 0 {
-					t.Errorf("after %v and asks of %v: the room pauses for %v longer at most, and %v shorter at least", waited, took, longest, shortest)
-				}
-			}
-		}
-	})
 }
 
 // Three that want as much of one core are done together, and after as long as they would

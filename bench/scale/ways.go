@@ -60,12 +60,12 @@ func (p *process) start(way string, work time.Duration) bool {
 }
 
 func (p *process) startOnce(work time.Duration) bool {
-	if p.upToDate() {
+	if p.upToDate(false) {
 		return true
 	}
 	p.createSchema()
 	if c := p.acquire("migrate", false, true, true); c != nil {
-		if !p.upToDate() {
+		if !p.upToDate(true) {
 			p.migrateAlone(work)
 		}
 		p.end(c)
@@ -75,7 +75,7 @@ func (p *process) startOnce(work time.Duration) bool {
 	c := p.acquire("migrate", true, false, false)
 	p.end(c)
 	p.giveBack(c)
-	return p.upToDate()
+	return p.upToDate(false)
 }
 
 func (p *process) createSchema() {
@@ -86,8 +86,8 @@ func (p *process) createSchema() {
 }
 
 // patiently opens a connection, however long that takes.
-func (p *process) patiently() *conn {
-	w := &wait{process: p, began: p.now}
+func (p *process) patiently(leads bool) *conn {
+	w := &wait{process: p, began: p.now, leads: leads}
 	for w.c == nil {
 		w.reopen()
 	}
@@ -95,15 +95,15 @@ func (p *process) patiently() *conn {
 }
 
 // upToDate asks on a connection of the pool.
-func (p *process) upToDate() bool {
-	c := p.patiently()
+func (p *process) upToDate(leads bool) bool {
+	c := p.patiently(leads)
 	p.alone(c, p.costs.Trip)
 	p.giveBack(c)
 	return p.migrated
 }
 
 func (p *process) migrateAlone(work time.Duration) {
-	c := p.patiently()
+	c := p.patiently(true)
 	p.migrate(c, work)
 	p.giveBack(c)
 }

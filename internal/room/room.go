@@ -89,6 +89,12 @@ func (p Pace) Waited() time.Duration { return time.Since(p.began) }
 // session.
 func (p Pace) Blink(ctx context.Context) bool { return sleep(ctx, shortest) }
 
+// Between is how long a waiter waits at most between two asks, after it has waited
+// so long and if an ask takes so long.
+func Between(waited, took time.Duration) time.Duration {
+	return max(shortest, min(waited/10, longest), min(share*took, max(waited/10, longestSlow)))
+}
+
 // Pause waits until it is time to ask again, after an ask that took so long, and
 // reports whether ctx lasted.
 //
@@ -103,8 +109,7 @@ func (p *Pace) Pause(ctx context.Context, took time.Duration) bool {
 	if p.leads {
 		return sleep(ctx, max(shortest, min(slow, longest)))
 	}
-	tenth := p.Waited() / 10
-	return sleep(ctx, max(shortest, min(tenth, longest), min(share*slow, max(tenth, longestSlow))))
+	return sleep(ctx, Between(p.Waited(), slow))
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {
@@ -117,10 +122,10 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	return ctx.Err() == nil
 }
 
-// Dear is what an ask counts as taking, at least, where connections are short: a
-// connection that is opened for it costs the server much more than it takes, and
-// keeps one from others meanwhile.
-const Dear = 50 * time.Millisecond
+// Dear is what an ask counts as that took so long, where connections are short: a
+// connection that is opened for it costs the server and this process much more
+// than the ask does, and keeps one from others meanwhile.
+func Dear(took time.Duration) time.Duration { return max(2*took, longest/share) }
 
 // Short reports whether err says that the server or the pooler has no connection
 // to give now, or is not ready yet. Nothing has happened then, and later there
@@ -173,7 +178,7 @@ func Patiently(ctx context.Context, pace Pace, ask func(ctx context.Context) err
 		}
 		took := time.Since(asked)
 		if !pace.leads {
-			took = max(took, Dear)
+			took = Dear(took)
 		}
 		if !pace.Pause(ctx, took) {
 			return err
