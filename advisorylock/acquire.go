@@ -197,7 +197,7 @@ func (a *acquisition) connect(ctx context.Context) error {
 			return err
 		case room.Short(err):
 			stale++
-			if !a.wait.pause(ctx, room.Dear(time.Since(asked)), err) {
+			if !a.wait.pause(ctx, time.Since(asked), true, err) {
 				a.wait.gaveUp = true
 				return a.failed(locktrace.Begin, bounded.Ended(ctx, errors.Unwrap(err)))
 			}
@@ -219,7 +219,7 @@ func (a *acquisition) enterAndOpen(ctx context.Context) error {
 	for {
 		asked := time.Now()
 		err := a.open(ctx)
-		if !room.Short(err) || !a.wait.pause(ctx, room.Dear(time.Since(asked)), err) {
+		if !room.Short(err) || !a.wait.pause(ctx, time.Since(asked), true, err) {
 			return err
 		}
 	}

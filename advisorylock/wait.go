@@ -295,10 +295,8 @@ func (a *acquisition) after(ctx context.Context, asked time.Time, n int64, err e
 	if err != nil && !broken && !errors.Is(err, errLate) && !timedOut(err) && !a.withoutPLpgSQL(err) {
 		return false, err
 	}
+	short := n == room.Leave || room.Short(err)
 	took := time.Since(asked)
-	if n == room.Leave || room.Short(err) {
-		took = room.Dear(took)
-	}
 	if a.conn != nil {
 		_ = a.conn.Rollback(ctx)
 		if broken || n == room.Leave || n == room.Back && a.trust.shared && a.wait.pace.Waited() > room.Burst {
@@ -307,7 +305,7 @@ func (a *acquisition) after(ctx context.Context, asked time.Time, n int64, err e
 	}
 	if broken {
 		_ = a.giveBack(ctx)
-		a.wait.pause(ctx, took, err)
+		a.wait.pause(ctx, took, short, err)
 		return false, nil
 	}
 	a.wait.report(ctx, nil, a.look)
@@ -315,7 +313,7 @@ func (a *acquisition) after(ctx context.Context, asked time.Time, n int64, err e
 		return false, nil // it has blocked for a burst, or knows now how to ask
 	}
 	_ = a.giveBack(ctx)
-	a.wait.pause(ctx, took, nil)
+	a.wait.pause(ctx, took, short, nil)
 	return false, nil
 }
 
@@ -355,10 +353,13 @@ func (a *acquisition) look(ctx context.Context) []Session {
 }
 
 // pause waits until it is time to ask again, and reports whether ctx lasted.
-// err is what a connection failed with, or nil.
-func (w *wait) pause(ctx context.Context, took time.Duration, err error) bool {
+// short is whether connections are, and err what one failed with, or nil.
+func (w *wait) pause(ctx context.Context, took time.Duration, short bool, err error) bool {
 	if err != nil {
 		w.report(ctx, err, nil)
+	}
+	if short {
+		return w.pace.MakeRoom(ctx, took)
 	}
 	return w.pace.Pause(ctx, took)
 }

@@ -75,11 +75,7 @@ func (w *wait) reopen() bool {
 	asked := w.now
 	c, ok := w.connect()
 	if !ok {
-		took := w.now - asked
-		if !w.leads {
-			took = room.Dear(took)
-		}
-		w.pause(took)
+		w.pause(w.now-asked, true)
 		return false
 	}
 	w.c, w.own = c, nil
@@ -92,7 +88,11 @@ func (w *wait) begin() {
 	w.crowd = w.crowd || w.now-asked > crowded
 }
 
-func (w *wait) pause(took time.Duration) {
+func (w *wait) pause(took time.Duration, short bool) {
+	if short && !w.leads { // as of room.Pace.MakeRoom
+		took = room.Dear(took)
+		w.last = took
+	}
 	slow := min(took, w.last)
 	w.last = took
 	d := room.Between(w.now-w.began, slow)
@@ -253,9 +253,6 @@ func (w *wait) after(asked time.Duration, n int) bool {
 		return false // it has paused
 	}
 	took := w.now - asked
-	if n == room.Leave {
-		took = room.Dear(took)
-	}
 	w.end(w.c)
 	if n == room.Refused {
 		return false
@@ -266,6 +263,6 @@ func (w *wait) after(asked time.Duration, n int) bool {
 		w.giveBack(w.c)
 	}
 	w.c = nil
-	w.pause(took)
+	w.pause(took, n == room.Leave)
 	return false
 }

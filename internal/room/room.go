@@ -125,7 +125,14 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // Dear is what an ask counts as that took so long, where connections are short: a
 // connection that is opened for it costs the server and this process much more
 // than the ask does, and keeps one from others meanwhile.
-func Dear(took time.Duration) time.Duration { return max(2*took, longest/share) }
+func Dear(took time.Duration) time.Duration { return max(took, longest/share) }
+
+// MakeRoom is [Pace.Pause] where connections are short, which is no accident: those
+// who were refused one together do not all come back at once.
+func (p *Pace) MakeRoom(ctx context.Context, took time.Duration) bool {
+	p.last = Dear(took)
+	return p.Pause(ctx, p.last)
+}
 
 // Short reports whether err says that the server or the pooler has no connection
 // to give now, or is not ready yet. Nothing has happened then, and later there
@@ -177,10 +184,7 @@ func Patiently(ctx context.Context, pace Pace, ask func(ctx context.Context) err
 			return err
 		}
 		took := time.Since(asked)
-		if !pace.leads {
-			took = Dear(took)
-		}
-		if !pace.Pause(ctx, took) {
+		if pace.leads && !pace.Pause(ctx, took) || !pace.leads && !pace.MakeRoom(ctx, took) {
 			return err
 		}
 	}
