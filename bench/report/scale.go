@@ -101,9 +101,14 @@ func (r *Report) costTable() table.Writer {
 		what string
 		cost scale.Cost
 	}{
-		{"a connection to the server", c.Connect}, {"one that the server refuses", c.Refused}, {"one to the pooler", c.PoolerConnect},
-		{"a short statement", c.Trip}, {"one of a migration", c.Change}, {"the statement that takes the lock of Hold", c.Lease},
-		{"the statement that blocks", c.Burst}, {fmt.Sprintf("a look at the sessions, and %.1f µs for each", float64(c.LookEach.Nanoseconds())/1000), scale.Cost{Server: c.Look}},
+		{"a connection to the server", c.Connect},
+		{"one that the server refuses", c.Refused},
+		{"one to the pooler", c.PoolerConnect},
+		{"a short statement", c.Trip},
+		{"one of a migration", c.Change},
+		{"the statement that takes the lock of Hold", c.Lease},
+		{"the statement that blocks", c.Burst},
+		{fmt.Sprintf("a look at the sessions, and %.1f µs for each", float64(c.LookEach.Nanoseconds())/1000), scale.Cost{Server: c.Look}},
 	} {
 		w.AppendRow(table.Row{row.what, cpu(row.cost.Client), cpu(row.cost.Pooler), cpu(row.cost.Server)})
 	}

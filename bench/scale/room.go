@@ -39,7 +39,7 @@ type wait struct {
 // acquire takes a lock as WithXactLock does, or Hold (a lease). The caller ends the
 // transaction of c and gives it back. With try it returns nil if somebody has it.
 func (p *process) acquire(name string, shared, lease, try bool) *conn {
-	w := &wait{process: p, lock: p.server.lock(name), shared: shared, lease: lease, began: p.now}
+	w := &wait{process: p, lock: p.lock(name), shared: shared, lease: lease, began: p.now}
 	for w.c == nil {
 		w.reopen()
 	}

@@ -125,7 +125,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // Dear is what an ask counts as that took so long, where connections are short: a
 // connection that is opened for it costs the server and this process much more
 // than the ask does, and keeps one from others meanwhile.
-func Dear(took time.Duration) time.Duration { return max(took, longest/share) }
+func Dear(took time.Duration) time.Duration { return max(2*took, longest/share) }
 
 // MakeRoom is [Pace.Pause] where connections are short, which is no accident: those
 // who were refused one together do not all come back at once.

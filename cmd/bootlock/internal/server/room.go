@@ -16,10 +16,8 @@ import (
 // than a fleet that starts must not hold the lock up for long.
 const roomTime = 10 * time.Second
 
-const roomPause = 50 * time.Millisecond // between two tries for a connection
-
 // roomSQL asks how many connections have to be had at once: none if 32 more could
-// be had, or no other bootlock is there, else a quarter of the limit and one, but eight
+// be had, or no other bootlock is there, else a third of the limit and one, but eight
 // at most: of the limits of the server, the role and the database the least. Those who
 // wait leave the server when less than a quarter is left. Without rights a role sees
 // of others' sessions that they exist, which is all that is counted here.
@@ -27,7 +25,7 @@ const roomSQL = `
 SELECT CASE
   WHEN pg_catalog.bool_and(l.total OPERATOR(pg_catalog.<) 0 OR l.total OPERATOR(pg_catalog.-) l.used OPERATOR(pg_catalog.>=) 32) THEN 0
   WHEN pg_catalog.min(s.fleet) OPERATOR(pg_catalog.<=) 2 THEN 0
-  ELSE LEAST(8, pg_catalog.min(l.total) FILTER (WHERE l.total OPERATOR(pg_catalog.>=) 0) OPERATOR(pg_catalog./) 4 OPERATOR(pg_catalog.+) 1) END
+  ELSE LEAST(8, pg_catalog.min(l.total) FILTER (WHERE l.total OPERATOR(pg_catalog.>=) 0) OPERATOR(pg_catalog./) 3 OPERATOR(pg_catalog.+) 1) END
 FROM pg_catalog.pg_roles r
 JOIN pg_catalog.pg_database d ON r.rolname OPERATOR(pg_catalog.=) SESSION_USER AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database(),
 LATERAL (SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE a.usesysid OPERATOR(pg_catalog.=) r.oid), pg_catalog.count(*) FILTER (WHERE a.datid OPERATOR(pg_catalog.=) d.oid),
@@ -50,7 +48,7 @@ func (s *Server) AwaitRoom(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, roomTime)
 	defer cancel()
 	var need int
-	err := eagerly(ctx, func() error { return s.DB.QueryRowContext(ctx, roomSQL).Scan(&need) })
+	err := room.Patiently(ctx, room.Lead(), func(ctx context.Context) error { return s.DB.QueryRowContext(ctx, roomSQL).Scan(&need) })
 	if err != nil {
 		return
 	}
@@ -58,7 +56,7 @@ func (s *Server) AwaitRoom(ctx context.Context) {
 	var taken sync.WaitGroup
 	for range need {
 		taken.Go(func() {
-			_ = eagerly(ctx, func() error {
+			_ = room.Patiently(ctx, room.Lead(), func(ctx context.Context) error {
 				conn, err := pgconn.ConnectConfig(ctx, &s.config.Copy().Config)
 				if err == nil {
 					spare <- conn
@@ -76,29 +74,13 @@ func (s *Server) AwaitRoom(ctx context.Context) {
 	back.Wait()
 }
 
-// eagerly asks until there is a connection to be had: all others wait for the one
-// that asks.
-func eagerly(ctx context.Context, ask func() error) error {
-	for {
-		err := ask()
-		if !room.Short(err) {
-			return err
-		}
-		select {
-		case <-time.After(roomPause):
-		case <-ctx.Done():
-			return err
-		}
-	}
-}
-
 // giveBack returns when the server has closed the connection: until then it counts.
 func giveBack(conn *pgconn.PgConn) {
 	c, err := conn.Hijack()
 	if err != nil {
 		return
 	}
-	defer c.Conn.Close() //nolint:errcheck // the server has closed it
+	defer c.Conn.Close()
 	_ = c.Conn.SetDeadline(time.Now().Add(time.Second))
 	c.Frontend.Send(&pgproto3.Terminate{})
 	if c.Frontend.Flush() == nil {
