@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/pgbouncer"
@@ -183,4 +184,57 @@ func ownServer(t *testing.T, opts pgtest.Options) *pgtest.Server {
 		}
 	})
 	return server
+}
+
+// Where connections are short, those who wait close theirs between two asks, but for
+// the three that have waited longest: they stay in the server's queue, and have the
+// lock as soon as it is free. Where hardly a connection is left, they do not.
+func TestWhoStaysWhereConnectionsAreShort(t *testing.T) {
+	t.Parallel()
+	const limit = 20
+	for name, tc := range map[string]struct {
+		taken int
+		check func(t *testing.T, db testDB, role string, taken int)
+	}{
+		"four are left": {15, func(t *testing.T, db testDB, role string, _ int) {
+			blocked := "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE usename = '" + role + "' AND wait_event = 'advisory' AND query ~ '^/. bootlock: %s ms'"
+			ask := func(waited string) int { return sqltest.Ask[int](t, db.admin, fmt.Sprintf(blocked, waited)) }
+			var first, later int
+			await.True(t, "a look around", func() bool { first = ask(`\d+`); return first != 0 })
+			await.True(t, "a few bursts", func() bool { later = ask(`[3-9]\d{3}`); return later != 0 })
+			if first != later {
+				t.Errorf("got process %d after process %d; want the same", later, first)
+			}
+		}},
+		"one is left": {18, func(t *testing.T, db testDB, role string, taken int) {
+			await.True(t, "the waiter to leave", func() bool {
+				return sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM pg_stat_activity WHERE usename = '"+role+"'") == taken
+			})
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			eachDriver(t, func(t *testing.T, driver string) {
+				db, role := newTestDB(t, pgtest.Shared(t)), pgtest.Shared(t).NewRole(t)
+				sqltest.Exec(t, db.admin, fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d", quoted(role), limit))
+				dsn := pgtest.WithUser(db.dsn, role, pgtest.RolePassword)
+				for range tc.taken {
+					sqltest.Exec(t, pool(t, driver, dsn), "SELECT 1")
+				}
+				waiter := pool(t, driver, dsn)
+				var granted <-chan error
+				err := advisorylock.Hold(t.Context(), pool(t, otherThan(driver), db.dsn), leaseKey, func(context.Context) error {
+					granted = await.Go(func() error { return waitFor["Hold"](t.Context(), advisorylock.Locker{}, waiter, leaseKey) })
+					tc.check(t, db, role, tc.taken)
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+				if err := await.Value(t, granted); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }
