@@ -3,7 +3,7 @@
 # connections, next to the version before there was a waiting room, and prints a
 # table. It takes a quarter of an hour, on a machine with nothing else to do.
 #
-#   scripts/room.sh [-short]
+#   scripts/room.sh [-short] [-only 'direct, 32, Serialize']
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -24,7 +24,7 @@ import (
 	"time"
 )
 
-func measure(context.Context, string, bool) error { return nil }
+func measure(context.Context, string, bool, string) error { return nil }
 
 func measureWaiting(context.Context, time.Duration) error { return nil }
 GO

@@ -4,6 +4,7 @@
 //
 //	room                    # all measurements; a table on standard output
 //	room -waiting 60s       # what a hundred waiters cost the server instead
+//	room -only 'direct, 32' # a part of the rows
 //	room -old BINARY        # the same, next to another build of this command
 package main
 
@@ -22,6 +23,7 @@ func main() {
 	old := flag.String("old", "", "another build of this command, measured next to this one")
 	waiting := flag.Duration("waiting", 0, "measure instead what a hundred waiters cost the server, over so long a time")
 	short := flag.Bool("short", false, "a few rows only")
+	only := flag.String("only", "", "a regular expression: only rows whose connections, processes and mode match it")
 	flag.Parse()
 	if *fleetJSON != "" {
 		var f fleet
@@ -39,7 +41,7 @@ func main() {
 		}
 		return
 	}
-	if err := measure(ctx, *old, *short); err != nil {
+	if err := measure(ctx, *old, *short, *only); err != nil {
 		fail(err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"os"
+	"regexp"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -29,7 +30,11 @@ type row struct {
 }
 
 // measure starts all fleets and prints the table.
-func measure(ctx context.Context, old string, short bool) error {
+func measure(ctx context.Context, old string, short bool, only string) error {
+	wanted, err := regexp.Compile(only)
+	if err != nil {
+		return err
+	}
 	server, err := pgtest.Start(ctx, pgtest.Options{
 		Origin:   pgtest.OriginLocal,
 		Settings: map[string]string{"max_connections": "400", "fsync": "off"},
@@ -76,6 +81,9 @@ func measure(ctx context.Context, old string, short bool) error {
 		}
 	}
 	for _, r := range rows {
+		if !wanted.MatchString(fmt.Sprintf("%s, %d, %s", r.name, r.n, r.mode)) {
+			continue
+		}
 		line, err := r.measure(ctx, server, self, old)
 		if err != nil {
 			return err
