@@ -32,7 +32,7 @@ test: server ## run all tests
 	set -e; for dir in $(MODULES); do $(GO) test -C $$dir -short -timeout 25m $(PARALLEL) $(TESTFLAGS) ./...; done
 
 test-race: server ## run all tests with the race detector
-	set -e; for dir in $(MODULES); do $(GO) test -C $$dir -short -race -timeout 30m $(PARALLEL) $(TESTFLAGS) ./...; done
+	set -e; for dir in $(MODULES); do $(GO) test -C $$dir -short -race -timeout 30m $(TESTFLAGS) ./...; done
 
 test-matrix: ## the promises on PostgreSQL 13 to 18, every driver and mode, direct and through PgBouncer
 	scripts/test-matrix.sh
