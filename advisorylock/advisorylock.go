@@ -28,11 +28,12 @@
 // vacuum wait for. The server ends each of these waits by itself, so that a
 // waiter that was killed leaves nothing there.
 //
-// After its first 300 ms, a waiter blocks only on a session that nobody else uses. Behind a pooler in transaction mode others do, and need it; there it asks
-// from time to time instead, after a tenth of the time that it has waited and
-// after twenty times what the last ask took, in bounds of 10 ms and one second,
-// or three seconds where each ask takes long. Of those who may block, the three
-// that have waited longest do; the others ask. Whoever wants the lock in shared
+// After its first 300 ms, a waiter blocks only on a session that nobody else uses.
+// Behind a pooler in transaction mode others do, and need it; there it asks from
+// time to time instead, after a tenth of the time that it has waited and after
+// twenty times what the last ask took, in bounds of 10 ms and one second, or three
+// seconds where each ask takes long. Of those who may block, the three that have
+// waited longest do; the others ask. Whoever wants the lock in shared
 // mode asks while somebody who came before wants it alone, who would otherwise
 // never find it free. If less than a quarter of the connections that the server,
 // the database or the role allows is left, those who ask close theirs between two

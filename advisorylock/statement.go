@@ -159,7 +159,7 @@ const findMark = `SELECT (pg_catalog.split_part(l.virtualtransaction, '/', 2)::p
     FROM pg_catalog.pg_lock_status() l WHERE l.locktype OPERATOR(pg_catalog.=) 'virtualxid' AND l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid(); `
 
 // addMark makes the mark a part of the answer; see [room.Answers].
-const addMark = "answer := answer OPERATOR(pg_catalog.+) (8 OPERATOR(pg_catalog.*) mark); "
+var addMark = fmt.Sprintf("answer := answer OPERATOR(pg_catalog.+) (%d OPERATOR(pg_catalog.*) mark); ", room.Answers)
 
 // wait blocks for the lock for a burst, in a DO block. A transaction that has waited
 // in vain may be idle for no longer than that: its client, if it is still there,

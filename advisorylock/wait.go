@@ -358,10 +358,7 @@ func (w *wait) pause(ctx context.Context, took time.Duration, short bool, err er
 	if err != nil {
 		w.report(ctx, err, nil)
 	}
-	if short {
-		return w.pace.MakeRoom(ctx, took)
-	}
-	return w.pace.Pause(ctx, took)
+	return w.pace.Pause(ctx, took, short)
 }
 
 // report tells Trace.Waiting, when that is due, who is in the way, or what.

@@ -65,7 +65,7 @@ func (e *ensurer) await(ctx context.Context) error {
 				return err
 			}
 			w.report(ctx, err)
-			if !w.began.Pause(ctx, time.Since(asked)) {
+			if !w.began.Pause(ctx, time.Since(asked), false) {
 				return bounded.Ended(ctx, fmt.Errorf("UpToDate is still false after %v, and nobody migrates", w.began.Waited().Round(time.Millisecond)))
 			}
 		}

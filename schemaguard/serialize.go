@@ -72,7 +72,8 @@ func (e *ensurer) migrateAlone(ctx context.Context) error {
 	return e.migrate(ctx)
 }
 
-// upToDate asks UpToDate, at that pace where connections are short; without one there is always something to do.
+// upToDate asks UpToDate, at that pace where connections are short; without one
+// there is always something to do.
 func (e *ensurer) upToDate(ctx context.Context, pace room.Pace) (done bool, err error) {
 	if e.UpToDate == nil {
 		return false, nil

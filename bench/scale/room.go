@@ -24,8 +24,8 @@ type wait struct {
 
 	c       *conn // nil between two asks, if the waiter has given it back
 	began   time.Duration
-	last    time.Duration // what the last ask took
-	own     *session      // where its next transaction has number next, if nobody else uses it
+	pace    room.Pace
+	own     *session // where its next transaction has number next, if nobody else uses it
 	next    int
 	pooled  bool          // others use its session
 	crowd   bool          // BEGIN had to wait for others
@@ -33,13 +33,12 @@ type wait struct {
 	far     bool
 	scarce  bool // and the server was short of connections then
 	sharers int
-	leads   bool // it has the lock, and needs a connection
 }
 
 // acquire takes a lock as WithXactLock does, or Hold (a lease). The caller ends the
 // transaction of c and gives it back. With try it returns nil if somebody has it.
 func (p *process) acquire(name string, shared, lease, try bool) *conn {
-	w := &wait{process: p, lock: p.lock(name), shared: shared, lease: lease, began: p.now}
+	w := &wait{process: p, lock: p.lock(name), shared: shared, lease: lease, began: p.now, pace: room.Start()}
 	for w.c == nil {
 		w.reopen()
 	}
@@ -89,16 +88,7 @@ func (w *wait) begin() {
 }
 
 func (w *wait) pause(took time.Duration, short bool) {
-	if short && !w.leads { // as of room.Pace.MakeRoom
-		took = room.Dear(took)
-		w.last = took
-	}
-	slow := min(took, w.last)
-	w.last = took
-	d := room.Between(w.now-w.began, slow)
-	if w.leads { // as of room.Lead
-		d = max(blink, min(slow, time.Second))
-	}
+	d := w.pace.Next(w.now-w.began, took, short)
 	w.sleep(d/2 + w.chance(d/2))
 }
 

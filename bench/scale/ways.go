@@ -60,12 +60,12 @@ func (p *process) start(way string, work time.Duration) bool {
 }
 
 func (p *process) startOnce(work time.Duration) bool {
-	if p.upToDate(false) {
+	if p.upToDate(room.Start()) {
 		return true
 	}
 	p.createSchema()
 	if c := p.acquire("migrate", false, true, true); c != nil {
-		if !p.upToDate(true) {
+		if !p.upToDate(room.Lead()) {
 			p.migrateAlone(work)
 		}
 		p.end(c)
@@ -75,7 +75,7 @@ func (p *process) startOnce(work time.Duration) bool {
 	c := p.acquire("migrate", true, false, false)
 	p.end(c)
 	p.giveBack(c)
-	return p.upToDate(false)
+	return p.upToDate(room.Start())
 }
 
 func (p *process) createSchema() {
@@ -85,9 +85,9 @@ func (p *process) createSchema() {
 	p.giveBack(c)
 }
 
-// patiently opens a connection, however long that takes.
-func (p *process) patiently(leads bool) *conn {
-	w := &wait{process: p, began: p.now, leads: leads}
+// patiently opens a connection, at that pace, however long that takes.
+func (p *process) patiently(pace room.Pace) *conn {
+	w := &wait{process: p, began: p.now, pace: pace}
 	for w.c == nil {
 		w.reopen()
 	}
@@ -95,15 +95,15 @@ func (p *process) patiently(leads bool) *conn {
 }
 
 // upToDate asks on a connection of the pool.
-func (p *process) upToDate(leads bool) bool {
-	c := p.patiently(leads)
+func (p *process) upToDate(pace room.Pace) bool {
+	c := p.patiently(pace)
 	p.alone(c, p.costs.Trip)
 	p.giveBack(c)
 	return p.migrated
 }
 
 func (p *process) migrateAlone(work time.Duration) {
-	c := p.patiently(true)
+	c := p.patiently(room.Lead())
 	p.migrate(c, work)
 	p.giveBack(c)
 }

@@ -89,28 +89,37 @@ func (p Pace) Waited() time.Duration { return time.Since(p.began) }
 // session.
 func (p Pace) Blink(ctx context.Context) bool { return sleep(ctx, shortest) }
 
-// Between is how long a waiter waits at most between two asks, after it has waited
-// so long and if an ask takes so long.
-func Between(waited, took time.Duration) time.Duration {
-	return max(shortest, min(waited/10, longest), min(share*took, max(waited/10, longestSlow)))
+// Pause waits until it is time to ask again, and reports whether ctx lasted. Half of
+// what [Pace.Next] says is random: those who start together do not ask together.
+func (p *Pace) Pause(ctx context.Context, took time.Duration, short bool) bool {
+	return sleep(ctx, p.Next(p.Waited(), took, short))
 }
 
-// Pause waits until it is time to ask again, after an ask that took so long, and
-// reports whether ctx lasted.
+// Next is how long the next pause is at most, after so long a wait and an ask that
+// took so long; short is whether connections are.
 //
-// A tenth of the wait so far makes nobody wait more than a tenth longer than
-// needed. Twenty times what the last two asks took keeps all waiters together from
-// being much of what a pooler has to do. Half of it is random:
-// those who start together do not ask together. A Pace is not safe for concurrent
-// use.
-func (p *Pace) Pause(ctx context.Context, took time.Duration) bool {
+// A tenth of the wait so far makes nobody wait more than a tenth longer than needed.
+// Twenty times what the last two asks took keeps all waiters together from being much
+// of what a pooler has to do; one slow ask may be an accident. That connections are
+// short is none: those who were refused one together do not all come back at once. A
+// Pace is not safe for concurrent use.
+func (p *Pace) Next(waited, took time.Duration, short bool) time.Duration {
+	if short && !p.leads {
+		took = dear(took)
+		p.last = took
+	}
 	slow := min(took, p.last)
 	p.last = took
 	if p.leads {
-		return sleep(ctx, max(shortest, min(slow, longest)))
+		return max(shortest, min(slow, longest))
 	}
-	return sleep(ctx, Between(p.Waited(), slow))
+	return max(shortest, min(waited/10, longest), min(share*slow, max(waited/10, longestSlow)))
 }
+
+// dear is what an ask that took so long counts as where connections are short: to
+// open one for it costs the server and this process much more than the ask does, and
+// keeps it from others meanwhile.
+func dear(took time.Duration) time.Duration { return max(2*took, longest/share) }
 
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d/2 + rand.N(d/2)) //nolint:gosec // not a secret
@@ -120,18 +129,6 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 	}
 	return ctx.Err() == nil
-}
-
-// Dear is what an ask counts as that took so long, where connections are short: a
-// connection that is opened for it costs the server and this process much more
-// than the ask does, and keeps one from others meanwhile.
-func Dear(took time.Duration) time.Duration { return max(2*took, longest/share) }
-
-// MakeRoom is [Pace.Pause] where connections are short, which is no accident: those
-// who were refused one together do not all come back at once.
-func (p *Pace) MakeRoom(ctx context.Context, took time.Duration) bool {
-	p.last = Dear(took)
-	return p.Pause(ctx, p.last)
 }
 
 // Short reports whether err says that the server or the pooler has no connection
@@ -180,11 +177,7 @@ func Patiently(ctx context.Context, pace Pace, ask func(ctx context.Context) err
 	for {
 		asked := time.Now()
 		err := ask(ctx)
-		if !Short(err) {
-			return err
-		}
-		took := time.Since(asked)
-		if pace.leads && !pace.Pause(ctx, took) || !pace.leads && !pace.MakeRoom(ctx, took) {
+		if !Short(err) || !pace.Pause(ctx, time.Since(asked), true) {
 			return err
 		}
 	}

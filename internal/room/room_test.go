@@ -75,10 +75,10 @@ func TestPace(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				for range 100 {
 					p := room.Start()
-					p.Pause(t.Context(), tt.took) // one slow ask may be an accident
+					p.Pause(t.Context(), tt.took, false) // one slow ask may be an accident
 					time.Sleep(tt.waited - p.Waited())
 					begun := time.Now()
-					if !p.Pause(t.Context(), tt.took) {
+					if !p.Pause(t.Context(), tt.took, false) {
 						t.Fatal("the context ended")
 					}
 					if got := time.Since(begun); got > tt.want || got < tt.want/2-time.Millisecond {
@@ -98,9 +98,9 @@ func TestLeadAsksOften(t *testing.T) {
 		p := room.Lead()
 		time.Sleep(time.Hour)
 		for took, want := range map[time.Duration]time.Duration{0: 10 * time.Millisecond, 40 * time.Millisecond: 40 * time.Millisecond, time.Minute: time.Second} {
-			p.Pause(t.Context(), took)
+			p.Pause(t.Context(), took, false)
 			begun := time.Now()
-			p.Pause(t.Context(), took)
+			p.Pause(t.Context(), took, false)
 			if got := time.Since(begun); got > want || got < want/2-time.Millisecond {
 				t.Errorf("after an ask of %v, paused for %v; want %v to %v", took, got, want/2, want)
 			}
@@ -114,7 +114,7 @@ func TestPauseEndsWithItsContext(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
 		p := room.Start()
-		if p.Pause(ctx, time.Second) || p.Waited() != time.Millisecond {
+		if p.Pause(ctx, time.Second, false) || p.Waited() != time.Millisecond {
 			t.Errorf("lasted %v; want the end of the context", p.Waited())
 		}
 	})
