@@ -58,7 +58,7 @@ func New(key int64, shared bool, ttl time.Duration, draw func() uint32) Lease {
 
 // Redraw returns the lease as of its next grant.
 func (l Lease) Redraw() Lease {
-	l.number, l.ended = int64(uint64(l.family())<<32|uint64(l.draw())), new(atomic.Bool) //nolint:gosec // the bits, whatever their sign
+	l.number, l.ended = int64(uint64(l.Family())<<32|uint64(l.draw())), new(atomic.Bool) //nolint:gosec // the bits, whatever their sign
 	return l
 }
 
@@ -71,11 +71,11 @@ func Draw(db *sql.DB) func() uint32 {
 	return rand.Uint32
 }
 
-// family is the high half of all numbers for this lock, by which [Lease.leaving]
+// Family is the high half of all numbers for this lock, by which [Lease.leaving]
 // finds them: the first 4 bytes of SHA-256("bootlock/number:" + key), the key in
 // decimal. The other half makes it a chance of one in four billion that a
 // transaction takes the number of a later lease for its own.
-func (l Lease) family() uint32 {
+func (l Lease) Family() uint32 {
 	sum := sha256.Sum256(fmt.Appendf([]byte("bootlock/number:"), "%d", l.key))
 	return binary.BigEndian.Uint32(sum[:4])
 }
@@ -108,17 +108,16 @@ func (l Lease) DrainSQL(burst time.Duration) string {
 	for _, gate := range l.Gates() {
 		wait += limit(burst) + "x := " + call("pg_advisory_xact_lock", gate) + "; "
 	}
-	return "DECLARE passed pg_catalog.bool; BEGIN x := " + call("pg_advisory_xact_lock", l.number) + "; BEGIN " + l.pass() +
-		"IF NOT passed THEN " + wait + "END IF; " + undo + "END; "
+	return l.pass() + "IF NOT passed THEN " + wait + "END IF; " + undo + "END; "
 }
 
 // TryDrainSQL is DrainSQL without the wait: it runs then if the gates were free.
 func (l Lease) TryDrainSQL(then string) string {
-	return "DECLARE passed pg_catalog.bool; BEGIN x := " + call("pg_advisory_xact_lock", l.number) + "; BEGIN " + l.pass() +
-		undo + "IF passed THEN " + then + "END IF; END; "
+	return l.pass() + undo + "IF passed THEN " + then + "END IF; END; "
 }
 
-// pass passes the gates if nobody is in them, and says so in the variable passed.
+// pass begins a block in which the number is taken and then, in a subtransaction that
+// [undo] ends, the gates are passed if nobody is in them, as the variable passed says.
 // The old number comes first: whoever saw it taken is in a gate by the time it is
 // free. To plan the query for it takes longer than all the rest, in a new session,
 // so that it is only asked if somebody else has a number at all.
@@ -127,7 +126,8 @@ func (l Lease) pass() string {
 	for _, gate := range l.Gates() {
 		gates = append(gates, call("pg_try_advisory_xact_lock", gate))
 	}
-	return "passed := NOT " + l.others() + "; IF NOT passed THEN passed := NOT EXISTS (" + l.leaving() + "); END IF; " +
+	return "DECLARE passed pg_catalog.bool; BEGIN x := " + call("pg_advisory_xact_lock", l.number) + "; BEGIN " +
+		"passed := NOT " + l.others() + "; IF NOT passed THEN passed := NOT EXISTS (" + l.leaving() + "); END IF; " +
 		"passed := passed AND " + strings.Join(gates, " AND ") + "; "
 }
 
@@ -135,7 +135,7 @@ func (l Lease) pass() string {
 // the function that the view pg_locks consists of, which is the cheaper.
 func (l Lease) others() string {
 	return fmt.Sprintf("EXISTS (SELECT FROM pg_catalog.pg_lock_status() l WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' "+
-		"AND l.classid OPERATOR(pg_catalog.=) %d::pg_catalog.oid AND l.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid())", l.family())
+		"AND l.classid OPERATOR(pg_catalog.=) %d::pg_catalog.oid AND l.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid())", l.Family())
 }
 
 // undo gives the gates back, by rolling back the subtransaction that took them:
@@ -153,14 +153,14 @@ func limit(burst time.Duration) string {
 // moment.
 func (l Lease) leaving() string {
 	return fmt.Sprintf("SELECT pg_catalog.max((%d::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) l.objid::pg_catalog.int8) AS number "+
-		"FROM %s GROUP BY l.pid HAVING %s", l.family(), here, l.leaves())
+		"FROM %s GROUP BY l.pid HAVING %s", l.Family(), here, l.leaves())
 }
 
 // leaves is true of a session, as a group of its locks, that has nothing left but
 // a number.
 func (l Lease) leaves() string {
 	return fmt.Sprintf("pg_catalog.count(*) OPERATOR(pg_catalog.=) 1 AND pg_catalog.bool_and(l.objsubid OPERATOR(pg_catalog.=) 1::pg_catalog.int2 "+
-		"AND l.classid OPERATOR(pg_catalog.=) %d::pg_catalog.oid AND l.mode OPERATOR(pg_catalog.=) 'ExclusiveLock')", l.family())
+		"AND l.classid OPERATOR(pg_catalog.=) %d::pg_catalog.oid AND l.mode OPERATOR(pg_catalog.=) 'ExclusiveLock')", l.Family())
 }
 
 // here are the advisory locks that somebody has in this database.

@@ -1,10 +1,6 @@
 package locks
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
-	"fmt"
-
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/internal/fence"
 )
@@ -32,17 +28,17 @@ func fencesOf(locks []*Lock, known meanings) fences {
 }
 
 func (f fences) add(key advisorylock.Key) {
-	for _, gate := range fence.New(int64(key), false, 0, func() uint32 { return 0 }).Gates() {
+	l := leaseOn(key)
+	for _, gate := range l.Gates() {
 		f.gates[advisorylock.Key(gate)] = key
 	}
-	f.families[family(key)] = key
+	f.families[l.Family()] = key
 }
 
-// family is the high half of the numbers that leases of key draw; see package
-// fence.
-func family(key advisorylock.Key) uint32 {
-	sum := sha256.Sum256(fmt.Appendf(nil, "bootlock/number:%d", int64(key)))
-	return binary.BigEndian.Uint32(sum[:4])
+// leaseOn is any lease on key: its gates are those of all, and so is the high half of
+// its number.
+func leaseOn(key advisorylock.Key) fence.Lease {
+	return fence.New(int64(key), false, 0, func() uint32 { return 0 })
 }
 
 // find says what a key is, and which lock it goes with.

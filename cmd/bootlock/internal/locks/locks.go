@@ -4,6 +4,7 @@ package locks
 import (
 	"context"
 	"database/sql"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -296,22 +297,24 @@ func nameOf(key advisorylock.Key, locks []*Lock, known meanings) string {
 
 // choose leaves out what was not asked for, and adds what was and is free.
 func (q Query) choose(locks []*Lock) []*Lock {
-	asked, wanted := q.wanted(), q.wanted()
-	if len(wanted) == 0 {
+	asked := q.wanted()
+	if len(asked) == 0 {
 		return locks
 	}
+	free := maps.Clone(asked)
 	locks = slices.DeleteFunc(locks, func(l *Lock) bool {
 		if l.Key == nil {
 			return !q.Everything
 		}
-		_, ok := wanted[*l.Key]
+		key := *l.Key
+		delete(free, key)
 		if l.Kind == Fence {
-			_, ok = asked[l.of]
+			key = l.of
 		}
-		delete(wanted, *l.Key)
+		_, ok := asked[key]
 		return !ok && !q.Everything
 	})
-	for key, m := range wanted {
+	for key, m := range free {
 		locks = append(locks, &Lock{
 			Key: &key, ClassID: uint32(uint64(key) >> 32), ObjID: uint32(uint64(key)), //nolint:gosec // the two halves of the bits
 			Kind: m.kind, Name: m.name, Sessions: []Session{},

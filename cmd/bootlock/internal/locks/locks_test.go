@@ -36,7 +36,7 @@ func TestIdentify(t *testing.T) {
 	}{
 		"by its holder's name": {[]*Lock{lockOf(nightly, holder(1, "/* bootlock: nightly */ SELECT 1"))}, nil, []meaning{{Named, "nightly"}}},
 		"the number of a lease": {
-			[]*Lock{lockOf(advisorylock.Key(uint64(family(nightly))<<32|99), holder(1, "/* bootlock: nightly */ SELECT 1")), lockOf(nightly, holder(1, "/* bootlock: nightly */ SELECT 1"))},
+			[]*Lock{lockOf(advisorylock.Key(uint64(leaseOn(nightly).Family())<<32|99), holder(1, "/* bootlock: nightly */ SELECT 1")), lockOf(nightly, holder(1, "/* bootlock: nightly */ SELECT 1"))},
 			nil,
 			[]meaning{{Lease, "nightly"}, {Named, "nightly"}},
 		},

@@ -3,7 +3,6 @@ package locks_test
 import (
 	"context"
 	"database/sql"
-	"os"
 	"slices"
 	"testing"
 
@@ -17,9 +16,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	pgtest.Shutdown()
-	os.Exit(code)
+	defer pgtest.Shutdown()
+	m.Run()
 }
 
 // The server shows sessions by their number; the one with the lower number waits
