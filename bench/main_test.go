@@ -4,7 +4,6 @@
 package bench
 
 import (
-	"os"
 	"testing"
 
 	_ "github.com/jackc/pgx/v5/stdlib"
@@ -16,7 +15,6 @@ import (
 var drivers = []string{"pgx", "postgres"}
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	pgtest.Shutdown()
-	os.Exit(code)
+	defer pgtest.Shutdown()
+	m.Run()
 }

@@ -22,9 +22,8 @@ import (
 const processes = 8
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	pgtest.Shutdown()
-	os.Exit(code)
+	defer pgtest.Shutdown()
+	m.Run()
 }
 
 // maxAdded is how many lines the guard may add to a program, those that take the

@@ -103,7 +103,7 @@ func (b *backendConn) ask(st string, calls []lockCalled) int {
 // gates.
 func (b *backendConn) doBlock(ctx context.Context, st string, calls []lockCalled) error {
 	b.said = refused
-	mark := 0
+	mark, own := 0, int(b.session.number%marks)+1
 	key := calls[0]
 	burst := time.Duration(0)
 	if m := blockFor.FindStringSubmatch(st); m != nil {
@@ -113,7 +113,7 @@ func (b *backendConn) doBlock(ctx context.Context, st string, calls []lockCalled
 	m := ownMark.FindStringSubmatch(st)
 	switch {
 	case m != nil:
-		mark = int(b.session.number%marks) + 1
+		mark = own
 		got := b.session.try(key.key, key.exclusively)
 		b.session.server.mu.Lock()
 		short := b.session.server.short && strings.Contains(st, "pg_stat_get_activity")
@@ -139,7 +139,7 @@ func (b *backendConn) doBlock(ctx context.Context, st string, calls []lockCalled
 			return err
 		}
 		if b.said == refused && strings.Contains(st, "INTO mark") {
-			mark = int(b.session.number%marks) + 1
+			mark = own
 		}
 	}
 	b.said += mark * answers

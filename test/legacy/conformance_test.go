@@ -5,7 +5,6 @@ package legacy
 
 import (
 	"errors"
-	"os"
 	"testing"
 
 	"github.com/XSAM/otelsql"
@@ -18,9 +17,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	pgtest.Shutdown()
-	os.Exit(code)
+	defer pgtest.Shutdown()
+	m.Run()
 }
 
 // The suite proves something about Get('C') only as long as there is no other

@@ -80,10 +80,13 @@ type fleet struct {
 
 	mu       sync.Mutex
 	sections []section
-	open     map[[2]int]int // the place of a section by its process and number
+	open     map[opened]int // the place of a section
 	faults   []fault
 	broken   []error // of processes that were not killed
 }
+
+// opened says which section has begun: of which process, in which of its runs.
+type opened struct{ process, run, section int }
 
 // member is a process, again and again.
 type member struct {
@@ -102,7 +105,7 @@ const applicationName = "soak-%d"
 
 func newFleet(t *testing.T, files replica.Files, control string) *fleet {
 	t.Helper()
-	f := &fleet{server: files.StartOne(t, "max_connections=200"), late: make(chan struct{}, 1), open: map[[2]int]int{}}
+	f := &fleet{server: files.StartOne(t, "max_connections=200"), late: make(chan struct{}, 1), open: map[opened]int{}}
 	as := &pgtest.Server{DSN: f.server.DSN()}
 	f.admin = sqltest.Open(t, "pgx", prepare(t, as))
 	dsn := pgtest.WithUser(as.DSNFor("soak"), pgtest.WeakRole, pgtest.WeakPassword)
@@ -187,8 +190,6 @@ func (f *fleet) run(t *testing.T, lasts time.Duration) tally {
 		f.untilLate(ctx)
 	default:
 		f.storm(t, ctx, lasts)
-	}
-	if f.members[0].Control == "" {
 		f.everybodyWorks(t)
 	}
 	for _, m := range f.members {
@@ -266,7 +267,7 @@ func (f *fleet) heard(run int, s section) {
 		default:
 		}
 	}
-	id := [2]int{s.Process<<32 | run, s.ID}
+	id := opened{s.Process, run, s.ID}
 	n, begun := f.open[id]
 	switch {
 	case begun:
@@ -285,7 +286,7 @@ func (f *fleet) killed(process int, at int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for id, n := range f.open {
-		if id[0]>>32 == process {
+		if id.process == process {
 			f.sections[n].Left = at
 			delete(f.open, id)
 		}
