@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -44,6 +45,8 @@ func TestHealthUnderAProber(t *testing.T) {
 				args = append(args, "--", "sh", "-c", "sleep "+migration+`; psql -qX -c "CREATE TABLE done AS SELECT 1" "$DATABASE_URL"`)
 				cmd := exec.CommandContext(t.Context(), "bootlock", args...)
 				cmd.Env = append(os.Environ(), "DATABASE_URL="+dsn)
+				var said strings.Builder
+				cmd.Stderr = &said
 				if err := cmd.Start(); err != nil {
 					t.Fatal(err)
 				}
@@ -64,7 +67,7 @@ func TestHealthUnderAProber(t *testing.T) {
 					case err == nil:
 						ready++
 					default:
-						t.Errorf("got %v of a process that was not killed", err)
+						t.Errorf("got %v of a process that was not killed: %s", err, said.String())
 					}
 				}()
 			}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -23,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/test/freeport"
 	"github.com/bootlock/bootlock/test/pgtest"
 )
 
@@ -140,14 +140,10 @@ func setUp(env *testscript.Env, server *pgtest.Server) error {
 	return nil
 }
 
-// freeAddress is one where nobody listens. A port that was just given back is not
-// given out again soon.
+// freeAddress is one where nobody listens.
 func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
+	port, err := freeport.Find()
+	return fmt.Sprintf("127.0.0.1:%d", port), err
 }
 
 func exits(ts *testscript.TestScript, neg bool, args []string) {

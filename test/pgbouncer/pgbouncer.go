@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bootlock/bootlock/test/freeport"
 	"github.com/bootlock/bootlock/test/pgtest"
 )
 
@@ -78,7 +79,7 @@ func Start(ctx context.Context, server *pgtest.Server, mode string, size int, se
 }
 
 func (b *Pooler) run(ctx context.Context, server *url.URL, mode string, size int, settings []string) error {
-	port, err := freePort()
+	port, err := freeport.Find()
 	if err != nil {
 		return err
 	}
@@ -151,13 +152,4 @@ func (b *Pooler) Stop() {
 		_ = b.cmd.Wait()
 	}
 	_ = os.RemoveAll(b.dir)
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }

@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/bootlock/bootlock/test/freeport"
 )
 
 // localScript makes and runs a cluster, and stops and removes it when the pipe on
@@ -74,7 +76,7 @@ func startCluster(ctx context.Context, bin string, own map[string]string) (*Serv
 	if err != nil {
 		return nil, err
 	}
-	port, err := freePort()
+	port, err := freeport.Find()
 	if err != nil {
 		_ = os.RemoveAll(dir)
 		return nil, err
@@ -205,13 +207,4 @@ func serverEnv() []string {
 		}
 	}
 	return append(env, "LC_ALL=C")
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }

@@ -4,7 +4,6 @@
 package replica
 
 import (
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -18,6 +17,7 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/freeport"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
 
@@ -137,12 +137,11 @@ const replicaScript = `"$@" >"$DIR.log" 2>&1 </dev/null & cat >/dev/null; kill -
 
 func (s *Server) start(t *testing.T, settings ...string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	var err error
+	if s.Port, err = freeport.Find(); err != nil {
 		t.Fatal(err)
 	}
-	s.Port, s.settings = l.Addr().(*net.TCPAddr).Port, settings
-	_ = l.Close()
+	s.settings = settings
 	s.StartAgain(t)
 }
 
