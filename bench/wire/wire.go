@@ -4,26 +4,19 @@ package wire
 
 import (
 	"encoding/binary"
-	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/relay"
 )
 
 // Wire is a relay. Its methods may be called concurrently.
 type Wire struct {
 	DSN string // of the server, by way of the relay
 
-	server   string
-	delay    time.Duration
-	listener net.Listener
-	trips    atomic.Int64
-	running  sync.WaitGroup
-
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
+	relay *relay.Relay
+	trips atomic.Int64
 }
 
 // New starts a relay in front of the server of dsn, which needs to speak without TLS.
@@ -34,82 +27,30 @@ func New(dsn string, delay time.Duration) (*Wire, error) {
 	if err != nil {
 		return nil, err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	w := &Wire{}
+	w.relay, err = relay.Listen("127.0.0.1:0", addr, func() relay.Tap {
+		count := counter{ready: func() { w.trips.Add(1) }}
+		return func(message []byte, fromServer bool) {
+			if fromServer {
+				count.see(message)
+			} else {
+				time.Sleep(delay)
+			}
+		}
+	})
 	if err != nil {
 		return nil, err
 	}
-	w := &Wire{DSN: pgtest.WithAddr(dsn, listener.Addr().String()), server: addr, delay: delay, listener: listener, conns: map[net.Conn]struct{}{}}
-	w.running.Go(w.accept)
+	w.DSN = pgtest.WithAddr(dsn, w.relay.Addr)
 	return w, nil
 }
 
 // Close breaks all connections and accepts no more.
-func (w *Wire) Close() {
-	w.listener.Close()
-	w.mu.Lock()
-	for c := range w.conns {
-		c.Close()
-	}
-	w.mu.Unlock()
-	w.running.Wait()
-}
+func (w *Wire) Close() { w.relay.Close() }
 
 // Trips is how often the server has told a client that it may go on, not counting the
 // first time on each connection.
 func (w *Wire) Trips() int64 { return w.trips.Load() }
-
-func (w *Wire) accept() {
-	for {
-		client, err := w.listener.Accept()
-		if err != nil {
-			return
-		}
-		w.running.Go(func() { w.serve(client) })
-	}
-}
-
-func (w *Wire) serve(client net.Conn) {
-	server, err := net.Dial("tcp", w.server)
-	if err != nil {
-		client.Close()
-		return
-	}
-	both := []net.Conn{client, server}
-	w.mu.Lock()
-	for _, c := range both {
-		w.conns[c] = struct{}{}
-	}
-	w.mu.Unlock()
-	count := counter{ready: func() { w.trips.Add(1) }}
-	var back sync.WaitGroup
-	back.Go(func() { pump(client, server, count.see) })
-	pump(server, client, func([]byte) { time.Sleep(w.delay) })
-	back.Wait()
-	w.mu.Lock()
-	for _, c := range both {
-		delete(w.conns, c)
-	}
-	w.mu.Unlock()
-}
-
-// pump passes on what comes from one end, after see has seen it, and then its end.
-func pump(to, from net.Conn, see func(message []byte)) {
-	defer to.Close()
-	defer from.Close()
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := from.Read(buf)
-		if n > 0 {
-			see(buf[:n])
-			if _, err := to.Write(buf[:n]); err != nil {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
-}
 
 // counter finds the messages ReadyForQuery in what a server sends. Each message is a
 // type of one byte, a length of four that counts itself, and the rest ("Message

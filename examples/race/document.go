@@ -44,26 +44,26 @@ In each round %s separate processes start at the same moment on a fresh database
 
 ## What each library needs
 
-Raced were the libraries' Go interfaces, called inside the program at its start: of atlas its Go API, of ent auto-migration, of River rivermigrate. goose was raced as a Provider without a locker, and with either of its lockers, below.
+Each library is called through its Go API as the program starts: for ent that is its auto-migration, for River rivermigrate. goose is raced as a Provider without a locker here, and with each of its two lockers further down.
 
 %s
 
 ## Who loses the race
 
-Rounds with a failure / rounds, for N = %s processes. A round counts as failed if any process returned an error, hung, returned nil while a table was missing, or left a dirty version or an invalid index behind.
+Rounds with a failure, of all rounds, for N = %s processes. A round counts as failed if any process returned an error, hung, returned nil while a table was missing, or left a dirty version or an invalid index behind.
 
 %s
 
 - **%s**: without any guard, in the schema public.
 - **%s**: the same in a schema of its own, after CREATE SCHEMA IF NOT EXISTS.
 - **%s**, **%s**, **%s**: `+"`schemaguard.Ensure`, `schemaguard.Migrate`, `Guard{UpToDate: …}`"+`.
-- **%s**: for comparison, everything under one session lock on which the others block.
+- **%s**: for comparison, the same migration under one session lock on which the others block.
 
-A second row shows the library's other driver, with few rounds. gorm and tern use pgx by themselves.
+A second row shows the library with its other driver, in fewer rounds. gorm and tern always use pgx.
 
 ## Time until all %d processes are ready
 
-The median of the rounds in which no process failed. × is the ratio to pg_advisory_lock around the same migrate in the same rounds. The brackets show how far chance moves it: 95 %% of the ratios when the rounds are drawn anew.
+Each time is the median of the rounds in which no process failed. × is its ratio to pg_advisory_lock around the same migration in the same rounds, with a 95 %% confidence interval (bootstrapped from the rounds) in brackets.
 
 %s
 
@@ -71,7 +71,7 @@ The median of the rounds in which no process failed. × is the ratio to pg_advis
 
 %s
 
-goose's session locker does not wait on the server but asks every 5 s, and its table locker creates a table of its own. golang-migrate stops waiting for its lock after 15 s. pg_advisory_lock around a CREATE INDEX CONCURRENTLY hangs for ever; here the processes were stopped after 10 s.
+goose's session locker does not wait on the server: it tries again every 5 s. Its table locker creates a table of its own. golang-migrate gives up after waiting for its lock for 15 s. A CREATE INDEX CONCURRENTLY under pg_advisory_lock never ends while others wait for the lock; these processes were stopped after 10 s.
 
 ## How they fail
 

@@ -110,12 +110,12 @@ var libraries = func() []library {
 		},
 		{
 			name: "atlas", folder: "atlas", module: "ariga.io/atlas", driver: pgx,
-			asks:  "for the difference, which only reads; a schema that does not exist is an error of its own",
+			asks:  "for the difference to the wanted schema, which only reads; if the schema does not exist that is an error of atlas's own, which has to be recognised",
 			guard: atlas.Guard, migrate: atlas.Migrate, want: tables,
 		},
 		{
 			name: "bun", folder: "bun", module: "github.com/uptrace/bun", driver: pgx,
-			asks:  "migrator.MigrationsWithStatus, which only reads; WithMarkAppliedOnSuccess is needed, since bun marks a migration as applied before it runs it otherwise",
+			asks:  "migrator.MigrationsWithStatus, which only reads; WithMarkAppliedOnSuccess is needed, since otherwise bun marks a migration as applied before it runs it",
 			guard: bun.Guard, migrate: bun.Migrate, want: tables,
 		},
 		{

@@ -1,5 +1,5 @@
-// Package relay is a network between a client and a server that can go silent, for
-// tests.
+// Package relay is a network between a client and a server that can go silent and be
+// watched, for tests.
 package relay
 
 import (
@@ -32,6 +32,7 @@ type Relay struct {
 	Addr string // host and port to connect to
 
 	server   string
+	tap      func() Tap
 	listener net.Listener
 	running  sync.WaitGroup
 	closed   chan struct{}
@@ -43,8 +44,15 @@ type Relay struct {
 	pairs   map[*pair]struct{}
 }
 
+// Tap sees what has come from the client or the server of one connection, just before
+// it is passed on, and may delay it. Both directions may call it at the same time.
+type Tap func(message []byte, fromServer bool)
+
 // pair is one connection through the relay.
-type pair struct{ client, server net.Conn }
+type pair struct {
+	client, server net.Conn
+	tap            Tap
+}
 
 func (p *pair) close() {
 	p.client.Close()
@@ -54,18 +62,31 @@ func (p *pair) close() {
 // New starts a relay in front of the server at a host and port, until the test ends.
 func New(t testing.TB, server string) *Relay {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	r, err := Listen("127.0.0.1:0", server, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(r.Close)
+	return r
+}
+
+// Listen starts a relay at address, a host and port, in front of the server at another.
+// tap, if not nil, is called for each connection. The caller calls Close.
+func Listen(address, server string, tap func() Tap) (*Relay, error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	if tap == nil {
+		tap = func() Tap { return func([]byte, bool) {} }
+	}
 	r := &Relay{
-		Addr: listener.Addr().String(), server: server, listener: listener,
+		Addr: listener.Addr().String(), server: server, tap: tap, listener: listener,
 		closed: make(chan struct{}), speaks: make(chan struct{}), pairs: map[*pair]struct{}{},
 	}
 	close(r.speaks)
 	r.running.Go(r.accept)
-	t.Cleanup(r.Close)
-	return r
+	return r, nil
 }
 
 // Silence makes the relay silent, on the connections that are there and on new ones.
@@ -143,7 +164,7 @@ func (r *Relay) serve(client net.Conn) {
 		client.Close()
 		return
 	}
-	p := &pair{client, server}
+	p := &pair{client, server, r.tap()}
 	if !r.add(p) {
 		return
 	}
@@ -181,6 +202,7 @@ func (r *Relay) pump(p *pair, to, from net.Conn) {
 	for {
 		n, err := from.Read(buf)
 		if n > 0 && r.passes(buf[:n], to == p.client) {
+			p.tap(buf[:n], to == p.client)
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
 			}

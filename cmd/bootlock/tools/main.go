@@ -279,6 +279,7 @@ var (
 	errorLine = regexp.MustCompile(`(?i)(duplicate key|already exists|already locked|concurrent|deadlock|error|exception|lock)`)
 	colours   = regexp.MustCompile("\x1b\\[[0-9;]*m")
 	numbers   = regexp.MustCompile(`\b[0-9a-f]*\d{4,}[0-9a-f]*\b`)
+	position  = regexp.MustCompile(`^/\S+:\d+$`) // where in a source file Node threw
 )
 
 // reason is the line of what a process said that tells most about why it failed.
@@ -287,7 +288,7 @@ func reason(said string, err error) string {
 	for line := range strings.Lines(colours.ReplaceAllString(said, "")) {
 		line = strings.TrimSpace(line)
 		found := errorLine.FindString(line)
-		if found == "" || len(line) > 300 {
+		if found == "" || len(line) > 300 || position.MatchString(line) {
 			continue
 		}
 		order := slices.Index([]string{"duplicate key", "already exists", "already locked", "concurrent", "deadlock"}, strings.ToLower(found))
