@@ -29,20 +29,21 @@
 // waiter that was killed leaves nothing there.
 //
 // After its first 300 ms, a waiter blocks only on a session that nobody else uses.
-// Behind a pooler in transaction mode others do, and need it; there it asks from
-// time to time instead, after a tenth of the time that it has waited and after
-// twenty times what the last ask took, in bounds of 10 ms and one second, or three
-// seconds where each ask takes long. Of those who may block, the three that have
-// waited longest do; the others ask. Whoever wants the lock in shared
-// mode asks while somebody who came before wants it alone, who would otherwise
-// never find it free. If less than a quarter of the connections that the server,
-// the database or the role allows is left, those who ask close theirs between two
-// asks, and if fewer than three are left, all do.
+// Behind a pooler in transaction mode others use it too, and need it; there the waiter
+// asks from time to time instead: after a tenth of the time that it has waited and
+// after twenty times what the last ask took, but at least 10 ms and at most a second,
+// or three seconds where each ask takes long. Of the waiters that may block, the three
+// that have waited longest do, and the others ask. A waiter for the shared mode asks as
+// long as somebody who came before it wants the lock exclusively; if it took the lock
+// together with the sharers that have it, the exclusive waiter would never find it free.
+// When less than a quarter of the connections that the server, the database or the role
+// allows is left, those who ask close their connection between two asks, and when fewer
+// than three are left, all waiters do.
 //
-// That there is no connection to be had (SQLSTATE 53300, 57P03, and a pooler's
-// words for them), or that its session ends, is not the end of a wait. Nor is
-// pg_cancel_backend. The end of its context is. Without the right to plpgsql all
-// waiters ask, and none blocks.
+// A wait does not end because no connection is to be had (SQLSTATE 53300, 57P03, and a
+// pooler's words for them), because the waiter's session ends, or by pg_cancel_backend.
+// It ends with its context. For a role without the right to use plpgsql, all waiters
+// ask and none blocks.
 //
 // # In the process
 //
