@@ -34,8 +34,8 @@ test: server ## run all tests
 test-race: server ## run all tests with the race detector
 	set -e; for dir in $(MODULES); do $(GO) test -C $$dir -short -race -timeout 30m $(TESTFLAGS) ./...; done
 
-test-matrix: ## the promises on PostgreSQL 13 to 18, every driver and mode, direct and through PgBouncer
-	scripts/test-matrix.sh
+test-matrix: ## the promises on PostgreSQL 13 to 18, every driver and mode, direct and through PgBouncer; VERSIONS="13 18"
+	scripts/test-matrix.sh $(VERSIONS)
 
 test-examples: server ## run the tests of the examples and of their race harness
 	cd examples && $(GO) test -timeout 25m $(TESTFLAGS) ./...

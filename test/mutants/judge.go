@@ -16,8 +16,9 @@ import (
 )
 
 const (
-	// limit is how long the tests of a mutant may take; it may make them hang.
-	limit = 90 * time.Second
+	// How long the tests of a mutant may take, which it may make hang: those that need
+	// no server, and the others.
+	limitFast, limit = 30 * time.Second, 90 * time.Second
 
 	// limitGreen is for all tests of a package that mutants name.
 	limitGreen = 10 * time.Minute
@@ -29,7 +30,16 @@ type bench struct{ root string }
 // verdict is what the tests said.
 type verdict struct {
 	test string        // that turned red; empty if none did
+	seed string        // of the schedule that the simulation failed with
 	took time.Duration // the tests; to compile them is not in it
+}
+
+func (v verdict) String() string {
+	how := v.test
+	if v.seed != "" {
+		how += ", seed " + v.seed
+	}
+	return fmt.Sprintf("%s, after %v", how, v.took.Round(10*time.Millisecond))
 }
 
 // judge tries the mutants one after the other.
@@ -39,7 +49,11 @@ func (b *bench) judge(ctx context.Context, mutants []mutant) error {
 	}
 	var survivors, wrong []string
 	for i, m := range mutants {
-		v, err := b.try(ctx, m)
+		limit := limit
+		if m.list == "fast" {
+			limit = limitFast
+		}
+		v, err := b.try(ctx, m, limit, m.In, m.Run)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -49,7 +63,7 @@ func (b *bench) judge(ctx context.Context, mutants []mutant) error {
 			fmt.Printf("         ERROR: %v\n", err)
 			wrong = append(wrong, fmt.Sprintf("%v: %v", m, err))
 		case v.test != "" && m.Survives == "":
-			fmt.Printf("         %s, after %v\n", v.test, v.took.Round(10*time.Millisecond))
+			fmt.Printf("         %v\n", v)
 		case v.test == "" && m.Survives != "":
 			fmt.Printf("         survives: %s\n", m.Survives)
 			survivors = append(survivors, m.String())
@@ -57,7 +71,7 @@ func (b *bench) judge(ctx context.Context, mutants []mutant) error {
 			fmt.Printf("         SURVIVES %s in %s\n", m.Run, m.In)
 			wrong = append(wrong, m.String()+": survives")
 		default:
-			fmt.Printf("         %s turned red, after %v; it should survive\n", v.test, v.took.Round(10*time.Millisecond))
+			fmt.Printf("         %v turned red; it should survive\n", v)
 			wrong = append(wrong, m.String()+": does not survive")
 		}
 	}
@@ -65,6 +79,29 @@ func (b *bench) judge(ctx context.Context, mutants []mutant) error {
 	if len(wrong) > 0 {
 		return fmt.Errorf("not as the list says:\n  %s", strings.Join(wrong, "\n  "))
 	}
+	return nil
+}
+
+// look says which mutants a test finds that is not the one in the list.
+func (b *bench) look(ctx context.Context, mutants []mutant, dir, run string, args []string) error {
+	if v, err := b.test(ctx, limitGreen, dir, run, "", args...); err != nil || v.test != "" {
+		return errors.Join(err, fmt.Errorf("%s in %s has to pass without any mutant: %v", run, dir, v))
+	}
+	found := 0
+	for i, m := range mutants {
+		v, err := b.try(ctx, m, limitGreen, dir, run, args...)
+		if err != nil {
+			return fmt.Errorf("%v: %w", m, err)
+		}
+		fmt.Printf("%3d/%d  %s\n", i+1, len(mutants), m)
+		if v.test == "" {
+			fmt.Printf("         not found in %v\n", v.took.Round(10*time.Millisecond))
+			continue
+		}
+		fmt.Printf("         %v\n", v)
+		found++
+	}
+	fmt.Printf("%d of %d mutants found by %s in %s\n", found, len(mutants), run, dir)
 	return nil
 }
 
@@ -92,8 +129,8 @@ func (b *bench) green(ctx context.Context, mutants []mutant) error {
 	return nil
 }
 
-// try runs the tests of one mutant.
-func (b *bench) try(ctx context.Context, m mutant) (verdict, error) {
+// try runs tests on a mutant.
+func (b *bench) try(ctx context.Context, m mutant, limit time.Duration, in, run string, args ...string) (verdict, error) {
 	text, err := m.apply(b.root)
 	if err != nil {
 		return verdict{}, err
@@ -108,13 +145,13 @@ func (b *bench) try(ctx context.Context, m mutant) (verdict, error) {
 	if err := errors.Join(err, os.WriteFile(mutated, []byte(text), 0o600), os.WriteFile(overlay, replace, 0o600)); err != nil {
 		return verdict{}, err
 	}
-	return b.test(ctx, limit, m.In, m.Run, overlay)
+	return b.test(ctx, limit, in, run, overlay, args...)
 }
 
 // test runs tests, with an overlay that what they compile is compiled with, too.
-func (b *bench) test(ctx context.Context, limit time.Duration, dir, run, overlay string) (verdict, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-C", filepath.Join(b.root, dir), "-count=1", "-vet=off", "-failfast",
-		"-timeout="+limit.String(), "-run="+run, ".")
+func (b *bench) test(ctx context.Context, limit time.Duration, dir, run, overlay string, args ...string) (verdict, error) {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-C", filepath.Join(b.root, dir), "-count=1", "-vet=off", "-failfast",
+		"-timeout=" + limit.String(), "-run=" + run, "."}, args...)...)
 	cmd.Env = os.Environ()
 	if overlay != "" {
 		cmd.Env = append(cmd.Env, "GOFLAGS="+strings.TrimSpace(os.Getenv("GOFLAGS")+" -overlay="+overlay))
@@ -134,7 +171,11 @@ func (b *bench) test(ctx context.Context, limit time.Duration, dir, run, overlay
 	case red(out) == "":
 		return verdict{}, fmt.Errorf("its tests do not run:\n%s", out)
 	default:
-		return verdict{red(out), took(out)}, nil
+		v := verdict{test: red(out), took: took(out)}
+		if match := seeded.FindStringSubmatch(out); match != nil {
+			v.seed = match[1]
+		}
+		return v, nil
 	}
 }
 
@@ -142,6 +183,7 @@ var (
 	failed   = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
 	hung     = regexp.MustCompile(`panic: test timed out after .*\n\s+running tests:\n\s+(\S+)`)
 	panicked = regexp.MustCompile(`(?m)^(?:panic|fatal error): (.*)`)
+	seeded   = regexp.MustCompile(`-seed (\d+)`)
 	duration = regexp.MustCompile(`(?m)^(?:ok|FAIL)\s+\S+\s+([0-9.]+s)`)
 )
 
