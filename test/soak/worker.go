@@ -34,7 +34,8 @@ const (
 	holdKeys, slowHoldKey = 100, 150
 	xactKeys, slowXactKey = 200, 250
 	slowMixedKey          = 350
-	fastKeys              = 8 // of each kind
+	fastKeys              = 24 // of each kind
+	quickLoops            = 3  // of each process
 )
 
 // job is what a process is told by its environment.
@@ -67,13 +68,15 @@ func work(j job, in io.Reader, out io.Writer) error {
 	}
 	defer w.writes.Close()
 	for _, db := range []*sql.DB{w.locks, w.writes} {
-		db.SetMaxOpenConns(4)
-		db.SetMaxIdleConns(2)
+		db.SetMaxOpenConns(2 * (quickLoops + 1))
+		db.SetMaxIdleConns(quickLoops + 1)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	if w.Control != noFence {
-		all.Go(func() { w.loop(ctx, w.quick) })
+		for range quickLoops {
+			all.Go(func() { w.loop(ctx, w.quick) })
+		}
 	}
 	all.Go(func() { w.loop(ctx, w.slow) })
 	_, _ = io.Copy(io.Discard, in)
