@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -65,10 +64,33 @@ func (db testDB) holdsNoLock(t *testing.T) {
 	await.True(t, "all advisory locks to go", func() bool { return sqltest.Ask[int](t, db.admin, advisoryLocks) == 0 })
 }
 
-// holderPID is the backend that has the one lock of the database.
-func (db testDB) holderPID(t *testing.T) int {
+// holders are the server processes that have the lock.
+func (db testDB) holders(t *testing.T, key advisorylock.Key) (pids []int) {
 	t.Helper()
-	return sqltest.Ask[int](t, db.admin, strings.Replace(advisoryLocks, "count(*)", "l.pid", 1)+" AND l.granted")
+	all, err := advisorylock.Sessions(t.Context(), db.admin, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range all {
+		if s.Granted {
+			pids = append(pids, s.PID)
+		}
+	}
+	return pids
+}
+
+// terminate ends the sessions that have the lock, and returns whose they were.
+func (db testDB) terminate(t *testing.T, key advisorylock.Key) (pids []int) {
+	t.Helper()
+	pids = db.holders(t, key)
+	db.end(t, pids)
+	return pids
+}
+
+// end ends server processes, but for those that are gone already.
+func (db testDB) end(t *testing.T, pids []int) {
+	t.Helper()
+	sqltest.Ask[int](t, db.admin, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid = ANY($1)", pids)
 }
 
 // pool opens a pool from which nothing may be missing at the end of the test.

@@ -38,8 +38,7 @@ func loseFenced(t *testing.T, db testDB, ttl time.Duration, old *sql.DB) (tx *sq
 	})
 	tx = await.Value(t, begun)
 	t.Cleanup(func() { _ = tx.Rollback() })
-	sqltest.Exec(t, db.admin, fmt.Sprintf("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = %d"+
-		" AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", leaseKey))
+	db.terminate(t, leaseKey)
 	return tx, returned
 }
 
@@ -230,9 +229,7 @@ func (s *sharedSet) run(t *testing.T) (added, lost int) {
 			pace += pace / 4
 		}
 		time.Sleep(rand.N(pace))
-		n := sqltest.Ask[int64](t, s.db.admin, fmt.Sprintf("SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE granted AND locktype = 'advisory'"+
-			" AND classid = 0 AND objid = %d AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", leaseKey))
-		s.faults.Add(n)
+		s.faults.Add(int64(len(s.db.terminate(t, leaseKey))))
 	}
 	stop()
 	workers.Wait()

@@ -160,15 +160,12 @@ func (m *historyMember) ended(by func()) {
 func (f *historyFleet) terminate(t *testing.T, key advisorylock.Key) {
 	t.Helper()
 	asked := f.log.Now()
-	const backends = "SELECT string_agg(pid::text, ',') FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %d" +
-		" AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-	pids := sqltest.Ask[sql.NullString](t, f.db.admin, fmt.Sprintf(backends, key))
-	if !pids.Valid {
+	pids := f.db.terminate(t, key)
+	if len(pids) == 0 {
 		return
 	}
-	sqltest.Exec(t, f.db.admin, "SELECT pg_terminate_backend(pid) FROM unnest('{"+pids.String+"}'::int[]) pid")
 	await.True(t, "the sessions to end", func() bool {
-		return sqltest.Ask[int](t, f.db.admin, "SELECT count(*) FROM pg_stat_activity WHERE pid IN ("+pids.String+")") == 0
+		return sqltest.Ask[int](t, f.db.admin, "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1)", pids) == 0
 	})
 	f.log.Add(history.Op{Kind: history.Ended, Process: history.Everybody, Call: asked})
 }

@@ -103,7 +103,7 @@ func holderTerminated(t *testing.T, db testDB, driver string) {
 		return context.Cause(ctx)
 	})
 	await.Value(t, held)
-	sqltest.Exec(t, db.admin, fmt.Sprintf("SELECT pg_terminate_backend(%d)", db.holderPID(t)))
+	db.terminate(t, leaseKey)
 
 	err := await.Value(t, returned).err
 	if !errors.Is(err, advisorylock.ErrLost) {

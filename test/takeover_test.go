@@ -125,8 +125,7 @@ func (l *course) takeover(t *testing.T, round int, fault string) {
 	l.old.say(t, "hold "+strconv.Itoa(round))
 	l.old.hear(t, "held")
 	// On a busy machine the lease may be over already, for want of a heartbeat.
-	holder := sqltest.Ask[int](t, l.db.admin, fmt.Sprintf("SELECT COALESCE(max(pid), 0) FROM pg_locks WHERE locktype = 'advisory' AND granted"+
-		" AND classid = 0 AND objid = %d AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", leaseKey))
+	holders := l.db.holders(t, leaseKey)
 	l.old.say(t, "more")
 	l.old.hear(t, "more")
 
@@ -154,7 +153,7 @@ func (l *course) takeover(t *testing.T, round int, fault string) {
 		l.blocks(t)
 	}
 	at := time.Now()
-	l.strike(t, fault, holder, networks)
+	l.strike(t, fault, holders, networks)
 	if !waiting {
 		returned = takeOver()
 	}
@@ -189,11 +188,11 @@ func (l *course) blocks(t *testing.T) {
 	}
 }
 
-func (l *course) strike(t *testing.T, fault string, holder int, networks []*relay.Relay) {
+func (l *course) strike(t *testing.T, fault string, holders []int, networks []*relay.Relay) {
 	t.Helper()
 	switch fault {
 	case "terminate":
-		sqltest.Exec(t, l.db.admin, fmt.Sprintf("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %d", holder))
+		l.db.end(t, holders)
 	case "freeze":
 		l.old.signal(t, syscall.SIGSTOP)
 	case "reset", "silence":

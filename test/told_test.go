@@ -32,7 +32,7 @@ func TestHolderIsToldSoon(t *testing.T) {
 	for name, way := range map[string]func(t *testing.T) (dsn string, end func()){
 		"terminated": func(t *testing.T) (string, func()) {
 			db := newTestDB(t, pgtest.Shared(t))
-			return db.dsn, func() { sqltest.Exec(t, db.admin, fmt.Sprintf("SELECT pg_terminate_backend(%d)", db.holderPID(t))) }
+			return db.dsn, func() { db.terminate(t, leaseKey) }
 		},
 		"connection reset": func(t *testing.T) (string, func()) {
 			network := newNetwork(t, newTestDB(t, pgtest.Shared(t)).dsn)
