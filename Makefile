@@ -58,7 +58,7 @@ mutants-short: ## a dozen of those that tests without a server notice, a minute
 race: server ## race real migration libraries with and without the guard, 25 minutes, and write docs/libraries.md
 	cd examples && $(GO) run ./race
 
-race-short: server ## the same in three minutes, writing nothing
+race-short: server ## the same in two minutes, writing nothing
 	cd examples && $(GO) run ./race -short
 
 vet: ## run go vet, for every system the command is for

@@ -55,7 +55,7 @@ func race(args []string) error {
 	}
 	p := plan{rounds: *rounds, seconds: 20}
 	if *short {
-		p.short, p.rounds, p.seconds = true, 3, 3
+		p.short, p.rounds, p.seconds = true, 2, 3
 		*sizes, *results, *docs = "2,8", "", ""
 	}
 	for _, text := range strings.Split(*sizes, ",") {

@@ -33,7 +33,12 @@ func (p plan) sizesOf(l library) []int {
 	switch l.folder {
 	case "slow":
 		return []int{slices.Max(p.sizes[:min(2, len(p.sizes))])}
-	case "concurrently", "goosesession", "goosetable":
+	case "goosesession", "goosetable":
+		if p.short { // they poll, and are not ours
+			return nil
+		}
+		fallthrough
+	case "concurrently":
 		return p.sizes[:min(2, len(p.sizes))]
 	}
 	return p.sizes
@@ -53,6 +58,9 @@ func (p plan) modesOf(l library, n int) []mode {
 			return m != readme && m != schemaFirst && m != schemaOnly // they poll, and that takes its time
 		case l.folder == "slow":
 			return m != readme && m != serialize && m != once // Ensure leaves it to golang-migrate's own lock
+		}
+		if m == schemaFirst && p.short && n < slices.Max(p.sizes) {
+			return true
 		}
 		compared := l.special != "" || n == slices.Max(p.sizes)
 		return m == blocking && (p.short || !compared)
