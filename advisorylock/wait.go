@@ -74,9 +74,6 @@ func (a *acquisition) first(ctx context.Context) (granted bool, err error) {
 	var n int64 = room.Refused
 	if a.try || !a.sql.lease || a.trust.crowd {
 		n, err = a.ask(ctx, a.sql.ask)
-		if err != nil && room.Gone(err) && !room.Short(err) {
-			return false, err
-		}
 	}
 	switch {
 	case err != nil || n != room.Refused || a.try:

@@ -297,6 +297,35 @@ func TestWaitingSessionIsKilled(t *testing.T) {
 	}
 }
 
+// Nor does one that ends while the lock is asked for the first time, be the server
+// idle or in a crowd.
+func TestSessionEndsAtTheFirstAsk(t *testing.T) {
+	t.Parallel()
+	for _, f := range waiters {
+		for name, begin := range map[string]time.Duration{"idle": 0, "crowd": time.Second} {
+			t.Run(f.op+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+					killed := false
+					d.OnCall(func(_ context.Context, c *recdriver.Call) error {
+						switch {
+						case c.Kind == recdriver.Begin:
+							time.Sleep(begin)
+						case !killed && strings.Contains(c.Query, "advisory"):
+							killed = true
+							d.Kill(c.Conn)
+						}
+						return nil
+					})
+					if err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil }); err != nil || !killed {
+						t.Errorf("got %v, the session ended: %t; want the lock all the same", err, killed)
+					}
+				})
+			})
+		}
+	}
+}
+
 // Waiting says who is in the way, from the server when the lock is held by
 // another process, and also to those who wait inside this one.
 func TestWaitingHook(t *testing.T) {

@@ -29,7 +29,7 @@ failed=0
 for dir in test test/legacy; do
 	# test/legacy replaces lib/pq, which it would for every module of a workspace.
 	[ "$dir" = test ] || export GOWORK=off
-	(cd "$dir" && go test -count=1 -timeout 30m -parallel 4 -run '^TestConformance$' .) || failed=1
+	(cd "$dir" && go test -count=1 -timeout 30m -parallel 6 -run '^TestConformance$' .) || failed=1
 done
 
 # Targets end in any order.

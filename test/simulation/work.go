@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/fence"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/schemaguard"
@@ -127,9 +128,19 @@ func (p *process) do(t task) error {
 	})
 	if h != nil {
 		p.w.returned(h, err)
+	} else if ctx.Err() == nil && t.gaveUp(err) {
+		p.w.violated("process %d: a wait ended before its context, in %+v: %v", p.number, t, err)
 	}
 	seen.Returned(err)
 	return err
+}
+
+// gaveUp reports whether err ended a wait for the lock that should have gone on: only
+// the end of its context ends one, and not that of its session.
+func (t task) gaveUp(err error) bool {
+	wait, step := new(advisorylock.WaitError), new(locktrace.StepError)
+	waits := t.op == opHold || t.op == opXact
+	return errors.As(err, &wait) || waits && errors.As(err, &step) && step.Step == locktrace.Lock && sqlstate.Lost(err)
 }
 
 func (t task) held() advisorylock.Key {
