@@ -34,7 +34,10 @@ SELECT app.add('hello');
 `
 
 func TestPsqlRace(t *testing.T) {
-	const rounds, processes = 20, 8
+	rounds, processes := 20, 8
+	if testing.Short() {
+		rounds = 6
+	}
 	if _, err := exec.LookPath("psql"); err != nil {
 		t.Fatalf("the race needs psql: %v", err)
 	}
