@@ -84,6 +84,12 @@ func (c *clock) run(limit time.Duration) (idle bool) {
 			e.party.resume()
 		}
 	}
+	if !idle { // the time up to the limit has passed too, perhaps without anything done in it
+		c.now = max(c.now, limit)
+	}
+	for _, cpu := range c.cores {
+		cpu.pass()
+	}
 	for _, p := range c.all {
 		p.stop()
 	}

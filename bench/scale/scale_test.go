@@ -48,6 +48,15 @@ func TestPoolerOfFour(t *testing.T) {
 	}
 }
 
+// A server whose first answer would come after the limit was busy all the time.
+func TestNobodyIsConnected(t *testing.T) {
+	t.Parallel()
+	row := direct.Simulate(costs, UpToDate, 300, time.Second, ms)
+	if row.Ready != 0 || row.Load < 0.9 || row.Load > 1 {
+		t.Errorf("got %+v; want nobody ready and a load of 1", row)
+	}
+}
+
 // Who blocks fails where the server has too few connections, but for those who had one;
 // of these one more needs one to migrate.
 func TestFewConnections(t *testing.T) {
