@@ -17,6 +17,7 @@ import (
 	"github.com/bootlock/bootlock/bench/peers"
 	"github.com/bootlock/bootlock/bench/picture"
 	"github.com/bootlock/bootlock/bench/scale"
+	"github.com/bootlock/bootlock/bench/stats"
 	"github.com/bootlock/bootlock/bench/storm"
 	"github.com/bootlock/bootlock/bench/uncontended"
 	"github.com/bootlock/bootlock/bench/waiting"
@@ -136,9 +137,13 @@ func (r *Report) where() string {
 		}
 	}
 	slices.Sort(dates)
-	return fmt.Sprintf("Measured on %s: %d cores (%s) shared by the clients, the pooler and the server, over loopback. Nothing else was measured meanwhile, but the machine was not idle, which shows in the worst values. PostgreSQL %s, PgBouncer %s, Go %s, pgx %s, lib/pq %s.",
+	text := fmt.Sprintf("Measured on %s: %d cores (%s) shared by the clients, the pooler and the server, over loopback. Nothing else was measured meanwhile, but the machine was not idle, which shows in the worst values. PostgreSQL %s, PgBouncer %s, Go %s, pgx %s, lib/pq %s.",
 		strings.Join(dates, ", "), m.CPUs, m.CPU, m.PostgreSQL, m.PgBouncer, m.Go,
 		m.Versions["github.com/jackc/pgx/v5"], m.Versions["github.com/lib/pq"])
+	if connect := r.costs.Connect.Server; connect > 0 {
+		text += fmt.Sprintf(" A new connection took %.0f ms of the server's CPU time, which is what the starts of many processes are made of.", stats.Milliseconds(connect))
+	}
+	return text
 }
 
 const whoText = "Each peer in its newest version, as its README has it, and where it polls also as often as it may. " +
