@@ -150,8 +150,11 @@ func (b *bench) try(ctx context.Context, m mutant, limit time.Duration, in, run 
 
 // test runs tests, with an overlay that what they compile is compiled with, too.
 func (b *bench) test(ctx context.Context, limit time.Duration, dir, run, overlay string, args ...string) (verdict, error) {
-	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-C", filepath.Join(b.root, dir), "-count=1", "-vet=off", "-failfast",
-		"-timeout=" + limit.String(), "-run=" + run, "."}, args...)...)
+	test := []string{
+		"test", "-C", filepath.Join(b.root, dir), "-count=1", "-vet=off", "-failfast",
+		"-timeout=" + limit.String(), "-run=" + run, ".",
+	}
+	cmd := exec.CommandContext(ctx, "go", append(test, args...)...)
 	cmd.Env = os.Environ()
 	if overlay != "" {
 		cmd.Env = append(cmd.Env, "GOFLAGS="+strings.TrimSpace(os.Getenv("GOFLAGS")+" -overlay="+overlay))
