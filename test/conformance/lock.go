@@ -262,18 +262,7 @@ func waitEnds(t *testing.T, tg Target) {
 				// Who holds it is found out on a pool of one as well.
 				{"a pool of one", waits(begins, one, key)["WithXactLock"], func() { await.Value(t, begun) }},
 			} {
-				err := namesHolder(func() error {
-					cancelled, cancel := context.WithCancelCause(ctx)
-					watched := make(chan struct{})
-					go func() {
-						defer close(watched)
-						defer cancel(errOwn)
-						w.begun()
-					}()
-					err := w.wait(cancelled)
-					<-watched
-					return err
-				})
+				err := endWait(ctx, w.begun, w.wait)
 				wantIs(t, err, context.Canceled, errOwn)
 				wantHolder(t, w.what, err, key, holders[0])
 				await.True(t, "the waiter to go", func() bool {
@@ -293,11 +282,20 @@ func waitEnds(t *testing.T, tg Target) {
 }
 
 // wantHolder checks that err, of a wait for key, says who has it and how to end that.
-// namesHolder returns the error of a wait that names a holder, if one of ten does: the
-// look at the holder is bounded in time, which a busy machine may need.
-func namesHolder(wait func() error) (err error) {
+// endWait ends the context of a wait, with the cause errOwn, once begun has returned,
+// and returns the error of the wait: one that names a holder, if one of ten does, since
+// the look at the holder is bounded in time, which a busy machine may need.
+func endWait(ctx context.Context, begun func(), wait func(ctx context.Context) error) (err error) {
 	for range 10 {
-		err = wait()
+		cancelled, cancel := context.WithCancelCause(ctx)
+		watched := make(chan struct{})
+		go func() {
+			defer close(watched)
+			defer cancel(errOwn)
+			begun()
+		}()
+		err = wait(cancelled)
+		<-watched
 		var with *advisorylock.WaitError
 		if errors.As(err, &with) && len(with.Holders) > 0 {
 			break

@@ -348,19 +348,8 @@ func weakRole(t *testing.T, tg Target) {
 			holders[0].Query != "" || holders[0].State != "" || !holders[0].Since.IsZero() {
 			t.Errorf("got holders %+v; want one with its process id, and what may not be seen to be zero", holders)
 		}
-		err := namesHolder(func() error {
-			cancelled, cancel := context.WithCancel(ctx)
-			begins, begun := beginning()
-			watched := make(chan struct{})
-			go func() {
-				defer close(watched)
-				defer cancel()
-				await.Value(t, begun)
-			}()
-			err := begins.WithXactLock(cancelled, weak, key, nothing)
-			<-watched
-			return err
-		})
+		begins, begun := beginning()
+		err := endWait(ctx, func() { await.Value(t, begun) }, waits(begins, weak, key)["WithXactLock"])
 		if err == nil || !strings.Contains(err.Error(), holders[0].TerminateSQL()) || strings.Contains(err.Error(), "privilege") {
 			t.Errorf("got %v; want the holder's process id, and nothing about privileges", err)
 		}

@@ -71,7 +71,7 @@ func (b *bench) judge(ctx context.Context, mutants []mutant) error {
 			fmt.Printf("         SURVIVES %s in %s\n", m.Run, m.In)
 			wrong = append(wrong, m.String()+": survives")
 		default:
-			fmt.Printf("         %v turned red; it should survive\n", v)
+			fmt.Printf("         found by %v; it should survive\n", v)
 			wrong = append(wrong, m.String()+": does not survive")
 		}
 	}
