@@ -11,7 +11,6 @@ import (
 const (
 	Patience    = room.Burst
 	ReportEvery = reportEvery
-	LookUpTime  = lookUpTime
 	EndTime     = endTime
 )
 

@@ -18,8 +18,13 @@ const (
 	// reportEvery is the time between two calls of Trace.Waiting.
 	reportEvery = 10 * time.Second
 
-	// lookUpTime bounds the look at who is in the way.
-	lookUpTime = 500 * time.Millisecond
+	// lookUpTime bounds the look at who is in the way once a wait is over, and
+	// nobody likes to be kept.
+	lookUpTime = time.Second
+
+	// lookTime bounds the same look within a wait, where only the next ask waits for
+	// it. To cancel it would write an ERROR to the server's log.
+	lookTime = 5 * time.Second
 
 	// crowded is how long a BEGIN of a waiter takes when others queue for the
 	// connections of a pooler. Whoever blocks then is in their way.
@@ -339,7 +344,7 @@ func (a *acquisition) look(ctx context.Context) []Session {
 	if a.conn == nil || !a.conn.Usable() {
 		return a.wait.lookUp(ctx)
 	}
-	ctx, cancel := context.WithTimeout(ctx, lookUpTime)
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	a.trust.own = unknown
 	sessions, err := inTheWay(ctx, a.conn, a.key, a.wait.gates)

@@ -50,7 +50,7 @@ const (
 const (
 	shortest    = 10 * time.Millisecond
 	longest     = time.Second     // between two asks of a waiter
-	longestSlow = 3 * time.Second // where each ask takes long, or a tenth of the wait
+	longestSlow = 3 * time.Second // where each ask takes long, or a part of the wait
 	share       = 20              // of what an ask takes
 )
 
@@ -100,20 +100,26 @@ func (p *Pace) Pause(ctx context.Context, took time.Duration, short bool) bool {
 //
 // A tenth of the wait so far makes nobody wait more than a tenth longer than needed.
 // Twenty times what the last two asks took keeps all waiters together from being much
-// of what a pooler has to do; one slow ask may be an accident. That connections are
-// short is none: those who were refused one together do not all come back at once. A
-// Pace is not safe for concurrent use.
+// of what a pooler has to do; one slow ask may be an accident. Where connections are
+// short it is never less than a second, and if opening them takes long it may become
+// half of the wait: asks that cost a connection each can be more than the server can
+// answer, and then none of them comes to anything before all come more rarely. A Pace is
+// not safe for concurrent use.
 func (p *Pace) Next(waited, took time.Duration, short bool) time.Duration {
 	if short && !p.leads {
 		took = dear(took)
-		p.last = took
 	}
 	slow := min(took, p.last)
 	p.last = took
 	if p.leads {
 		return max(shortest, min(slow, longest))
 	}
-	return max(shortest, min(waited/10, longest), min(share*slow, max(waited/10, longestSlow)))
+	part := waited / 10
+	if short {
+		slow = max(slow, longest/share)
+		part = waited / 2
+	}
+	return max(shortest, min(waited/10, longest), min(share*slow, max(part, longestSlow)))
 }
 
 // dear is what an ask that took so long counts as where connections are short: to

@@ -61,24 +61,28 @@ func TestPace(t *testing.T) {
 	for _, tt := range []struct {
 		name         string
 		waited, took time.Duration
+		short        bool
 		want         time.Duration // at most, and at least half of it
 	}{
-		{"at first", 0, 0, 10 * time.Millisecond},
-		{"a tenth", 3 * time.Second, time.Millisecond, 300 * time.Millisecond},
-		{"a second", time.Hour, time.Millisecond, time.Second},
-		{"where an ask takes long", time.Second, 40 * time.Millisecond, 800 * time.Millisecond},
-		{"but not for ever", time.Second, time.Minute, 3 * time.Second},
-		{"or a tenth", time.Minute, time.Minute, 6 * time.Second},
+		{"at first", 0, 0, false, 10 * time.Millisecond},
+		{"a tenth", 3 * time.Second, time.Millisecond, false, 300 * time.Millisecond},
+		{"a second", time.Hour, time.Millisecond, false, time.Second},
+		{"where an ask takes long", time.Second, 40 * time.Millisecond, false, 800 * time.Millisecond},
+		{"but not for ever", time.Second, time.Minute, false, 3 * time.Second},
+		{"or a tenth", time.Minute, time.Minute, false, 6 * time.Second},
+		{"where connections are short", 2 * time.Second, time.Millisecond, true, time.Second},
+		{"where they take long to open", time.Second, time.Second, true, 3 * time.Second},
+		{"and all waiters keep the server from answering", time.Minute, time.Second, true, 30 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				for range 100 {
 					p := room.Start()
-					p.Pause(t.Context(), tt.took, false) // one slow ask may be an accident
+					p.Pause(t.Context(), tt.took, tt.short) // one slow ask may be an accident
 					time.Sleep(tt.waited - p.Waited())
 					begun := time.Now()
-					if !p.Pause(t.Context(), tt.took, false) {
+					if !p.Pause(t.Context(), tt.took, tt.short) {
 						t.Fatal("the context ended")
 					}
 					if got := time.Since(begun); got > tt.want || got < tt.want/2-time.Millisecond {
