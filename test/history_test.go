@@ -45,8 +45,9 @@ func TestHistories(t *testing.T) {
 	}
 	t.Run("kept", func(t *testing.T) {
 		t.Parallel()
-		ops := newHistoryFleet(t, server, "").run(t, lasts)
-		t.Logf("%d operations: %v", len(ops), countKinds(ops))
+		fleet := newHistoryFleet(t, server, "")
+		ops := fleet.run(t, lasts)
+		t.Logf("%d operations: %v; goroutines were up to %v late", len(ops), countKinds(ops), fleet.log.Late())
 		if err := history.Verify(ops); err != nil {
 			t.Error(err)
 		}
@@ -118,6 +119,7 @@ func (f *historyFleet) run(t *testing.T, lasts time.Duration) []history.Op {
 		all.Go(func() { m.work(ctx) })
 	}
 	all.Go(func() { f.silence(ctx) })
+	all.Go(func() { f.log.Watch(ctx) })
 	f.endSessions(t, ctx)
 	all.Wait()
 	f.late.Wait()

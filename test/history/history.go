@@ -8,6 +8,7 @@
 package history
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -49,6 +50,7 @@ type Op struct {
 	Call, Return time.Duration
 
 	contended bool // Refused: others had something to do with the lock
+	told      bool // by a goroutine that woke up for it, and may have been late
 }
 
 func (o Op) String() string {
@@ -86,12 +88,13 @@ type Log struct {
 	began time.Time
 	slack time.Duration
 
-	mu  sync.Mutex
-	ops []Op
+	mu   sync.Mutex
+	ops  []Op
+	late time.Duration // the longest that Watch has seen
 }
 
-// New returns an empty log, whose clock begins now. slack is how late the goroutine may
-// be that tells of the end of a context; none on a fake clock.
+// New returns an empty log, whose clock begins now. slack is how late a goroutine may be
+// that tells of the end of a context, beyond what [Log.Watch] sees; none on a fake clock.
 func New(slack time.Duration) *Log { return &Log{began: time.Now(), slack: slack} }
 
 // Now is the time on the clock of the log.
@@ -105,11 +108,39 @@ func (l *Log) Add(op Op) {
 	l.ops = append(l.ops, op)
 }
 
+// Watch measures, until ctx ends, how late this machine wakes up a goroutine. A lease
+// that ends while all of a program stands still ends for its holder when the program
+// goes on; no lock can do better, and it is not what a history is to show.
+func (l *Log) Watch(ctx context.Context) {
+	const tick = 10 * time.Millisecond
+	for ctx.Err() == nil {
+		slept := time.Now()
+		time.Sleep(tick)
+		late := time.Since(slept) - tick
+		l.mu.Lock()
+		l.late = max(l.late, late)
+		l.mu.Unlock()
+	}
+}
+
+// Late is the longest delay that [Log.Watch] has seen.
+func (l *Log) Late() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.late
+}
+
 // Ops returns a copy of what was recorded.
 func (l *Log) Ops() []Op {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return append([]Op(nil), l.ops...)
+	ops := slices.Clone(l.ops)
+	for i := range ops {
+		if ops[i].told {
+			ops[i].Call -= l.slack + l.late
+		}
+	}
+	return ops
 }
 
 // limit is how long one history may be searched for an order. Those of the tests take
