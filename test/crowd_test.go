@@ -42,7 +42,7 @@ type starters struct {
 // long it took until all were ready.
 func (s *starters) start(t *testing.T) time.Duration {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*await.Limit) // a start is work, and a CI machine slow
 	defer cancel()
 	var all sync.WaitGroup
 	begin, failed := make(chan struct{}), make(chan error, s.n)

@@ -63,7 +63,7 @@ func TestPgxpool(t *testing.T) {
 	})
 	t.Run("a migrate that finds no connection", func(t *testing.T) {
 		db, _ := open(t, 1)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // for what comes before migrate, too
 		defer cancel()
 		err := schemaguard.Migrate(ctx, db, "app", func(ctx context.Context, db *sql.DB) error { return db.PingContext(ctx) })
 		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "SetMaxOpenConns") {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -68,6 +69,7 @@ func TestScripts(t *testing.T) {
 		Setup:               func(env *testscript.Env) error { return setUp(env, server) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":     exits,
+			"names":     names,
 			"start":     startProcess,
 			"signal":    signalProcess,
 			"ends":      endProcess,
@@ -160,6 +162,26 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if want := args[0]; strconv.Itoa(code) != want {
 		ts.Fatalf("got exit code %d; want %s", code, want)
+	}
+}
+
+// names repeats what ends with an exit code until its standard error matches a pattern
+// too. Whoever gives up looks for a second who has the lock, which on a slow machine may
+// not be enough to be told.
+func names(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: names PATTERN CODE COMMAND…")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	for began := time.Now(); ; {
+		exits(ts, false, args[1:])
+		if pattern.MatchString(ts.ReadFile("stderr")) {
+			return
+		}
+		if time.Since(began) > patience {
+			ts.Fatalf("standard error never matched %q", args[0])
+		}
 	}
 }
 
