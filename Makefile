@@ -5,7 +5,7 @@ GO ?= go
 TESTFLAGS ?=
 
 # Those whose tests are fast or need a server; test/legacy and examples have targets
-# of their own. The package that takes longest comes first, and all others beside it.
+# of their own.
 MODULES := test cmd/bootlock . bench
 PACKAGES = $(patsubst %,./%/...,$(MODULES))
 
@@ -26,7 +26,9 @@ server: ## see to it that there is a PostgreSQL to test on
 	@scripts/ensure-server.sh
 
 # Tests wait more than they compute, so that more of them than cores can go on at once.
-PARALLEL := -parallel 4
+# Packages do not, for each of the large ones does that by itself, and fleets of processes
+# beside fleets of processes are more than a slow machine can start.
+PARALLEL := -p 1 -parallel 4
 
 # The root's own test would run the module test a second time.
 test: server ## run all tests
