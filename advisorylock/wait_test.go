@@ -427,7 +427,7 @@ func TestLookThatFailsDoesNotEndTheWait(t *testing.T) {
 	for name, hook := range map[string]func(context.Context, *recdriver.Call) error{
 		"denied":    recdriver.FailOn(recdriver.Query, "", 0, denied),
 		"slow":      recdriver.BlockOn(recdriver.Query, "", nil),
-		"very slow": recdriver.DelayOn(recdriver.Query, "", 700*time.Millisecond),
+		"very slow": recdriver.DelayOn(recdriver.Query, "", 5200*time.Millisecond),
 		"gone":      recdriver.FailOn(recdriver.Query, "", 0, driver.ErrBadConn),
 		"no begin":  onReadOnlyBegin(func() error { return driver.ErrBadConn }),
 		"hangs":     onReadOnlyBegin(func() error { time.Sleep(time.Hour); return nil }),
@@ -438,7 +438,7 @@ func TestLookThatFailsDoesNotEndTheWait(t *testing.T) {
 				t.Run(f.op, func(t *testing.T) {
 					t.Parallel()
 					bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-						time.AfterFunc(3500*time.Millisecond, lockElsewhere(t, d, key))
+						time.AfterFunc(8*time.Second, lockElsewhere(t, d, key))
 						d.OnCall(hook)
 						var r locktrace.Recorder
 						err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error { return nil })
