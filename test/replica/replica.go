@@ -176,6 +176,18 @@ func (s *Server) DSN() string {
 	return "postgres://postgres@127.0.0.1:" + strconv.Itoa(s.Port) + "/postgres?sslmode=disable"
 }
 
+// Dir is where its files are.
+func (s *Server) Dir() string { return s.dir }
+
+// Gone waits until the server has ended by itself.
+func (s *Server) Gone(t *testing.T) {
+	t.Helper()
+	await.True(t, "the end of the server", func() bool {
+		_, err := os.Stat(filepath.Join(s.dir, "postmaster.pid"))
+		return os.IsNotExist(err)
+	})
+}
+
 // End kills the server and waits until all its processes are gone: the backends of
 // a killed postmaster live on for an instant, in which they can even commit.
 func (s *Server) End(t *testing.T, signal syscall.Signal) {
