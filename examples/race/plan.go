@@ -33,12 +33,7 @@ func (p plan) sizesOf(l library) []int {
 	switch l.folder {
 	case "slow":
 		return []int{slices.Max(p.sizes[:min(2, len(p.sizes))])}
-	case "goosesession", "goosetable":
-		if p.short { // they poll, and are not ours
-			return nil
-		}
-		fallthrough
-	case "concurrently":
+	case "concurrently", "goosesession", "goosetable":
 		return p.sizes[:min(2, len(p.sizes))]
 	}
 	return p.sizes
