@@ -101,6 +101,29 @@ func TestWaiterInACrowdDoesNotBlock(t *testing.T) {
 	})
 }
 
+// Those who queue for a pooler's one connection come by in turn, each after as many
+// others as the last time, so that each finds the mark that it expects, or none does. A
+// thousand of them blocked for a second each, one after the other.
+func TestWaiterThatQueuedDoesNotBlock(t *testing.T) {
+	t.Parallel()
+	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		begun := time.Now()
+		const quiet = 500 * time.Millisecond
+		d.OnCall(func(_ context.Context, c *recdriver.Call) error {
+			if c.Kind == recdriver.Begin && time.Since(begun) > quiet/2 {
+				time.Sleep(110 * time.Millisecond)
+			}
+			return nil
+		})
+		_ = waitUntil(t, f, d, db, 5*time.Second, advisorylock.Locker{})
+		for _, c := range d.Calls() {
+			if isBlocking(c) && c.Start.Sub(begun) > quiet {
+				t.Errorf("blocked for %v after %v; want it only in the beginning", c.End.Sub(c.Start), c.Start.Sub(begun))
+			}
+		}
+	})
+}
+
 // Where connections are short, the one that works may need the very one that a
 // waiter has, idle or not.
 func TestWaiterLeavesAServerThatIsShortOfConnections(t *testing.T) {

@@ -135,7 +135,8 @@ func (a *acquisition) restart(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	a.trust.crowd = a.trust.crowd || time.Since(asked) > crowded
+	a.trust.queued = time.Since(asked) > crowded
+	a.trust.crowd = a.trust.crowd || a.trust.queued
 	if !peeks {
 		return a.stand(ctx)
 	}
@@ -178,7 +179,8 @@ func (a *acquisition) peek(ctx context.Context) (int64, error) {
 type trust struct {
 	own    int64 // the mark of its next transaction, if nobody else uses it
 	shared bool  // others use it: it is a pooler's
-	crowd  bool  // BEGIN had to wait for others
+	crowd  bool  // BEGIN had to wait for others, at least once
+	queued bool  // and this time
 
 	behind time.Time // when others were seen to be in front of it
 	short  bool      // and whether the server was short of connections then
@@ -207,16 +209,22 @@ func (t *trust) mayNot() int64 {
 }
 
 // stand asks by a statement that may block: for a while in any case, and then
-// only on a session of its own.
+// only on a session of its own. One that it had to queue for others wait for as well,
+// even if its mark is the expected one by chance: where those who wait come by in turn
+// that would be the chance of all of them.
 func (a *acquisition) stand(ctx context.Context) (int64, error) {
 	waited := a.wait.pace.Waited()
 	burst, blindly := room.Stand(waited)
+	own := a.trust.own
+	if a.trust.queued {
+		own = unknown
+	}
 	n, err := a.heardAsk(ctx, func() string {
 		if blindly {
 			a.trust.own = unknown
 			return a.sql.block(a.burst(burst))
 		}
-		return a.sql.blockIfOwn(waited, a.burst(burst), a.trust.own)
+		return a.sql.blockIfOwn(waited, a.burst(burst), own)
 	})
 	if n == room.Back || n == room.Leave {
 		a.trust.behind, a.trust.short = time.Now(), n == room.Leave

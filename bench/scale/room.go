@@ -28,7 +28,8 @@ type wait struct {
 	own     *session // where its next transaction has number next, if nobody else uses it
 	next    int
 	pooled  bool          // others use its session
-	crowd   bool          // BEGIN had to wait for others
+	crowd   bool          // BEGIN had to wait for others, at least once
+	queued  bool          // and this time
 	behind  time.Duration // when others were seen to be in front of it, if far is set
 	far     bool
 	scarce  bool // and the server was short of connections then
@@ -84,7 +85,8 @@ func (w *wait) reopen() bool {
 func (w *wait) begin() {
 	asked := w.now
 	w.process.begin(w.c)
-	w.crowd = w.crowd || w.now-asked > crowded
+	w.queued = w.now-asked > crowded
+	w.crowd = w.crowd || w.queued
 }
 
 func (w *wait) pause(took time.Duration, short bool) {
@@ -169,8 +171,9 @@ func (w *wait) standOrNot() int {
 		w.own, w.next = w.c.session, w.c.session.transactions+1
 		return n
 	}
-	unknown, strange := w.own == nil, w.own != w.c.session || w.next != w.c.session.transactions
-	w.pooled = w.pooled || !unknown && strange
+	strange := w.own != w.c.session || w.next != w.c.session.transactions
+	unknown := w.own == nil || w.queued
+	w.pooled = w.pooled || w.own != nil && strange
 	w.own, w.next = w.c.session, w.c.session.transactions+1
 	if w.try(w.c, w.lock, w.shared) {
 		return room.Granted

@@ -6,9 +6,9 @@
 // for a connection. After that it blocks, for [Burst] at most, only on a session
 // that nobody else has used since its own last transaction: one that others use
 // belongs to a pooler, whose connections the others need, the one that it waits
-// for among them. A waiter that may not block, because of that or because three
-// others have waited longer, ends its transaction and asks again at a [Pace] that
-// grows with the wait. Where the server itself is short of connections it closes
+// for among them. Nor does it block if its BEGIN had to queue. A waiter that may not
+// block, because of that or because three others have waited longer, ends its
+// transaction and asks again at a [Pace] that grows with the wait. Where the server itself is short of connections it closes
 // its connection first, and behind a pooler, whose limit it cannot see, it does so
 // after a second.
 //
