@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/internal/fence"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/history"
@@ -235,12 +234,8 @@ func (m *historyMember) write(ctx, lost context.Context, call *history.Client, h
 	}
 	defer tx.Rollback() //nolint:errcheck // it may have been committed
 	if m.fleet.control == "" {
-		check, err := fence.SQL(ctx)
-		if err != nil {
-			return err
-		}
 		asked := m.fleet.log.Now()
-		_, err = tx.ExecContext(lost, check)
+		err := sqltest.AskFence(ctx, lost, tx)
 		refused := sqlstate.Of(err) == "BL001"
 		if err == nil || refused {
 			call.Fenced(asked, !refused)

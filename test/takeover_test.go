@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/internal/fence"
 	"github.com/bootlock/bootlock/test/pgbouncer"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/relay"
@@ -368,10 +367,5 @@ func fenced(ctx context.Context, tx *sql.Tx, writer int) error {
 	if writer%2 == 0 {
 		return advisorylock.Fence(ctx, tx)
 	}
-	statement, err := fence.SQL(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, statement)
-	return err
+	return sqltest.AskFence(ctx, ctx, tx)
 }

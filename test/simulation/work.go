@@ -10,10 +10,10 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
-	"github.com/bootlock/bootlock/internal/fence"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/history"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // task is one thing that a process does, again and again until it succeeds.
@@ -284,10 +284,7 @@ func (p *process) fence(bound, ctx context.Context, tx *sql.Tx, h *holder, froze
 	case p.w.Control == NoFence || p.w.Control == NoLock:
 		return nil
 	case frozen:
-		var check string
-		if check, err = fence.SQL(ctx); err == nil {
-			_, err = tx.ExecContext(bound, check)
-		}
+		err = sqltest.AskFence(ctx, bound, tx)
 	default:
 		err = advisorylock.Fence(ctx, tx)
 	}

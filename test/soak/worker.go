@@ -18,8 +18,8 @@ import (
 	_ "github.com/lib/pq"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/internal/fence"
 	"github.com/bootlock/bootlock/internal/sqlstate"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // A control leaves out what is tested: a check that finds nothing proves nothing.
@@ -241,12 +241,7 @@ func (w *worker) fence(bound, ctx context.Context, tx *sql.Tx) error {
 	case rand.IntN(2) == 0:
 		return advisorylock.Fence(ctx, tx)
 	}
-	check, err := fence.SQL(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(bound, check)
-	return err
+	return sqltest.AskFence(ctx, bound, tx)
 }
 
 type querier interface {

@@ -2,6 +2,7 @@
 // driver.
 //
 //   - [Open], [Begin], [Commit], [Exec], [Ask] and [Rows] are what their names say.
+//   - [AskFence] is a fence by the server's word alone.
 //   - [Occupy] takes advisory locks by hand, and [AwaitWaiters] looks who waits for one.
 package sqltest
 
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/internal/fence"
 	"github.com/bootlock/bootlock/test/await"
 )
 
@@ -114,4 +116,16 @@ func AwaitWaiters(t testing.TB, db Querier, key advisorylock.Key, want int) {
 		}
 		return nil
 	})
+}
+
+// AskFence asks the server whether the lease of ctx is still there, in tx, until bound
+// ends. [advisorylock.Fence] looks at ctx first, which a holder that was frozen may not
+// have had the time for.
+func AskFence(ctx, bound context.Context, tx *sql.Tx) error {
+	check, err := fence.SQL(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(bound, check)
+	return err
 }
