@@ -14,6 +14,7 @@ func TestOverlaps(t *testing.T) {
 		return section{Process: process, Lease: true, Entered: entered, Left: left, OK: ok}
 	}
 	told := func(s section, at int64) section { s.Told = at; return s }
+	asked := func(s section, at int64) section { s.Asked = at; return s }
 	inTx := func(s section) section { s.Lease = false; return s }
 	shared := func(s section) section { s.Shared = true; return s }
 	for name, c := range map[string]struct {
@@ -30,6 +31,8 @@ func TestOverlaps(t *testing.T) {
 		"another one's":           {lease(1, 10, 20, false), lease(2, 15, 30, true), fault{terminate, 3, 14, 14}, "", "no fault explains it"},
 		"terminated afterwards":   {lease(1, 10, 20, false), lease(2, 15, 30, true), fault{terminate, 1, 16, 16}, "", "no fault explains it"},
 		"terminated long before":  {lease(1, 40, 50, false), lease(2, 45, 60, true), fault{terminate, 1, 14, 14}, "", "no fault explains it"},
+		"terminated as it waited": {asked(inTx(lease(1, 40, 50, false)), 12), lease(2, 45, 60, true), fault{terminate, 1, 14, 14}, terminate, ""},
+		"a lease is not so old":   {asked(lease(1, 40, 50, false), 12), lease(2, 45, 60, true), fault{terminate, 1, 14, 14}, "", "no fault explains it"},
 		"the second, before":      {lease(1, 10, 20, true), lease(2, 15, 30, false), fault{reset, 2, 14, 14}, reset, ""},
 		"a restart":               {lease(1, 10, 20, false), lease(2, 15, 30, true), fault{fast, everybody, 11, 13}, fast, ""},
 		"silence is no excuse":    {lease(1, 10, 20, false), lease(2, 15, 30, true), fault{silent, 1, 11, 30}, "", "no fault explains it"},
@@ -42,7 +45,7 @@ func TestOverlaps(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for _, at := range []*int64{&c.a.Entered, &c.a.Left, &c.a.Told, &c.b.Entered, &c.b.Left, &c.b.Told, &c.fault.from, &c.fault.to} {
+			for _, at := range []*int64{&c.a.Asked, &c.a.Entered, &c.a.Left, &c.a.Told, &c.b.Asked, &c.b.Entered, &c.b.Left, &c.b.Told, &c.fault.from, &c.fault.to} {
 				*at *= int64(time.Second / 10)
 			}
 			got := overlaps([]section{c.b, c.a}, []fault{c.fault})

@@ -141,8 +141,18 @@ func compare(a, b section, faults []fault) (overlap, bool) {
 	return o, true
 }
 
-// cause is the kind of the last fault that the overlap of a and b may come from. A
-// session may also be ended after its grant and before its function.
+// since is when the fault may have been that s suffers from. A session may also be ended
+// after its grant and before its function. Between the two the network may be silent, for
+// no longer than a lease lasts if it is one; a transaction has no such limit, and learns
+// it by its next statement.
+func (s section) since() int64 {
+	if s.Lease {
+		return s.Entered - int64(ttl)
+	}
+	return min(s.Asked, s.Entered-int64(ttl))
+}
+
+// cause is the kind of the last fault that the overlap of a and b may come from.
 func cause(a, b section, faults []fault) string {
 	found, at := "", int64(0)
 	for _, f := range faults {
@@ -150,7 +160,7 @@ func cause(a, b section, faults []fault) string {
 			continue
 		}
 		for _, s := range []section{a, b} {
-			if (f.process == everybody || f.process == s.Process) && f.to >= s.Entered-int64(ttl) {
+			if (f.process == everybody || f.process == s.Process) && f.to >= s.since() {
 				found, at = f.kind, f.from
 			}
 		}
