@@ -18,12 +18,13 @@ const (
 	// reportEvery is the time between two calls of Trace.Waiting.
 	reportEvery = 10 * time.Second
 
-	// lookUpTime bounds the look at who is in the way once a wait is over, and
-	// nobody likes to be kept.
+	// lookUpTime bounds the look at who is in the way on a connection that is opened
+	// for it, above all once a wait is over, when nobody likes to be kept.
 	lookUpTime = time.Second
 
-	// lookTime bounds the same look within a wait, where only the next ask waits for
-	// it. To cancel it would write an ERROR to the server's log.
+	// lookTime bounds the same look on the waiter's own connection, between two asks,
+	// where only the next one waits for it. To cancel it would write an ERROR to the
+	// server's log.
 	lookTime = 5 * time.Second
 
 	// crowded is how long a BEGIN of a waiter takes when others queue for the

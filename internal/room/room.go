@@ -8,9 +8,9 @@
 // belongs to a pooler, whose connections the others need, the one that it waits
 // for among them. Nor does it block if its BEGIN had to queue. A waiter that may not
 // block, because of that or because three others have waited longer, ends its
-// transaction and asks again at a [Pace] that grows with the wait. Where the server itself is short of connections it closes
-// its connection first, and behind a pooler, whose limit it cannot see, it does so
-// after a second.
+// transaction and asks again at a [Pace] that grows with the wait. Where the server
+// itself is short of connections it closes its connection first, and behind a pooler,
+// whose limit it cannot see, it does so after a second.
 //
 // That the server or the pooler has no connection to give, that it is starting
 // up, or that the session of a waiter ends, is not the end of the wait ([Short],
@@ -106,18 +106,14 @@ func (p *Pace) Pause(ctx context.Context, took time.Duration, short bool) bool {
 // answer, and then none of them comes to anything before all come more rarely. A Pace is
 // not safe for concurrent use.
 func (p *Pace) Next(waited, took time.Duration, short bool) time.Duration {
+	last, part, least := p.last, waited/10, time.Duration(0)
 	if short && !p.leads {
-		took = dear(took)
+		took, part, least = dear(took), waited/2, longest/share
 	}
-	slow := min(took, p.last)
 	p.last = took
+	slow := max(least, min(took, last))
 	if p.leads {
 		return max(shortest, min(slow, longest))
-	}
-	part := waited / 10
-	if short {
-		slow = max(slow, longest/share)
-		part = waited / 2
 	}
 	return max(shortest, min(waited/10, longest), min(share*slow, max(part, longestSlow)))
 }
