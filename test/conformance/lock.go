@@ -281,7 +281,6 @@ func waitEnds(t *testing.T, tg Target) {
 	}
 }
 
-// wantHolder checks that err, of a wait for key, says who has it and how to end that.
 // endWait ends the context of a wait, with the cause errOwn, once begun has returned,
 // and returns the error of the wait: one that names a holder, if one of ten does, since
 // the look at the holder is bounded in time, which a busy machine may need.
@@ -304,6 +303,7 @@ func endWait(ctx context.Context, begun func(), wait func(ctx context.Context) e
 	return err
 }
 
+// wantHolder checks that err, of a wait for key, says who has it and how to end that.
 func wantHolder(t *testing.T, what string, err error, key advisorylock.Key, want advisorylock.Session) {
 	t.Helper()
 	wantStep(t, err, locktrace.Lock)
