@@ -81,14 +81,8 @@ lint: $(LINT) ## run the linters of .golangci.yml
 demo: server ## see the race without the guard, and none with it
 	$(GO) run ./cmd/bootlock demo $${BOOTLOCK_TEST_DSN:+--dsn "$$BOOTLOCK_TEST_DSN"}
 
-room: server ## measure fleets larger than their connections, a quarter of an hour
-	scripts/room.sh
-
-bench: ## side by side with the peers, forty minutes, and write docs/benchmarks.md; SHORT=1: two minutes, write nothing
-	cd bench && $(GO) run ./sidebyside $(if $(SHORT),-short)
-
-benchmarks: server ## run the benchmarks of what is bootlock's alone: leases, fences, Await
-	$(GO) test -C bench -run '^$$' -bench . -benchmem -timeout 20m $(TESTFLAGS) ./...
+bench: server ## compare starts and locks with the peers, as tables, an hour; ONLY=regexp, ROUNDS=n, FOR=60s
+	$(GO) run ./bench $(if $(ONLY),-only '$(ONLY)') $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(FOR),-for $(FOR))
 
 tidy: ## run go mod tidy in every module
 	scripts/tidy.sh
