@@ -58,10 +58,10 @@ mutants: server ## break the code on purpose, in one place at a time, and see wh
 mutants-short: ## a dozen of those that tests without a server notice, a minute
 	$(GO) run -C test ./mutants -list fast -sample $(or $(SAMPLE),12)
 
-race: server ## race real migration libraries with and without the guard, 25 minutes, and write docs/libraries.md
+race: server ## race real migration libraries with and without the guard, 25 minutes
 	cd examples && $(GO) run ./race
 
-race-short: server ## the same in two minutes, writing nothing
+race-short: server ## the same in two minutes
 	cd examples && $(GO) run ./race -short
 
 vet: ## run go vet, for every system the command is for

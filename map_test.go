@@ -7,8 +7,7 @@ import (
 	"testing"
 )
 
-// CONTRIBUTING.md is a map by which a stranger finds things; a file that was renamed
-// would lead nowhere.
+// CONTRIBUTING.md has a map of the code; a file that was renamed must be renamed there.
 func TestMapNamesWhatIsThere(t *testing.T) {
 	t.Parallel()
 	if _, err := os.Stat("test/go.mod"); err != nil {

@@ -43,6 +43,8 @@ func TestOrderOfCalls(t *testing.T) {
 
 	bootstrap := schemaguard.Guard{Bootstrap: mockedBootstrap}
 	serialize := schemaguard.Guard{Serialize: true}
+	once := schemaguard.Guard{Once: "v1"}
+	const asked = "up to date > " + leased + " > up to date"
 	skip := schemaguard.Guard{SkipIfExists: true}
 
 	for _, row := range []mockedRow{
@@ -84,6 +86,19 @@ func TestOrderOfCalls(t *testing.T) {
 		{name: "serialize: migrate", guard: serialize, order: leased + " > migrate! > rollback > release", step: locktrace.Migrate},
 		{name: "serialize: migrate panics", guard: serialize, order: leased + " > migrate! > rollback > release", panics: true},
 		{name: "serialize: create schema", guard: serialize, order: created + "! > rollback > release", step: locktrace.CreateSchema},
+		{name: "serialize: commit", guard: serialize, order: leased + " > migrate > commit! > release", step: locktrace.Migrate},
+
+		{name: "once: first start", guard: once, order: asked + " > migrate > record > commit > release"},
+		{name: "once: second start", guard: once, order: "up to date"},
+		{name: "once: another has migrated", guard: once, order: asked + " > commit > release"},
+		{name: "once: up to date", guard: once, order: "up to date!", step: locktrace.UpToDate},
+		{name: "once: create schema", guard: once, order: "up to date > " + created + "! > rollback > release", step: locktrace.CreateSchema},
+		{name: "once: lock", guard: once, order: "up to date > " + leased + "! > rollback > release", step: locktrace.Lock},
+		{name: "once: up to date, under the lock", guard: once, order: asked + "! > rollback > release", step: locktrace.UpToDate},
+		{name: "once: migrate", guard: once, order: asked + " > migrate! > rollback > release", step: locktrace.Migrate},
+		{name: "once: migrate panics", guard: once, order: asked + " > migrate! > rollback > release", panics: true},
+		{name: "once: record", guard: once, order: asked + " > migrate > record! > rollback > release", step: locktrace.Record},
+		{name: "once: commit", guard: once, order: asked + " > migrate > record > commit! > release", step: locktrace.Migrate},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
@@ -104,6 +119,8 @@ type mockedRow struct {
 	panics       bool           // the function of the step marked with ! panics
 	releaseFails bool           // connections turn out to be bad when they are released
 }
+
+func (row mockedRow) leases() bool { return row.guard.Serialize || row.guard.Once != "" }
 
 const (
 	sqlBootstrap = "CREATE TABLE IF NOT EXISTS app.migrations ()"
@@ -129,7 +146,7 @@ func (row mockedRow) run(t *testing.T) {
 	db := driver.OpenDB()
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	if row.guard.Serialize {
+	if row.leases() {
 		db.SetMaxOpenConns(2)
 	}
 
@@ -201,7 +218,8 @@ func (row mockedRow) expect(mock sqlmock.Sqlmock, driver *recdriver.Driver) {
 	}
 	key := schemaguard.KeyFor("app")
 	created := false
-	for _, step := range strings.Split(row.order, " > ") {
+	steps := strings.Split(row.order, " > ")
+	for i, step := range steps {
 		name, failed := strings.CutSuffix(step, "!")
 		var err error
 		if failed && !row.panics {
@@ -216,13 +234,18 @@ func (row mockedRow) expect(mock sqlmock.Sqlmock, driver *recdriver.Driver) {
 			mock.ExpectBegin().WillReturnError(err)
 		case locktrace.Lock:
 			key := key
-			if created && row.guard.Serialize {
+			if created && row.leases() {
 				key = schemaguard.MigrateKey(key)
 			}
 			mockExec(mock, regexp.QuoteMeta("pg_catalog.pg_advisory_xact_lock("+key.String()+")"), 1, err)
 		case locktrace.CreateSchema:
 			created = true
-			mockExec(mock, `^CREATE SCHEMA IF NOT EXISTS "app"$`, 0, err)
+			mockExec(mock, `^CREATE SCHEMA IF NOT EXISTS "app"(; CREATE TABLE IF NOT EXISTS "app".bootlock_once .*)?$`, 0, err)
+		case locktrace.UpToDate:
+			expectAsked(mock, created, i+1 == len(steps) || steps[i+1] == "commit", err)
+		case locktrace.Record:
+			mockExec(mock, "pg_class", 1, nil)
+			mockExec(mock, `^INSERT INTO "app"\.bootlock_once \(name\) VALUES \('v1'\) ON CONFLICT DO NOTHING$`, 1, err)
 		case locktrace.Look:
 			rows := int64(0)
 			if row.there {
@@ -240,6 +263,27 @@ func (row mockedRow) expect(mock sqlmock.Sqlmock, driver *recdriver.Driver) {
 		}
 	}
 }
+
+// expectAsked expects the question for the row of Once. At the start there is no table;
+// under the lock the catalog is asked first, since that question failed.
+func expectAsked(mock sqlmock.Sqlmock, underLock, found bool, err error) {
+	const ask = `^SELECT 1 FROM "app"\.bootlock_once WHERE name OPERATOR\(pg_catalog\.=\) 'v1'$`
+	rows := int64(0)
+	if found {
+		rows = 1
+	} else if !underLock && err == nil {
+		err = errNoTable
+	}
+	if underLock {
+		mockExec(mock, "pg_class", 1, nil)
+	}
+	mockExec(mock, ask, rows, err)
+	if underLock && !found && err == nil {
+		mockExec(mock, "pg_class .* 'INSERT'", 1, nil)
+	}
+}
+
+var errNoTable = recdriver.SQLError{Code: "42P01", Message: `relation "app.bootlock_once" does not exist`}
 
 func mockExec(mock sqlmock.Sqlmock, expression string, rows int64, err error) {
 	mock.ExpectExec(expression).WillReturnResult(sqlmock.NewResult(0, rows)).WillReturnError(err)
@@ -275,28 +319,36 @@ func driverOrder(calls []recdriver.Call) string {
 			out[c.Conn] = false
 			c.Err = nil
 		}
-		if c.Err != nil {
+		if c.Err != nil && !errors.Is(c.Err, errNoTable) {
 			step += "!"
 		}
 		steps = append(steps, step)
 	}
 	order := strings.Join(steps, " > ")
-	// The connection that migrate takes is its own business, and that there is one
-	// was seen to under the lock.
-	return regexp.MustCompile(`(?:connect > release > )?connect > (migrate!?) > release`).ReplaceAllString(order, "$1")
+	// The connections of migrate and of the questions are their own business, and so is
+	// how many statements a step sends.
+	order = regexp.MustCompile(`connect > (migrate!?|(?:up to date > )*up to date!?) > release`).ReplaceAllString(order, "$1")
+	return regexp.MustCompile(`(?:(up to date|record) > )+(up to date|record)`).ReplaceAllString(order, "$2")
 }
 
 func statementStep(query string) string {
 	for text, step := range map[string]locktrace.Step{
-		"advisory_xact_lock": locktrace.Lock,
-		"CREATE SCHEMA":      locktrace.CreateSchema,
-		"pg_namespace":       locktrace.Look,
-		sqlBootstrap:         locktrace.Bootstrap,
-		sqlMigrate:           locktrace.Migrate,
+		"advisory_xact_lock":                       locktrace.Lock,
+		"CREATE SCHEMA":                            locktrace.CreateSchema,
+		"SELECT 1 FROM pg_catalog.pg_namespace":    locktrace.Look,
+		`SELECT 1 FROM "app".bootlock_once`:        locktrace.UpToDate,
+		"has_table_privilege(c.oid, 'SELECT')":     locktrace.UpToDate,
+		"has_table_privilege(c.oid, 'INSERT') AND": locktrace.UpToDate,
+		"INSERT INTO":                              locktrace.Record,
+		sqlBootstrap:                               locktrace.Bootstrap,
+		sqlMigrate:                                 locktrace.Migrate,
 	} {
 		if strings.Contains(query, text) {
 			return string(step)
 		}
+	}
+	if strings.HasSuffix(query, "has_table_privilege(c.oid, 'INSERT')") {
+		return string(locktrace.Record)
 	}
 	return "unexpected " + query
 }

@@ -9,23 +9,19 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/bounded"
-	"github.com/bootlock/bootlock/internal/room"
+	"github.com/bootlock/bootlock/internal/bridge"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/internal/step"
+	"github.com/bootlock/bootlock/internal/waiting"
 )
 
 // call says what is done for whom, in traces and errors.
-type call struct {
-	op    string // "WithXactLock"
-	key   Key
-	named string // the Locker's Name
-	trace *locktrace.Trace
-}
+type call struct{ bridge.Call }
 
 // step runs fn as one traced step, and says in its error which.
 func (c *call) step(ctx context.Context, s locktrace.Step, fn func(ctx context.Context) error) error {
-	err := step.Do(ctx, c.trace, c.event(s), func(ctx context.Context) error {
-		return classify(bounded.Ended(ctx, fn(ctx)))
+	err := step.Do(ctx, c.Trace, locktrace.Event{Step: s, For: c.For, Key: c.Key, Name: c.Name}, func(ctx context.Context) error {
+		return classify(fn(ctx))
 	})
 	if err != nil {
 		return c.failed(s, err)
@@ -33,130 +29,91 @@ func (c *call) step(ctx context.Context, s locktrace.Step, fn func(ctx context.C
 	return nil
 }
 
-func (c *call) event(s locktrace.Step) locktrace.Event {
-	return locktrace.Event{Step: s, Key: int64(c.key), Name: c.named}
-}
-
 func (c *call) failed(s locktrace.Step, err error) error {
 	if s == locktrace.Connect && (errors.Is(err, ErrNotAcquired) || errors.Is(err, ErrNested)) {
 		s = locktrace.Lock // found out inside the process, before a connection was needed
 	}
-	return &locktrace.StepError{Op: "advisorylock." + c.op, Name: c.name(), Step: s, Err: err}
+	return &locktrace.StepError{Op: c.Op, Name: c.title(), Step: s, Err: err}
 }
 
-func (c *call) name() string {
-	if c.named != "" {
-		return c.named
+func (c *call) title() string {
+	if c.Name != "" {
+		return c.Name
 	}
-	return c.key.String()
+	return Key(c.Key).String()
 }
 
-// session is a connection with a transaction on it. It has none before connect,
-// and none while a waiter has given it up.
-type session struct {
-	call
-	db   *sql.DB
-	conn *bounded.Conn
-}
-
-func (s *session) open(ctx context.Context) (err error) {
-	s.conn, err = bounded.Open(ctx, s.db)
-	return err
-}
-
-// begin names the isolation level, since the database's default may be another:
-// SERIALIZABLE would work on a snapshot from before the wait, and fail with
-// 40001 after it.
-func (s *session) begin(ctx context.Context) error {
-	return s.conn.Begin(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
-}
-
-// rollback ends the transaction and reports whether its session was gone
-// already, which ends it just as well.
-func (s *session) rollback(ctx context.Context) (gone bool) {
-	_ = s.step(ctx, locktrace.Rollback, func(ctx context.Context) error {
-		if s.conn == nil {
-			return nil
-		}
-		err := s.conn.Rollback(ctx)
-		gone = sqlstate.Lost(err)
-		if gone || ctx.Err() != nil && !errors.Is(err, bounded.ErrNoReturn) {
-			return nil
-		}
-		return err
-	})
-	return gone
-}
-
-func (s *session) release(ctx context.Context) {
-	_ = s.step(ctx, locktrace.Release, s.giveBack)
-}
-
-// giveBack is release without a trace, for a waiter between two asks. A second
-// one does nothing: it may be the clean-up after a hook or driver that panicked.
-func (s *session) giveBack(ctx context.Context) error {
-	if s.conn == nil {
-		return nil
-	}
-	return s.conn.Release(ctx)
-}
-
-// acquisition is one call's way to its lock: a place in the process, a session,
+// acquisition is one call's way to its lock: a place in the process, a connection,
 // the lock.
 type acquisition struct {
-	session
-	try   bool
-	sql   *statements
-	place place
-	wait  wait
-	trust trust
-	asked time.Time // when the last lock statement was sent
-	held  *held     // what the callback's context knows of; nil before the lock is there
+	call
+	try    bool
+	sql    statements
+	place  place
+	conn   *bounded.Conn // nil while a waiter has none
+	asked  time.Time     // when the statement that took the lock was sent
+	wait   wait
+	report *waiting.Report
+	held   *held // what the callback's context knows of; nil before the lock is there
 }
 
-func (l Locker) acquisition(op string, db *sql.DB, key Key, try, lease bool) *acquisition {
-	c := call{op: op, key: key, named: l.Name, trace: l.Trace}
-	size := whole
-	if l.Shared {
-		size = 1
-	}
-	now := room.Start()
-	st := l.statements(db, key, lease)
+func newAcquisition(c bridge.Call, try, lease bool) *acquisition {
 	return &acquisition{
-		session: session{call: c, db: db},
-		try:     try,
-		sql:     st,
-		place:   place{db: db, key: key, size: size},
-		trust:   trust{own: unknown},
-		wait:    wait{call: c, db: db, gates: st.gates(), pace: now, next: time.Now().Add(room.Burst)},
+		call:  call{c},
+		try:   try,
+		sql:   newStatements(c, lease),
+		place: place{db: c.DB, key: Key(c.Key)},
+		wait:  wait{polls: c.Done != nil},
 	}
 }
 
 // run takes the lock, runs inside, which ends the transaction, and gives
 // everything back.
-func (a *acquisition) run(ctx context.Context, inside func(ctx context.Context) error) error {
-	err := a.locked(ctx, inside)
-	var failed *locktrace.StepError
-	if a.held == nil && a.wait.gaveUp && errors.As(err, &failed) {
-		return a.failed(failed.Step, a.wait.waitError(ctx, failed.Err))
-	}
-	return err
-}
-
-func (a *acquisition) locked(ctx context.Context, inside func(ctx context.Context) error) error {
+func (a *acquisition) run(ctx context.Context, inside func(ctx context.Context) error) (err error) {
 	defer a.leave()
+	defer func() { err = a.explain(ctx, err) }()
 	defer a.giveBack(ctx) //nolint:errcheck // what a panic has kept from being given back in order
-	if err := a.connect(ctx); err != nil {
+	at, err := a.get(ctx)
+	if at == locktrace.Connect {
 		return err
 	}
 	defer a.release(ctx)
-	err := a.step(ctx, locktrace.Lock, a.lock)
-	if err != nil {
-		a.wait.gaveUp = !a.try && ctx.Err() != nil
+	if at == locktrace.Begin {
+		return err
+	}
+	if err != nil || a.wait.done {
 		a.rollback(ctx)
 		return err
 	}
 	return inside(ctx)
+}
+
+// get waits for the lock, in three steps, however many attempts that takes: the
+// recorded order does not depend on contention. It returns the last of them.
+func (a *acquisition) get(ctx context.Context) (at locktrace.Step, err error) {
+	who := locktrace.Wait{For: a.For, Key: a.Key, Name: a.Name}
+	waitCtx, report := waiting.Begin(ctx, a.Trace, who, func(ctx context.Context) ([]Session, error) { return lookUp(ctx, a.DB, Key(a.Key)) })
+	a.report = report
+	defer report.End()
+	for _, s := range []struct {
+		step locktrace.Step
+		do   func(ctx context.Context) error
+	}{{locktrace.Connect, a.connect}, {locktrace.Begin, a.beginFirst}, {locktrace.Lock, a.lock}} {
+		if at, err = s.step, a.step(waitCtx, s.step, s.do); err != nil {
+			break
+		}
+	}
+	return at, err
+}
+
+// explain says who has the lock, if err ended a wait without it. The waiter's own
+// connection is back by then: a pool of one has no other.
+func (a *acquisition) explain(ctx context.Context, err error) error {
+	var failed *locktrace.StepError
+	if a.held != nil || a.try || !a.wait.lasted || ctx.Err() == nil || !errors.As(err, &failed) {
+		return err
+	}
+	return a.failed(failed.Step, a.waitError(ctx, failed.Err))
 }
 
 func (a *acquisition) leave() {
@@ -169,60 +126,83 @@ func (a *acquisition) leave() {
 // withHeld returns the context for the callback.
 func (a *acquisition) withHeld(ctx context.Context) context.Context {
 	outer, _ := ctx.Value(heldKey{}).(*held)
-	a.held = &held{db: a.db, key: a.key, outer: outer}
+	a.held = &held{db: a.DB, key: Key(a.Key), outer: outer}
 	return context.WithValue(ctx, heldKey{}, a.held)
 }
 
-// connect waits for the place in the process, takes a connection and begins.
+// connect waits for the place in the process and takes a connection.
+func (a *acquisition) connect(ctx context.Context) error {
+	two := a.sql.lease && (a.Work == nil || a.Work == a.DB) // the work needs one too
+	if err := a.place.enter(ctx, two, a.try); err != nil {
+		a.wait.lasted = ctx.Err() != nil
+		return err
+	}
+	a.yield(ctx)
+	return a.openPatiently(ctx)
+}
+
+// openPatiently waits for a connection while the server has none.
+func (a *acquisition) openPatiently(ctx context.Context) error {
+	for {
+		took := a.report.Since()
+		err := a.open(ctx)
+		if !a.wait.refused(ctx, a.report, err, took) {
+			return bounded.Ended(ctx, err)
+		}
+	}
+}
+
+func (a *acquisition) open(ctx context.Context) (err error) {
+	a.conn, err = bounded.Open(ctx, a.DB)
+	return err
+}
+
+// begin names the isolation level, since the database's default may be another:
+// SERIALIZABLE would work on a snapshot from before the wait, and fail with
+// 40001 after it. Each transaction draws a number of its own.
+func (a *acquisition) begin(ctx context.Context) error {
+	if a.sql.lease {
+		a.sql.fence = a.sql.fence.Redraw()
+	}
+	err := a.conn.Begin(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	if sqlstate.Of(err) == "0A000" { // lib/pq asks for READ WRITE, which a standby does not know
+		err = fmt.Errorf("%w: %w", errStandby, err)
+	}
+	return err
+}
+
+// beginFirst begins the transaction in which the lock is tried first.
 //
 // A pool may be full of connections that the server closed long ago. BEGIN is
 // the first to notice, and nothing has happened yet, so it is tried again on
 // the next one, as database/sql does for [sql.DB.BeginTx], which cannot be used
 // here since it does not tell connect from begin.
-func (a *acquisition) connect(ctx context.Context) error {
-	for stale := a.db.Stats().OpenConnections; ; stale-- {
-		if err := a.step(ctx, locktrace.Connect, a.enterAndOpen); err != nil {
-			a.wait.gaveUp = a.wait.gaveUp || room.Short(err)
+func (a *acquisition) beginFirst(ctx context.Context) error {
+	for stale := a.DB.Stats().OpenConnections; ; stale-- {
+		took := a.report.Since()
+		err := classify(a.begin(ctx))
+		if ctx.Err() != nil || !mayBeginAgain(err) {
 			return err
 		}
-		asked := time.Now()
-		err := a.step(ctx, locktrace.Begin, a.begin)
-		if err == nil {
-			a.trust.crowd = time.Since(asked) > crowded
-			return nil
-		}
-		a.release(ctx)
+		a.letGo(ctx, waiting.Short(err))
 		switch {
-		case ctx.Err() != nil:
-			return err
-		case room.Short(err):
+		case a.wait.refused(ctx, a.report, err, took):
 			stale++
-			if !a.wait.pause(ctx, time.Since(asked), true, err) {
-				a.wait.gaveUp = true
-				return a.failed(locktrace.Begin, bounded.Ended(ctx, errors.Unwrap(err)))
-			}
-		case !sqlstate.Lost(err) || errors.Is(err, ErrUnsupported):
-			return err
+		case ctx.Err() != nil:
+			return bounded.Ended(ctx, err)
 		case stale < 0 && a.refusesBegin(ctx):
-			return a.failed(locktrace.Begin, fmt.Errorf("%w: %w", errStatementMode, errors.Unwrap(err)))
+			return fmt.Errorf("%w: %w", errStatementMode, err)
 		case stale < 0:
+			return err
+		}
+		if err := a.openPatiently(ctx); err != nil {
 			return err
 		}
 	}
 }
 
-func (a *acquisition) enterAndOpen(ctx context.Context) error {
-	if err := a.place.enter(ctx, a.sql.lease, a.try, a.wait.until); err != nil {
-		a.wait.gaveUp = !a.try && ctx.Err() != nil
-		return err
-	}
-	for {
-		asked := time.Now()
-		err := a.open(ctx)
-		if !room.Short(err) || !a.wait.pause(ctx, time.Since(asked), true, err) {
-			return err
-		}
-	}
+func mayBeginAgain(err error) bool {
+	return err != nil && (waiting.Short(err) || sqlstate.Lost(err) && !errors.Is(err, ErrUnsupported))
 }
 
 // refusesBegin reports whether connections work but break at BEGIN, every time.
@@ -238,7 +218,7 @@ func (a *acquisition) refusesBegin(ctx context.Context) bool {
 }
 
 func (a *acquisition) breaksAtBegin(ctx context.Context) bool {
-	conn, err := bounded.Open(ctx, a.db)
+	conn, err := bounded.Open(ctx, a.DB)
 	if err != nil {
 		return false
 	}
@@ -249,4 +229,36 @@ func (a *acquisition) breaksAtBegin(ctx context.Context) bool {
 	err = conn.Begin(ctx, nil)
 	_ = conn.Rollback(ctx)
 	return sqlstate.Lost(err)
+}
+
+// rollback ends the transaction and reports whether its session was gone
+// already, which ends it just as well.
+func (a *acquisition) rollback(ctx context.Context) (gone bool) {
+	_ = a.step(ctx, locktrace.Rollback, func(ctx context.Context) error {
+		if a.conn == nil {
+			return nil
+		}
+		err := a.conn.Rollback(ctx)
+		gone = sqlstate.Lost(err)
+		if gone || ctx.Err() != nil && !errors.Is(err, bounded.ErrNoReturn) {
+			return nil
+		}
+		return err
+	})
+	return gone
+}
+
+func (a *acquisition) release(ctx context.Context) {
+	_ = a.step(ctx, locktrace.Release, a.giveBack)
+}
+
+// giveBack is release without a trace, for a waiter between two attempts. A second
+// one does nothing: it may be the clean-up after a hook or driver that panicked.
+func (a *acquisition) giveBack(ctx context.Context) error {
+	if a.conn == nil {
+		return nil
+	}
+	conn := a.conn
+	a.conn = nil
+	return conn.Release(ctx)
 }

@@ -22,28 +22,12 @@
 //
 // # Waiting
 //
-// Any number of processes may wait. A waiter blocks in the server, for a second
-// at most and in a transaction of its own each time: a session that blocks in
-// pg_advisory_xact_lock keeps a snapshot, which CREATE INDEX CONCURRENTLY and
-// vacuum wait for. The server ends each of these waits by itself, so that a
-// waiter that was killed leaves nothing there.
-//
-// After its first 300 ms, a waiter blocks only on a session that nobody else uses.
-// Behind a pooler in transaction mode others use it too, and need it; there the waiter
-// asks from time to time instead: after a tenth of the time that it has waited and
-// after twenty times what the last ask took, but at least 10 ms and at most a second,
-// or three seconds where each ask takes long. Of the waiters that may block, the three
-// that have waited longest do, and the others ask. A waiter for the shared mode asks as
-// long as somebody who came before it wants the lock exclusively; if it took the lock
-// together with the sharers that have it, the exclusive waiter would never find it free.
-// When less than a quarter of the connections that the server, the database or the role
-// allows is left, those who ask close their connection between two asks, and when fewer
-// than three are left, all waiters do.
-//
-// A wait does not end because no connection is to be had (SQLSTATE 53300, 57P03, and a
-// pooler's words for them), because the waiter's session ends, or by pg_cancel_backend.
-// It ends with its context. For a role without the right to use plpgsql, all waiters
-// ask and none blocks.
+// Any number of processes may wait. A waiter for [WithXactLock] queues in the server,
+// so that turns are fair; a waiter for [Hold] does so only on a direct connection while
+// there are connections to spare, and otherwise polls, for a tenth longer than needed
+// at most as a rule, without keeping a connection that the holder may need. A wait ends
+// with its context, and not because a connection is refused (SQLSTATE 53300, 57P03) or
+// lost. docs/how-it-works.md says more.
 //
 // # In the process
 //
@@ -72,6 +56,7 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/bounded"
+	"github.com/bootlock/bootlock/internal/bridge"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 )
 
@@ -85,10 +70,6 @@ type Locker struct {
 	// Zero leaves the server's own limit alone in WithXactLock, and means 30
 	// seconds in Hold. Anything below one second counts as one second.
 	TTL time.Duration
-
-	// Shared takes the lock in shared mode: any number of sharers may have it
-	// at once, and none of them together with an exclusive holder.
-	Shared bool
 
 	// Name says what the key stands for, in errors and traces. Empty means
 	// that they show the key itself.
@@ -142,8 +123,26 @@ func (l Locker) TryWithXactLock(ctx context.Context, db *sql.DB, key Key, fn fun
 func (l Locker) withXactLock(ctx context.Context, op string, db *sql.DB, key Key, try bool, fn func(ctx context.Context, tx *sql.Tx) error) error {
 	checkArgs(op, ctx, db)
 	checkFn(op, fn == nil)
-	a := l.acquisition(op, db, key, try, false)
+	return withXactLock(ctx, l.call(op, db, key), try, fn)
+}
+
+// call is what package schemaguard makes by itself.
+func (l Locker) call(op string, db *sql.DB, key Key) bridge.Call {
+	return bridge.Call{Op: "advisorylock." + op, DB: db, Key: int64(key), Name: l.Name, TTL: l.TTL, Trace: l.Trace}
+}
+
+func withXactLock(ctx context.Context, c bridge.Call, try bool, fn func(ctx context.Context, tx *sql.Tx) error) error {
+	a := newAcquisition(c, try, false)
 	return a.run(ctx, func(ctx context.Context) error { return a.inXact(ctx, fn) })
+}
+
+func init() {
+	bridge.WithXactLock = func(ctx context.Context, c bridge.Call, fn func(ctx context.Context, tx *sql.Tx) error) error {
+		return withXactLock(ctx, c, false, fn)
+	}
+	bridge.Hold = func(ctx context.Context, c bridge.Call, fn func(ctx context.Context) error) error {
+		return hold(ctx, c, false, fn)
+	}
 }
 
 func checkArgs(op string, ctx context.Context, db *sql.DB) {

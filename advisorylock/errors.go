@@ -62,7 +62,9 @@ func (e *WaitError) Error() string {
 			holder += fmt.Sprintf(", last statement %.120q", h.Query)
 		}
 		named = append(named, holder)
-		calls = append(calls, strings.TrimPrefix(h.TerminateSQL(), "SELECT "))
+		if h.PID != 0 { // not a prepared transaction, which has no session
+			calls = append(calls, strings.TrimPrefix(h.TerminateSQL(), "SELECT "))
+		}
 	}
 	if len(named) == 0 {
 		return text
@@ -70,6 +72,9 @@ func (e *WaitError) Error() string {
 	text += "; held by " + strings.Join(named, "; by ")
 	if more := len(e.Holders) - len(named); more > 0 {
 		text += fmt.Sprintf("; and by %d more", more)
+	}
+	if len(calls) == 0 {
+		return text
 	}
 	them := "it"
 	if len(named) > 1 {

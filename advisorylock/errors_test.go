@@ -36,18 +36,23 @@ func TestWaitErrorText(t *testing.T) {
 				"; to end it: SELECT pg_catalog.pg_terminate_backend(4711)",
 		},
 		{
-			"sharers that the role may not see",
+			"sessions that the role may not see",
 			advisorylock.WaitError{Key: 1, Err: context.Canceled, Holders: []advisorylock.Session{{PID: 7}, {PID: 8}}},
 			"context canceled after waiting 0s; held by pid 7; by pid 8" +
 				"; to end them: SELECT pg_catalog.pg_terminate_backend(7), pg_catalog.pg_terminate_backend(8)",
 		},
 		{
-			"more sharers than anybody wants to read of",
+			"more than anybody wants to read of",
 			advisorylock.WaitError{Key: 1, Err: context.Canceled, Holders: []advisorylock.Session{
 				{PID: 1}, {PID: 2, Query: "VACUUM"}, {PID: 3}, {PID: 4}, {PID: 5}, {PID: 6}, {PID: 7}, {PID: 8},
 			}},
 			`context canceled after waiting 0s; held by pid 1; by pid 2, last statement "VACUUM"; by pid 3; and by 5 more` +
 				"; to end them: SELECT pg_catalog.pg_terminate_backend(1), pg_catalog.pg_terminate_backend(2), pg_catalog.pg_terminate_backend(3)",
+		},
+		{
+			"a prepared transaction, which has no session",
+			advisorylock.WaitError{Key: 1, Err: context.Canceled, Holders: []advisorylock.Session{{State: "prepared transaction", Granted: true}}},
+			"context canceled after waiting 0s; held by pid 0 (prepared transaction)",
 		},
 		{
 			"long statement with line breaks",
@@ -56,7 +61,7 @@ func TestWaitErrorText(t *testing.T) {
 		},
 		{
 			"heartbeat",
-			advisorylock.WaitError{Key: 1, Err: context.Canceled, Holders: []advisorylock.Session{{PID: 7, Query: "/* bootlock: app */ SELECT 1"}}},
+			advisorylock.WaitError{Key: 1, Err: context.Canceled, Holders: []advisorylock.Session{{PID: 7, Query: "SELECT /* bootlock: app */ 1"}}},
 			"context canceled after waiting 0s; held by pid 7; to end it: SELECT pg_catalog.pg_terminate_backend(7)",
 		},
 		{

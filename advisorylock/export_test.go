@@ -1,21 +1,13 @@
 package advisorylock
 
-import (
-	"database/sql"
-
-	"github.com/bootlock/bootlock/internal/room"
-)
+import "database/sql"
 
 // What the tests, which otherwise see no more than a user does, need to know.
 
 const (
-	Patience    = room.Burst
-	ReportEvery = reportEvery
-	EndTime     = endTime
+	Burst   = burst
+	EndTime = endTime
 )
-
-// Comment makes a name fit for an SQL comment.
-var Comment = comment
 
 // Registered reports whether the process still knows anything of db.
 func Registered(db *sql.DB) bool {

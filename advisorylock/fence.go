@@ -27,8 +27,7 @@ import (
 // before Fence is covered too; what it read before may be old.
 //
 // If several Holds are nested, ctx stands for the innermost; for an outer one
-// pass the context that it gave. Leases in shared mode do not wait for each
-// other's transactions; an exclusive one waits for all.
+// pass the context that it gave.
 //
 // Fence costs one round trip, and takes no table and no clock. It does not
 // block. It also limits how long tx may be idle between two statements, to the
@@ -68,7 +67,7 @@ func Fence(ctx context.Context, tx *sql.Tx) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("advisorylock.Fence %d: %w", lease.Key(), bounded.Ended(ctx, err))
+		return fmt.Errorf("advisorylock.Fence %d: %w", lease.Key(), err)
 	}
 	if !lives {
 		return fmt.Errorf("advisorylock.Fence %d: %w", lease.Key(), ErrLost)

@@ -9,7 +9,9 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/bounded"
+	"github.com/bootlock/bootlock/internal/bridge"
 	"github.com/bootlock/bootlock/internal/fence"
+	"github.com/bootlock/bootlock/internal/sqlstate"
 )
 
 // endTime bounds the end of the lease when fn is done and ctx goes on.
@@ -90,15 +92,22 @@ func (l Locker) TryHold(ctx context.Context, db *sql.DB, key Key, fn func(ctx co
 func (l Locker) hold(ctx context.Context, op string, db *sql.DB, key Key, try bool, fn func(ctx context.Context) error) error {
 	checkArgs(op, ctx, db)
 	checkFn(op, fn == nil)
-	a := l.acquisition(op, db, key, try, true)
-	return a.run(ctx, func(ctx context.Context) error { return a.inLease(ctx, fn) })
+	return hold(ctx, l.call(op, db, key), try, fn)
+}
+
+func hold(ctx context.Context, c bridge.Call, try bool, fn func(ctx context.Context) error) error {
+	a := newAcquisition(c, try, true)
+	return a.run(ctx, func(ctx context.Context) error {
+		defer a.remember(time.Now())
+		return a.inLease(ctx, fn)
+	})
 }
 
 // inLease runs fn while heartbeats keep the lease, and ends the transaction.
 func (a *acquisition) inLease(ctx context.Context, fn func(ctx context.Context) error) error {
 	fnCtx, cancel := context.WithCancelCause(fence.With(a.withHeld(ctx), a.sql.fence))
 	defer cancel(nil)
-	lease := keep(ctx, a.db, a.conn, a.sql, a.asked, func() {
+	lease := keep(ctx, a.conn, &a.sql, a.isMock(), a.asked, func() {
 		a.sql.fence.End()
 		cancel(ErrLost)
 	})
@@ -112,6 +121,9 @@ func (a *acquisition) inLease(ctx context.Context, fn func(ctx context.Context) 
 	}()
 	err := fn(fnCtx)
 	returned = true
+	if errors.Is(err, bridge.ErrNothing) {
+		a.Record, err = nil, nil
+	}
 	if gone := lease.end(); gone != nil {
 		a.rollback(ctx)
 		return a.leaseLost(gone, err)
@@ -122,7 +134,12 @@ func (a *acquisition) inLease(ctx context.Context, fn func(ctx context.Context) 
 		}
 		return bounded.Ended(ctx, err)
 	}
-	// Nothing was written, so that nothing but the lock can be in doubt.
+	if err := a.record(ctx); err != nil {
+		if a.rollback(ctx) || sqlstate.Lost(err) {
+			return a.leaseLost(fmt.Errorf("record: %w", errors.Unwrap(err)), nil)
+		}
+		return err
+	}
 	err = a.step(ctx, locktrace.Commit, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, endTime)
 		defer cancel()
@@ -134,10 +151,27 @@ func (a *acquisition) inLease(ctx context.Context, fn func(ctx context.Context) 
 	return nil
 }
 
+// record does in the lock's own transaction what is committed together with the end of
+// the lock.
+func (a *acquisition) record(ctx context.Context) error {
+	if a.Record == nil {
+		return nil
+	}
+	return a.step(ctx, locktrace.Record, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, endTime)
+		defer cancel()
+		return a.Record(ctx, a.conn.Exec)
+	})
+}
+
 // leaseLost is ErrLost, because of why, with what fn returned.
 func (a *acquisition) leaseLost(why, err error) error {
 	if err != nil && !errors.Is(err, ErrLost) {
 		why = fmt.Errorf("%w; the function returned: %w", why, err)
 	}
-	return fmt.Errorf("advisorylock.%s %s: %w: %w", a.op, a.name(), ErrLost, why)
+	lost := fmt.Errorf("%w: %w", ErrLost, why)
+	if a.For != "" {
+		return a.failed(a.For, lost)
+	}
+	return fmt.Errorf("%s %s: %w", a.Op, a.title(), lost)
 }

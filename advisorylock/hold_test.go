@@ -67,10 +67,6 @@ func TestHoldFnUsesThePool(t *testing.T) {
 	})
 }
 
-const liftSQL = "SET LOCAL statement_timeout = 0; " +
-	"SELECT CASE WHEN pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL " +
-	"THEN pg_catalog.set_config('transaction_timeout', '0', true) END; "
-
 // The statement that takes a lease sets its limit and lifts all others, in the
 // same Exec, so that there is no moment without them.
 func TestLeaseStatement(t *testing.T) {
@@ -79,85 +75,37 @@ func TestLeaseStatement(t *testing.T) {
 		name   string
 		locker advisorylock.Locker
 		limit  string // of an idle transaction
-		locks  string // what is called to take the lock
+		label  string
 	}{
-		{"default", advisorylock.Locker{}, "30000ms", "pg_catalog.pg_advisory_xact_lock(42)"},
-		{"shared", advisorylock.Locker{Shared: true}, "30000ms", "pg_catalog.pg_advisory_xact_lock_shared(42)"},
-		{"short", advisorylock.Locker{TTL: 1500 * time.Millisecond}, "1500ms", "pg_catalog.pg_advisory_xact_lock(42)"},
-		{"below the floor", advisorylock.Locker{TTL: time.Nanosecond}, "1000ms", "pg_catalog.pg_advisory_xact_lock(42)"},
-		{"negative", advisorylock.Locker{TTL: -time.Hour}, "1000ms", "pg_catalog.pg_advisory_xact_lock(42)"},
-		{"beyond the server's range", advisorylock.Locker{TTL: math.MaxInt64}, "2147483647ms", "pg_catalog.pg_advisory_xact_lock(42)"},
+		{"default", advisorylock.Locker{}, "30000ms", ""},
+		{"short", advisorylock.Locker{TTL: 1500 * time.Millisecond}, "1500ms", ""},
+		{"below the floor", advisorylock.Locker{TTL: time.Nanosecond}, "1000ms", ""},
+		{"negative", advisorylock.Locker{TTL: -time.Hour}, "1000ms", ""},
+		{"beyond the server's range", advisorylock.Locker{TTL: math.MaxInt64}, "2147483647ms", ""},
 		// pg_stat_activity shows the name for as long as the lease lasts.
-		{"named", advisorylock.Locker{Name: "a*/b"}, "30000ms", "pg_catalog.pg_advisory_xact_lock(42)"},
+		{"named", advisorylock.Locker{Name: "a*/b"}, "30000ms", "/* bootlock: a__b */ "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-				if err := f.call(tt.locker, t.Context(), db, key, func(context.Context) error { return nil }); err != nil {
+				if err := f.call(tt.locker, t.Context(), db, key, noFn); err != nil {
 					t.Fatal(err)
 				}
 				lock := d.Calls()[2]
-				want := "SET LOCAL idle_in_transaction_session_timeout = '" + tt.limit + "'; " + liftSQL + "DO $bootlock$ "
-				if tt.name == "named" {
-					want = "/* bootlock: a__b */ " + want
+				want := "SELECT " + tt.label + "pg_catalog.pg_advisory_xact_lock(42), "
+				// Before what is left of the last holder is looked at: to look again takes a while.
+				limit := "pg_try_advisory_xact_lock(42) AND pg_catalog.set_config('idle_in_transaction_session_timeout', '" + tt.limit + "', true) IS NOT NULL AND "
+				if lock.Kind != recdriver.Exec || !strings.HasPrefix(lock.Query, want) || !strings.Contains(lock.Query, limit) {
+					t.Errorf("got  %s %s\nwant exec %s…", lock.Kind, lock.Query, want)
 				}
-				if lock.Kind != recdriver.Exec || !strings.HasPrefix(lock.Query, want) || !strings.Contains(lock.Query, tt.locks) {
-					t.Errorf("got  %s %s\nwant exec %s… %s …", lock.Kind, lock.Query, want, tt.locks)
+				for _, name := range []string{"statement_timeout", "transaction_timeout"} {
+					if lift := "pg_catalog.set_config('" + name + "', '0', true)"; !strings.Contains(lock.Query, lift) {
+						t.Errorf("got %s; want %s in it", lock.Query, lift)
+					}
 				}
 			})
 		})
 	}
-}
-
-// A burst must leave most of the lease to the holder.
-func TestBurstsOfAShortLease(t *testing.T) {
-	t.Parallel()
-	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		time.AfterFunc(5*time.Second, lockElsewhere(t, d, key))
-		err := advisorylock.Locker{TTL: 1500 * time.Millisecond}.Hold(t.Context(), db, key, func(context.Context) error { return nil })
-		if err != nil {
-			t.Fatal(err)
-		}
-		longest := time.Duration(0)
-		for _, c := range d.Calls() {
-			longest = max(longest, c.End.Sub(c.Start))
-		}
-		if want := 500 * time.Millisecond; longest != want {
-			t.Errorf("the longest burst took %v; want %v", longest, want)
-		}
-	})
-}
-
-// The timeouts that a burst sets are not those that the callback should work
-// under. SET LOCAL … TO DEFAULT would lose an earlier SET of the session, so
-// they are saved and restored.
-func TestBurstOfXactGivesTheTimeoutsBack(t *testing.T) {
-	t.Parallel()
-	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		time.AfterFunc(1500*time.Millisecond, lockElsewhere(t, d, key))
-		if err := advisorylock.WithXactLock(t.Context(), db, key, nothing); err != nil {
-			t.Fatal(err)
-		}
-		var texts []string
-		for _, c := range d.Calls() {
-			if c.Kind == recdriver.Exec {
-				texts = append(texts, c.Query)
-			}
-		}
-		if len(texts) < 4 || texts[0] != lockSQL {
-			t.Fatalf("got %s; want %s, and bursts", strings.Join(texts, "\n"), lockSQL)
-		}
-		for _, text := range texts[1:] {
-			for _, name := range []string{"lock_timeout", "statement_timeout", "transaction_timeout"} {
-				saved := strings.Index(text, "set_config('bootlock."+name+"', pg_catalog.current_setting('"+name+"'), true)")
-				set := strings.Index(text, "set_config('"+name+"', '")
-				restored := strings.LastIndex(text, "set_config('"+name+"', pg_catalog.current_setting('bootlock."+name+"'), true)")
-				if saved < 0 || set < saved || restored < set {
-					t.Errorf("got %s; want %s saved, set and restored, in this order", text, name)
-				}
-			}
-		}
-	})
 }
 
 func TestHoldOnPoolOfOne(t *testing.T) {

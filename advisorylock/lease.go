@@ -7,11 +7,10 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/internal/bounded"
-	"github.com/bootlock/bootlock/internal/mocked"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 )
 
-var errSilent = errors.New("no heartbeat came back in time")
+var errQuiet = errors.New("no heartbeat came back in time")
 
 // beatEvery is the time between two heartbeats, if a third of the TTL is not
 // shorter. A session may end for other reasons than silence, and the next holder
@@ -35,13 +34,13 @@ type lease struct {
 
 // keep begins to keep the lease that the lock statement of st began, which was
 // sent at the given time.
-func keep(ctx context.Context, db *sql.DB, conn *bounded.Conn, st *statements, sent time.Time, onLost func()) *lease {
+func keep(ctx context.Context, conn *bounded.Conn, st *statements, mock bool, sent time.Time, onLost func()) *lease {
 	l := &lease{
 		ctx: ctx, conn: conn, query: st.beat(), ttl: st.ttl, onLost: onLost,
 		stop: make(chan struct{}), ended: make(chan error, 1),
 	}
 	go func() {
-		if mocked.Is(db) { // it does not know when heartbeats are due
+		if mock { // it does not know when heartbeats are due
 			<-l.stop
 			l.ended <- nil
 			return
@@ -98,7 +97,7 @@ func (l *lease) beat(sent time.Time) error {
 			pending = l.conn.Start(l.query)
 		case err := <-pending.C:
 			pending = &bounded.Pending{}
-			if err != nil && stop != nil && !endsSession(err) {
+			if stop != nil && mayPass(err) {
 				next.Reset(beatAgain)
 				continue
 			}
@@ -113,20 +112,24 @@ func (l *lease) beat(sent time.Time) error {
 			}
 		case <-deadline.C:
 			l.onLost()
-			if pending.C != nil {
-				l.conn.Abandon(pending)
-			}
-			return errSilent
+			l.abandon(pending)
+			return errQuiet
 		}
 	}
 	return nil
 }
 
-// endsSession reports whether a heartbeat that failed with err ended the
-// transaction, and with it the lock: whatever has a SQLSTATE does, and a broken
+func (l *lease) abandon(p *bounded.Pending) {
+	if p.C != nil {
+		l.conn.Abandon(p)
+	}
+}
+
+// mayPass reports whether a heartbeat failed with an error that need not have ended the
+// transaction, and with it the lock: whatever has a SQLSTATE did, and a broken
 // connection. Any other error may come from anywhere, such as a mock that
 // expects no heartbeat; if the connection was broken by it, the next heartbeat
 // will say so, and until the deadline nobody else can have the lock for silence.
-func endsSession(err error) bool {
-	return sqlstate.Of(err) != "" || sqlstate.Lost(err) || errors.Is(err, sql.ErrTxDone) || errors.Is(err, context.Canceled)
+func mayPass(err error) bool {
+	return err != nil && sqlstate.Of(err) == "" && !sqlstate.Lost(err) && !errors.Is(err, sql.ErrTxDone) && !errors.Is(err, context.Canceled)
 }

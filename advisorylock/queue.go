@@ -7,7 +7,8 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
-	"time"
+
+	"github.com/bootlock/bootlock/internal/bounded"
 )
 
 // Callers of one key queue inside the process, so that only the first of them
@@ -52,13 +53,9 @@ type queue struct {
 
 // turn is one caller's wait in a queue.
 type turn struct {
-	size  int           // how much of the capacity it takes
 	chain []*held       // the locks of its own call chain, each on a connection
 	ready chan struct{} // closed when it was let through
 }
-
-// whole is the size of a caller that wants the key alone; a sharer's is 1.
-const whole = 1 << 30
 
 // poolState is what the process knows of one *sql.DB, for as long as anybody
 // calls.
@@ -87,25 +84,18 @@ var registry = struct {
 // place is what a caller has of the queues: first its turn at the key, then one
 // of the connections that locks may have.
 type place struct {
-	db   *sql.DB
-	key  Key
-	size int // what it wants of the key's queue
+	db  *sql.DB
+	key Key
 
 	pool *poolState // nil before enter and after leave
 	at   *keyState
-	has  int  // what it has of the key's queue
+	turn bool // it has its turn at the key
 	conn bool // it may take a connection
 }
 
-// await is how a place waits for a turn: it may tell of it.
-type await func(ctx context.Context, ready <-chan struct{}) error
-
 // enter waits for the key's turn and for one of the connections that locks may
-// have. A try waits for a connection only.
-func (p *place) enter(ctx context.Context, lease, try bool, await await) error {
-	if p.conn {
-		return nil
-	}
+// have; two says that the pool must allow two. A try waits for a connection only.
+func (p *place) enter(ctx context.Context, two, try bool) error {
 	chain, nested, _ := heldBy(ctx, p.db, p.key)
 	if nested {
 		return ErrNested
@@ -115,17 +105,17 @@ func (p *place) enter(ctx context.Context, lease, try bool, await await) error {
 	if limit > 0 {
 		capacity = max(limit-1, 1) // on a pool of one the lock gets that one
 	}
-	if len(chain)+1 > capacity || lease && limit == 1 {
+	if len(chain)+1 > capacity || two && limit == 1 {
 		return ErrPoolTooSmall
 	}
 
 	p.register(capacity)
-	if err := p.stand(ctx, &p.at.queue, &turn{size: p.size, chain: chain}, try, await); err != nil {
+	if err := p.stand(ctx, &p.at.queue, &turn{chain: chain}, try); err != nil {
 		p.leave()
 		return err
 	}
-	p.has = p.size
-	if err := p.stand(ctx, &p.pool.conns, &turn{size: 1, chain: chain}, false, await); err != nil {
+	p.turn = true
+	if err := p.stand(ctx, &p.pool.conns, &turn{chain: chain}, false); err != nil {
 		p.leave()
 		return err
 	}
@@ -144,7 +134,7 @@ func (p *place) register(capacity int) {
 	p.pool.callers++
 	p.at = p.pool.keys[p.key]
 	if p.at == nil {
-		p.at = &keyState{queue: queue{capacity: whole}}
+		p.at = &keyState{queue: queue{capacity: 1}}
 		p.pool.keys[p.key] = p.at
 	}
 	p.at.callers++
@@ -153,10 +143,10 @@ func (p *place) register(capacity int) {
 }
 
 // stand waits in q until t is let through.
-func (p *place) stand(ctx context.Context, q *queue, t *turn, try bool, await await) error {
+func (p *place) stand(ctx context.Context, q *queue, t *turn, try bool) error {
 	registry.Lock()
-	if q.waiting.Len() == 0 && q.used+t.size <= q.capacity {
-		q.used += t.size
+	if q.waiting.Len() == 0 && q.used < q.capacity {
+		q.used++
 		registry.Unlock()
 		return nil
 	}
@@ -179,9 +169,10 @@ func (p *place) stand(ctx context.Context, q *queue, t *turn, try bool, await aw
 			p.pool.stepOut(q, t, element)
 		}
 	}()
-	err := await(ctx, t.ready)
-	through = err == nil
-	return err
+	if _, through = bounded.Until(ctx, t.ready); !through {
+		return bounded.Ended(ctx, ctx.Err())
+	}
+	return nil
 }
 
 // wouldStop reports whether every lock connection would wait for another one.
@@ -212,22 +203,22 @@ func (p *poolState) stepOut(q *queue, t *turn, element *list.Element) {
 	defer registry.Unlock()
 	select {
 	case <-t.ready: // let through at the same moment
-		q.used -= t.size
+		q.used--
 	default:
 		q.waiting.Remove(element)
 		p.idle(t, -1)
 	}
-	p.letThrough(q) // who was behind may fit now
+	// The caller leaves now, which lets the next one through.
 }
 
 func (p *poolState) letThrough(q *queue) {
 	for front := q.waiting.Front(); front != nil; front = q.waiting.Front() {
 		t := front.Value.(*turn)
-		if q.used+t.size > q.capacity {
+		if q.used >= q.capacity {
 			return
 		}
 		q.waiting.Remove(front)
-		q.used += t.size
+		q.used++
 		p.idle(t, -1)
 		close(t.ready)
 	}
@@ -244,7 +235,9 @@ func (p *place) leave() {
 		p.pool.conns.used--
 	}
 	p.pool.letThrough(&p.pool.conns)
-	p.at.used -= p.has
+	if p.turn {
+		p.at.used--
+	}
 	p.pool.letThrough(&p.at.queue)
 	if p.at.callers--; p.at.callers == 0 {
 		delete(p.pool.keys, p.key)
@@ -252,25 +245,5 @@ func (p *place) leave() {
 	if p.pool.callers--; p.pool.callers == 0 {
 		delete(registry.of, p.db)
 	}
-	p.pool, p.conn = nil, false
-}
-
-// untilReady waits for ready, and calls tell at the times that next returns.
-func untilReady(ctx context.Context, ready <-chan struct{}, next func() time.Time, tell func()) error {
-	for {
-		var due <-chan time.Time
-		if next != nil {
-			timer := time.NewTimer(time.Until(next()))
-			defer timer.Stop()
-			due = timer.C
-		}
-		select {
-		case <-ready:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-due:
-			tell()
-		}
-	}
+	p.pool, p.turn, p.conn = nil, false, false
 }

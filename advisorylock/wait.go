@@ -2,467 +2,445 @@ package advisorylock
 
 import (
 	"context"
-	"database/sql"
 	"errors"
-	"slices"
-	"strings"
+	"fmt"
+	"sync"
 	"time"
 
-	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/bounded"
-	"github.com/bootlock/bootlock/internal/room"
+	"github.com/bootlock/bootlock/internal/mocked"
 	"github.com/bootlock/bootlock/internal/sqlstate"
+	"github.com/bootlock/bootlock/internal/waiting"
 )
 
-const (
-	// reportEvery is the time between two calls of Trace.Waiting.
-	reportEvery = 10 * time.Second
+// A waiter queues where that keeps nothing from the holder, and polls everywhere
+// else.
+//
+// The holder of WithXactLock works in its own transaction, so its waiters stand in the
+// server's queue, in bursts. The holder of a lease works through other connections:
+// its waiters queue only on a connection that is a server process's own, which a
+// pooler's is not, and only while connections are not short. Else they keep none, and
+// poll: is the lock free? Only then do they begin a transaction for it.
+//
+// A holder of a lease that gets no connection for its work lets go, and takes the lock
+// from then on only with the turn of the whole database, so that the holders of many
+// locks do not fill what their own work needs.
 
-	// lookUpTime bounds the look at who is in the way on a connection that is opened
-	// for it, above all once a wait is over, when nobody likes to be kept.
-	lookUpTime = time.Second
+// A process that gives a lock back and comes again would be the first to find it free,
+// before all those that pause. See [returned].
 
-	// lookTime bounds the same look on the waiter's own connection, between two asks,
-	// where only the next one waits for it. To cancel it would write an ERROR to the
-	// server's log.
-	lookTime = 5 * time.Second
+// silence is how long an attempt may take before its waiter believes that the network
+// has gone silent, and starts anew. A pooler may keep a BEGIN waiting for long.
+const silence = 30 * time.Second
 
-	// crowded is how long a BEGIN of a waiter takes when others queue for the
-	// connections of a pooler. Whoever blocks then is in their way.
-	crowded = 100 * time.Millisecond
-
-	// silence is how long a waiter gives a statement beyond what it may block,
-	// before it believes that the network has gone silent and starts anew. A
-	// pooler may keep BEGIN waiting for longer than a server keeps anything.
-	silence      = 10 * time.Second
-	silenceBegin = time.Minute
-)
+// forWork is how long the holder of a lease waits for a connection for its work.
+const forWork = time.Second
 
 var (
-	errSilentAsk = errors.New("no answer from the server or pooler")
-	errLate      = errors.New("the lock was granted, but the answer came after its lease had run out")
+	errSilent  = errors.New("no answer from the server or pooler")
+	errLate    = errors.New("the lock was granted, but the answer came after its lease had run out")
+	errStarved = errors.New("the lock was free, but there is no connection for the work")
+	errStandby = fmt.Errorf("%w: this server is a standby, and what it grants excludes nobody: connect to the primary (target_session_attrs=primary)", ErrUnsupported)
 )
 
-// wait is what a waiter knows of its wait, and tells.
+// wait is what a waiter knows of its wait.
 type wait struct {
-	call
-	db     *sql.DB
-	gates  []Key // of the fences that a lease waits for
-	pace   room.Pace
-	next   time.Time // when Trace.Waiting is due
-	gaveUp bool      // the wait ended without the lock
-	silent bool      // a driver call did not come back
+	polls  bool // it may not stand in the server's queue
+	plain  bool // it can neither use plpgsql nor count connections
+	short  bool // connections are: it keeps none between two attempts
+	turn   bool // it had the lock, but no connection for its work
+	lasted bool // somebody had the lock, or there was no connection
+	done   bool // there is nothing left to do
+
+	older     time.Duration // counted as part of the wait, see [acquisition.yield]
+	contended time.Time     // when another process was last seen to want the lock, or zero
 }
 
-// lock takes the lock. However many asks that takes, it is one step: the
-// recorded order does not depend on contention.
+// attempt is what came of one.
+type attempt struct {
+	answer answer
+	err    error
+	over   bool          // the wait is over, with err
+	queued bool          // it was made in the server's queue
+	took   time.Duration // and so long
+	waited time.Duration // since the wait began
+}
+
+// next is what a waiter does after an attempt: it may be over, or else it pauses,
+// with or without a connection.
+type next struct {
+	over  bool
+	leave bool // close the connection
+	pause time.Duration
+}
+
+// after decides how a waiter goes on. Everything that is known about waiting is
+// decided here, and nothing else is.
+func (w wait) after(a attempt) (wait, next) {
+	switch {
+	case w.over(a):
+		return w, next{over: true}
+	case forbidden(a.err):
+		w.plain, w.polls = true, true
+		return w, next{leave: true} // at once, by plainer statements
+	}
+	w.lasted = true
+	starved, refused := errors.Is(a.err, errStarved), waiting.Short(a.err)
+	w.turn = w.turn || starved
+	w.short = starved || refused || a.answer == short
+	if a.queued && a.err == nil && a.took >= burst {
+		return w, next{} // it has stood in the queue, and does so again
+	}
+	return w, next{leave: w.short || a.err != nil, pause: waiting.Next(a.waited+w.older, a.took, w.short)}
+}
+
+func (w wait) over(a attempt) bool {
+	switch {
+	case a.over:
+		return true
+	case a.err == nil:
+		return a.answer == granted
+	case forbidden(a.err):
+		return w.plain
+	}
+	return !passes(a.err)
+}
+
+// passes reports whether err is the end of one attempt and not of the wait.
+func passes(err error) bool {
+	switch sqlstate.Of(err) {
+	case "55P03", "57014": // lock_timeout; statement_timeout, pg_cancel_backend: meant for the user's statements
+		return true
+	}
+	return waiting.Passes(err) || errors.Is(err, errStarved) || errors.Is(err, errLate) ||
+		errors.Is(err, errSilent) || errors.Is(err, errStandby)
+}
+
+// forbidden reports whether err says that the role may not use plpgsql, or has
+// none, or may not read what is counted. There are statements that do without.
+func forbidden(err error) bool {
+	code := sqlstate.Of(err)
+	return code == "42501" || code == "42704"
+}
+
+// refused pauses if err says that there is no connection, and reports whether to try
+// again.
+func (w *wait) refused(ctx context.Context, r *waiting.Report, err error, took func() time.Duration) bool {
+	if err == nil || !waiting.Short(err) {
+		return false
+	}
+	r.Because(err)
+	var n next
+	*w, n = w.after(attempt{err: err, took: took(), waited: r.Waited()})
+	return waiting.Pause(ctx, n.pause)
+}
+
+// lock takes the lock, in the transaction that is open if that does it.
 func (a *acquisition) lock(ctx context.Context) error {
-	granted, err := a.first(ctx)
-	for !granted && err == nil && ctx.Err() == nil {
-		granted, err = a.again(ctx)
+	took := a.report.Since()
+	made := a.first(ctx)
+	for {
+		made.took, made.waited = took(), a.report.Waited()
+		if ctx.Err() != nil && (made.err != nil || made.answer != granted && !made.over) {
+			return a.ended(ctx, made.err)
+		}
+		if a.try {
+			return tried(made)
+		}
+		var n next
+		a.wait, n = a.wait.after(made)
+		if n.over {
+			return made.err
+		}
+		a.report.Because(made.err)
+		a.letGo(ctx, n.leave)
+		if n.pause > 0 && !waiting.Pause(ctx, n.pause) {
+			return a.ended(ctx, made.err)
+		}
+		took = a.report.Since()
+		made = a.again(ctx)
 	}
-	if granted {
-		return nil
-	}
-	a.wait.silent = errors.Is(err, bounded.ErrNoReturn)
+}
+
+// ended is the end of ctx, with what kept the waiter from the lock if that was not
+// somebody else.
+func (a *acquisition) ended(ctx context.Context, err error) error {
+	a.wait.lasted = true
 	if err == nil {
 		err = ctx.Err()
 	}
-	return err
+	return bounded.Ended(ctx, err)
 }
 
-// first asks for the lock, in the transaction that is open. A lease blocks for it
-// at once, by the statement that it would need anyway; the transaction of a user
-// asks by a cheaper one, and blocks only if somebody has the lock. In a crowd
-// nobody blocks.
-func (a *acquisition) first(ctx context.Context) (granted bool, err error) {
-	asked := time.Now()
-	var n int64 = room.Refused
-	if a.try || !a.sql.lease || a.trust.crowd {
-		n, err = a.ask(ctx, a.sql.ask)
-	}
+func tried(made attempt) error {
 	switch {
-	case err != nil || n != room.Refused || a.try:
-	case a.trust.crowd:
-		n = room.Back
-	default:
-		n, err = a.stand(ctx)
+	case errors.Is(made.err, errLate):
+		return withErrLost(made.err)
+	case made.err == nil && made.answer != granted:
+		return ErrNotAcquired
 	}
-	if a.withoutPLpgSQL(err) {
-		_ = a.conn.Rollback(ctx)
-		n, err = a.restart(ctx)
-	}
-	switch {
-	case !a.try:
-		return a.after(ctx, asked, n, err)
-	case errors.Is(err, errLate):
-		return false, withErrLost(err)
-	case err == nil && n != room.Granted:
-		err = ErrNotAcquired
-	}
-	return err == nil, err
+	return made.err
 }
 
-// again begins a new transaction, which lets go of the snapshot that the last
-// one waited with, and asks once more.
-func (a *acquisition) again(ctx context.Context) (granted bool, err error) {
-	asked := time.Now()
-	n, err := a.restart(ctx)
-	if err == nil && n == room.Glance && !a.trust.shared {
-		_ = a.conn.Rollback(ctx)
-		a.wait.pace.Blink(ctx)
-		return false, ctx.Err() // it knows its session now, and comes back soon
-	}
-	return a.after(ctx, asked, n, err)
-}
-
-// restart begins again and asks. A waiter that will not block peeks before it
-// begins.
-func (a *acquisition) restart(ctx context.Context) (int64, error) {
-	if a.conn == nil || !a.conn.Usable() {
-		if err := heard(ctx, silenceBegin, a.reopen); err != nil {
-			return 0, err
-		}
-	}
-	peeks := a.peeks()
-	if peeks {
-		if n, err := a.peek(ctx); err != nil || n != room.Granted {
-			a.trust.sharers = 0
-			return n, err
-		}
-	}
-	asked := time.Now()
-	err := heard(ctx, silenceBegin, a.begin)
-	if err != nil {
-		return 0, err
-	}
-	a.trust.queued = time.Since(asked) > crowded
-	a.trust.crowd = a.trust.crowd || a.trust.queued
-	if !peeks {
-		return a.stand(ctx)
-	}
-	if a.trust.sharers > 1 && !a.sql.plain {
-		return a.heardAsk(ctx, func() string { return a.sql.block(a.burst(room.Burst)) })
-	}
-	n, err := a.heardAsk(ctx, a.sql.ask)
-	if err == nil && n == room.Refused {
-		a.trust.sharers++
-		n = a.trust.mayNot()
-	}
-	return n, err
-}
-
-func (a *acquisition) reopen(ctx context.Context) error {
-	_ = a.giveBack(ctx)
-	a.trust.own = unknown
-	return a.open(ctx)
-}
-
-// peeks reports whether the waiter does not block, without a look at the server.
-// One that others are in front of looks again after a while, for it may be its turn
-// to block.
-func (a *acquisition) peeks() bool {
-	_, blindly := room.Stand(a.wait.pace.Waited())
-	return a.sql.plain || a.trust.shared || blindly && a.trust.crowd || time.Since(a.trust.behind) < room.Burst
-}
-
-// peek asks whether the lock is free.
-func (a *acquisition) peek(ctx context.Context) (int64, error) {
-	a.trust.own = unknown
-	n, err := a.heardAsk(ctx, a.sql.peek)
-	if err == nil && n == room.Refused {
-		n = a.trust.mayNot()
-	}
-	return n, err
-}
-
-// trust is what a waiter knows of its session.
-type trust struct {
-	own    int64 // the mark of its next transaction, if nobody else uses it
-	shared bool  // others use it: it is a pooler's
-	crowd  bool  // BEGIN had to wait for others, at least once
-	queued bool  // and this time
-
-	behind time.Time // when others were seen to be in front of it
-	short  bool      // and whether the server was short of connections then
-
-	// sharers counts how often in a row the lock could be shared, but not be
-	// taken alone. Those who share it may take turns for ever without letting it
-	// go: whoever wants it alone has to stand in the server's queue, even here.
-	sharers int
-}
-
-// unknown is the mark of no transaction.
-const unknown = -1
-
-// found learns from the mark of a transaction.
-func (t *trust) found(mark int64) {
-	t.shared = t.shared || t.own != unknown && t.own != mark
-	t.own = mark%marks + 1
-}
-
-// mayNot is the answer to a waiter that may not block, as it was told last.
-func (t *trust) mayNot() int64 {
-	if t.short {
-		return room.Leave
-	}
-	return room.Back
-}
-
-// stand asks by a statement that may block: for a while in any case, and then
-// only on a session of its own. One that it had to queue for others wait for as well,
-// even if its mark is the expected one by chance: where those who wait come by in turn
-// that would be the chance of all of them.
-func (a *acquisition) stand(ctx context.Context) (int64, error) {
-	waited := a.wait.pace.Waited()
-	burst, blindly := room.Stand(waited)
-	own := a.trust.own
-	if a.trust.queued {
-		own = unknown
-	}
-	n, err := a.heardAsk(ctx, func() string {
-		if blindly {
-			a.trust.own = unknown
-			return a.sql.block(a.burst(burst))
-		}
-		return a.sql.blockIfOwn(waited, a.burst(burst), own)
-	})
-	if n == room.Back || n == room.Leave {
-		a.trust.behind, a.trust.short = time.Now(), n == room.Leave
-	}
-	return n, err
-}
-
-// burst leaves most of a lease to its holder: it counts from the moment at which
-// the statement is sent.
-func (a *acquisition) burst(d time.Duration) time.Duration {
-	if a.sql.lease {
-		return min(d, a.sql.ttl/3)
-	}
-	return d
-}
-
-func (a *acquisition) heardAsk(ctx context.Context, statement func() string) (n int64, err error) {
-	err = heard(ctx, room.Burst+silence, func(ctx context.Context) error {
-		n, err = a.ask(ctx, statement)
-		return err
-	})
-	return n, err
-}
-
-// heard bounds what a waiter asks on a network that may have gone silent. The
-// server does not need it to end a wait; that has bounds of its own.
-func heard(ctx context.Context, limit time.Duration, ask func(ctx context.Context) error) error {
-	bound, cancel := context.WithTimeoutCause(ctx, limit, errSilentAsk)
-	defer cancel()
-	err := ask(bound)
-	if err != nil && ctx.Err() == nil && bound.Err() != nil {
-		return errSilentAsk
-	}
-	return err
-}
-
-// ask sends a lock statement and returns what it answered. A lease that is
-// granted later than it lasts is not granted.
-func (a *acquisition) ask(ctx context.Context, statement func() string) (int64, error) {
-	if a.sql.lease {
-		a.sql.fence = a.sql.fence.Redraw()
-	}
-	a.asked = time.Now()
-	n, err := a.conn.Exec(ctx, statement())
-	switch {
-	case err != nil:
-		return 0, err
-	case ctx.Err() != nil:
-		a.conn.Distrust()
-		return 0, ctx.Err()
-	case n > room.Answers:
-		a.trust.found(n / room.Answers)
-		n %= room.Answers
-	case n == 0 && !a.sql.lease:
-		n = room.Granted // a mock that was written by hand
-	case n == 0:
-		n = room.Back
-	}
-	if n == room.Granted && a.sql.ttl > 0 && time.Since(a.asked) >= keeps(a.sql.ttl) {
-		return 0, errLate
-	}
-	return n, nil
-}
-
-// after makes of an answer what comes next: the lock, a pause, the next burst,
-// or the end of the wait by an error.
-func (a *acquisition) after(ctx context.Context, asked time.Time, n int64, err error) (granted bool, _ error) {
-	if err == nil && n == room.Granted {
-		return true, nil
-	}
-	if ctx.Err() != nil {
-		if err == nil {
-			err = ctx.Err()
-		}
-		return false, err
-	}
-	broken := err != nil && (room.Short(err) || room.Gone(err) || errors.Is(err, errSilentAsk) || errors.Is(err, bounded.ErrNoReturn))
-	if err != nil && !broken && !errors.Is(err, errLate) && !timedOut(err) && !a.withoutPLpgSQL(err) {
-		return false, err
-	}
-	short := n == room.Leave || room.Short(err)
-	took := time.Since(asked)
-	if a.conn != nil {
-		_ = a.conn.Rollback(ctx)
-		if broken || n == room.Leave || n == room.Back && a.trust.shared && a.wait.pace.Waited() > room.Burst {
-			a.conn.Distrust() // behind a pooler nobody sees whether its own limit is near
-		}
-	}
-	if broken {
-		_ = a.giveBack(ctx)
-		a.wait.pause(ctx, took, short, err)
-		return false, nil
-	}
-	a.wait.report(ctx, nil, a.look)
-	if err == nil && n == room.Refused || a.sql.plain && err != nil {
-		return false, nil // it has blocked for a burst, or knows now how to ask
-	}
-	_ = a.giveBack(ctx)
-	a.wait.pause(ctx, took, short, nil)
-	return false, nil
-}
-
-// withoutPLpgSQL reports whether err says that the role may not use plpgsql, or
-// has none, and remembers it: there are statements that do without.
-func (a *acquisition) withoutPLpgSQL(err error) bool {
-	code := sqlstate.Of(err)
-	if a.sql.plain || code != "42501" && code != "42704" {
-		return false
-	}
-	a.sql.plain = true
-	return true
-}
-
-// timedOut reports whether err is the end of one ask and not of the wait:
-// lock_timeout and statement_timeout of the DSN, the role or the database are
-// meant for the user's statements.
-func timedOut(err error) bool {
-	code := sqlstate.Of(err)
-	return code == "55P03" || code == "57014"
-}
-
-// look returns who has the lock, asked on the waiter's own connection between
-// two transactions: a pool of one has no other.
-func (a *acquisition) look(ctx context.Context) []Session {
-	if a.conn == nil || !a.conn.Usable() {
-		return a.wait.lookUp(ctx)
-	}
-	ctx, cancel := context.WithTimeout(ctx, lookTime)
-	defer cancel()
-	a.trust.own = unknown
-	sessions, err := inTheWay(ctx, a.conn, a.key, a.wait.gates)
-	if err != nil {
-		a.conn.Distrust()
-	}
-	return sessions
-}
-
-// pause waits until it is time to ask again, and reports whether ctx lasted.
-// short is whether connections are, and err what one failed with, or nil.
-func (w *wait) pause(ctx context.Context, took time.Duration, short bool, err error) bool {
-	if err != nil {
-		w.report(ctx, err, nil)
-	}
-	return w.pace.Pause(ctx, took, short)
-}
-
-// report tells Trace.Waiting, when that is due, who is in the way, or what.
-func (w *wait) report(ctx context.Context, err error, look func(ctx context.Context) []Session) {
-	if err == nil && look == nil || w.trace == nil || w.trace.Waiting == nil || time.Now().Before(w.next) {
+// letGo gives the connection back between two attempts.
+func (a *acquisition) letGo(ctx context.Context, leave bool) {
+	if a.conn == nil {
 		return
 	}
-	told := locktrace.Wait{Key: int64(w.key), Name: w.named, Err: err}
-	if look != nil {
-		told.Holders = look(ctx)
+	_ = a.conn.Rollback(ctx)
+	if leave {
+		a.conn.Distrust()
 	}
-	told.Waited = w.pace.Waited()
-	w.next = time.Now().Add(reportEvery)
-	w.trace.Waiting(ctx, told)
+	_ = a.giveBack(ctx)
 }
 
-// until waits for a turn in the process.
-func (w *wait) until(ctx context.Context, ready <-chan struct{}) error {
-	if w.trace == nil || w.trace.Waiting == nil {
-		return untilReady(ctx, ready, nil, nil)
+// first tries for the lock in the transaction that is open, by the statement that is
+// the cheapest if nobody has it.
+func (a *acquisition) first(ctx context.Context) attempt {
+	made := a.takeBy(ctx, a.sql.takeFirst())
+	if a.try && a.sql.lease && made.err == nil && made.answer == taken && !a.isMock() {
+		made = a.take(ctx)
 	}
-	return untilReady(ctx, ready, func() time.Time { return w.next }, func() {
-		w.report(ctx, nil, w.lookUp)
-	})
+	made.over = errors.Is(made.err, errStandby) // later, a waiter may be led to one for a while
+	if a.try || a.wait.polls || made.err != nil || made.answer != taken {
+		return made
+	}
+	return a.heard(ctx, a.queue)
 }
 
-// waitError says of a wait that ended without the lock how long it was and who
-// is in the way. It asks only now, with the waiter's own connection given back:
-// a pool of one has no other.
-func (w *wait) waitError(ctx context.Context, err error) error {
-	e := &WaitError{Key: w.key, Waited: w.pace.Waited(), Err: err}
-	if !w.silent {
-		e.Holders = w.lookUp(ctx)
+// again makes one more attempt.
+func (a *acquisition) again(ctx context.Context) attempt {
+	if a.mustPoll() {
+		made := a.heard(ctx, a.poll)
+		if made.err != nil || made.answer != granted {
+			return made
+		}
+		if a.Done != nil {
+			a.letGo(ctx, false) // the question may need it
+			done, err := a.Done(ctx)
+			if a.wait.done = done; done || err != nil {
+				return attempt{err: err, over: done || !waiting.Passes(err)}
+			}
+		}
+	}
+	return a.heard(ctx, a.retake)
+}
+
+// heard bounds an attempt on a network that may have gone silent.
+func (a *acquisition) heard(ctx context.Context, try func(ctx context.Context) attempt) attempt {
+	bound, cancel := context.WithTimeoutCause(ctx, silence, errSilent)
+	defer cancel()
+	made := try(bound)
+	if made.err != nil && bound.Err() != nil && ctx.Err() == nil {
+		made.err = errSilent
+	}
+	return made
+}
+
+// poll asks whether the lock is free. Connections are counted once the wait has
+// lasted: most are over sooner.
+func (a *acquisition) poll(ctx context.Context) attempt {
+	if err := a.open(ctx); err != nil {
+		return attempt{err: err}
+	}
+	return a.exec(ctx, a.sql.free(!a.wait.plain && a.report.Waited() >= uncounted))
+}
+
+const uncounted = 300 * time.Millisecond
+
+// retake begins a new transaction, which has no snapshot of the last one, and takes
+// the lock in it.
+func (a *acquisition) retake(ctx context.Context) attempt {
+	if a.conn == nil {
+		if err := a.open(ctx); err != nil {
+			return attempt{err: err}
+		}
+	}
+	if err := a.begin(ctx); err != nil {
+		return attempt{err: err}
+	}
+	if a.mustPoll() {
+		return a.take(ctx)
+	}
+	return a.queue(ctx)
+}
+
+// mustPoll reports whether the waiter may not stand in the server's queue, for now or
+// for good.
+func (a *acquisition) mustPoll() bool { return a.wait.polls || a.sql.lease && a.wait.short }
+
+// queue stands in the server's queue for a burst.
+func (a *acquisition) queue(ctx context.Context) attempt {
+	if a.sql.lease {
+		return a.queueForLease(ctx)
+	}
+	made := a.takeBy(ctx, a.sql.queue())
+	made.queued = true
+	return made
+}
+
+// queueForLease is queue for a lease, which is not granted in the queue, but can be
+// taken then. A waiter whose connection is not its own polls from now on.
+func (a *acquisition) queueForLease(ctx context.Context) attempt {
+	pid := a.conn.ServerPID()
+	made := attempt{answer: taken}
+	if pid != 0 {
+		made = a.exec(ctx, mayQueue(pid))
+	}
+	if made.err != nil || made.answer != granted {
+		a.wait.polls = a.wait.polls || made.err == nil && made.answer == taken
+		return made
+	}
+	began := time.Now()
+	made = a.exec(ctx, a.sql.queue())
+	if made.err == nil {
+		made = a.take(ctx)
+	}
+	// The lock is there, but something is left of the last holder: its session may be
+	// about to end. Nobody else can begin either, so it keeps its place.
+	for made.err == nil && made.answer == taken && time.Since(began) < burst {
+		if !waiting.Pause(ctx, waiting.Next(time.Since(began), 0, false)) {
+			return attempt{err: ctx.Err()}
+		}
+		made = a.take(ctx)
+	}
+	made.queued = true
+	return made
+}
+
+// take takes the lock if it is free. One that is granted later than it lasts is not
+// granted.
+func (a *acquisition) take(ctx context.Context) attempt {
+	return a.takeBy(ctx, a.sql.take(a.wait.turn))
+}
+
+func (a *acquisition) takeBy(ctx context.Context, statement string) attempt {
+	a.asked = time.Now()
+	made := a.exec(ctx, statement)
+	switch {
+	case made.err != nil || made.answer != granted:
+		return made
+	case a.sql.ttl > 0 && time.Since(a.asked) >= keeps(a.sql.ttl):
+		return attempt{err: errLate}
+	case a.sql.lease && a.Work != nil && !a.try && !a.isMock():
+		made.err = a.makeSure(ctx)
+	}
+	return made
+}
+
+// exec sends a statement and returns what it answered.
+func (a *acquisition) exec(ctx context.Context, statement string) attempt {
+	n, err := a.conn.Exec(ctx, statement)
+	switch {
+	case err != nil:
+		return attempt{err: err}
+	case ctx.Err() != nil:
+		a.conn.Distrust()
+		return attempt{err: ctx.Err()}
+	case a.conn.Mock() && (n > 0 || !a.try): // it says what it was told by hand
+		return attempt{answer: granted}
+	case answer(n) == standby:
+		return attempt{err: errStandby}
+	}
+	return attempt{answer: answer(n)}
+}
+
+// isMock reports whether the connection is to a mock, which answers what it was told
+// to expect, and nothing else.
+func (a *acquisition) isMock() bool { return a.conn.Mock() || mocked.Is(a.DB) }
+
+// makeSure makes sure, by a statement, that there is a connection for the work under
+// the lock: that a pooler takes one more client does not say so.
+func (a *acquisition) makeSure(ctx context.Context) error {
+	bound, cancel := context.WithTimeout(ctx, min(forWork, a.sql.ttl/3))
+	defer cancel()
+	a.report.Because(errStarved) // if a report is due meanwhile
+	for {
+		began := time.Now()
+		err := a.touch(bound)
+		switch {
+		case err == nil || bound.Err() == nil && !waiting.Short(err): // any other error the work will see for itself
+			return nil
+		case !waiting.Pause(bound, waiting.Next(0, time.Since(began), false)):
+			return fmt.Errorf("%w: %w", errStarved, err)
+		}
+	}
+}
+
+func (a *acquisition) touch(ctx context.Context) error {
+	conn, err := bounded.Open(ctx, a.Work)
+	if err != nil {
+		return err
+	}
+	defer conn.Release(ctx) //nolint:errcheck // nothing was changed
+	_, err = conn.Exec(ctx, "SELECT 1")
+	return err
+}
+
+// waitError says of a wait that ended without the lock how long it was and who has
+// it. It asks only now, with the waiter's own connection given back: a pool of one has
+// no other. After a driver call that did not come back it does not ask.
+func (a *acquisition) waitError(ctx context.Context, err error) error {
+	e := &WaitError{Key: Key(a.Key), Waited: a.report.Waited(), Err: err}
+	if _, _, elsewhere := heldBy(ctx, a.DB, Key(a.Key)); elsewhere {
+		e.Err = fmt.Errorf("%w, perhaps for this call itself, which has the key through another *sql.DB,", err)
+	} else if !errors.Is(err, bounded.ErrNoReturn) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookUpTime)
+		defer cancel()
+		e.Holders, _ = lookUp(ctx, a.DB, Key(a.Key))
 	}
 	return e
 }
 
-// lookUp returns who is in the way, as far as that can be found out in short time
-// on another connection.
-func (w *wait) lookUp(ctx context.Context) []Session {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookUpTime)
-	defer cancel()
-	conn, err := bounded.Open(ctx, w.db)
-	if err != nil {
-		return nil
-	}
-	defer conn.Release(ctx) //nolint:errcheck // nothing was changed
-	sessions, _ := inTheWay(ctx, conn, w.key, w.gates)
-	return sessions
+// lookUpTime bounds the look at who has the lock once a wait is over, when its caller
+// wants the error.
+const lookUpTime = time.Second
+
+// returned has the leases that were given back while others polled for them, and for
+// how long each was held.
+var returned = struct {
+	sync.Mutex
+	of map[lookKey]givenBack
+}{of: map[lookKey]givenBack{}}
+
+type givenBack struct {
+	contended time.Time
+	held      time.Duration
 }
 
-// inTheWay looks who keeps the lock from a waiter.
-func inTheWay(ctx context.Context, conn *bounded.Conn, key Key, gates []Key) ([]Session, error) {
-	atKey, atGates, err := sessionsOn(ctx, conn, key, gates)
-	return holders(atKey, atGates), err
+const (
+	recently = time.Second // so long after a contention others are taken to be there still
+	older    = 8           // times what the lease was held
+)
+
+// yield makes a process that had the lock just before, and that others poll for, one of
+// those that have waited for a while: it pauses before it tries, and not more shortly
+// than they do. Without that, of two processes that take turns one had 1 turn of 285.
+func (a *acquisition) yield(ctx context.Context) {
+	returned.Lock()
+	last, ok := returned.of[lookKey{a.DB, Key(a.Key)}]
+	delete(returned.of, lookKey{a.DB, Key(a.Key)})
+	returned.Unlock()
+	if ok && a.sql.lease && !a.try && time.Since(last.contended) < recently {
+		a.wait.older, a.wait.contended = older*last.held, last.contended
+		waiting.Pause(ctx, waiting.Next(a.wait.older, 0, false))
+	}
 }
 
-// holders are those who have the lock. If all of them have yet to pass the fences
-// of an earlier holder, it is the transactions in these. atKey are the sessions
-// that have the lock or wait for it, atGates those that are in the fences or
-// before them.
-func holders(atKey, atGates []Session) []Session {
-	has, _ := byGranted(atKey)
-	fenced, before := byGranted(atGates)
-	fenced = without(fenced, has) // who passes a gate is in it for an instant
-	if len(fenced) == 0 {
-		return has
+// remember is for yield, when the lease that was granted then is given back.
+func (a *acquisition) remember(granted time.Time) {
+	if a.wait.polls && a.wait.lasted {
+		a.wait.contended = granted
 	}
-	begun := slices.DeleteFunc(without(has, before), asks)
-	if len(begun) == 0 {
-		return fenced
+	if a.wait.contended.IsZero() {
+		return
 	}
-	return begun
-}
-
-// asks reports whether a session is still in the statement that takes the lock: a
-// part of it is to pass the fences.
-func asks(s Session) bool { return s.State == "active" && strings.Contains(s.Query, doBlock) }
-
-func byGranted(sessions []Session) (granted, waiting []Session) {
-	for _, s := range sessions {
-		if s.Granted {
-			granted = append(granted, s)
-		} else {
-			waiting = append(waiting, s)
+	returned.Lock()
+	defer returned.Unlock()
+	for k, g := range returned.of {
+		if time.Since(g.contended) > recently {
+			delete(returned.of, k)
 		}
 	}
-	return granted, waiting
-}
-
-// without returns the sessions that are not among others.
-func without(sessions, others []Session) []Session {
-	return slices.DeleteFunc(slices.Clone(sessions), func(s Session) bool {
-		return slices.ContainsFunc(others, func(o Session) bool { return o.PID == s.PID })
-	})
+	returned.of[lookKey{a.DB, Key(a.Key)}] = givenBack{a.wait.contended, time.Since(granted)}
 }

@@ -7,22 +7,13 @@ import (
 	"database/sql"
 	"errors"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/schemaguard"
 )
-
-// styles are the two shapes of a server's error: pgx and lib/pq since 1.10, and
-// lib/pq before that, with its forks.
-var styles = map[string]func(e recdriver.SQLError) error{
-	"SQLState": func(e recdriver.SQLError) error { return e },
-	"Get":      func(e recdriver.SQLError) error { return recdriver.LegacySQLError(e) },
-}
 
 func bootstrapGrant(ctx context.Context, tx *sql.Tx) error {
 	_, err := tx.ExecContext(ctx, "GRANT USAGE ON SCHEMA app TO bob")
@@ -35,11 +26,11 @@ func bootstrapGrant(ctx context.Context, tx *sql.Tx) error {
 // an error the server commits nothing, and each driver words that differently.
 func TestClash(t *testing.T) {
 	t.Parallel()
-	const created = "connect > begin > lock > create schema"
+	const creating = "connect > begin > lock > create schema"
 	ends := map[string]string{
 		"advisory": "connect > begin > lock! > rollback > release",
-		"CREATE":   created + "! > rollback > release",
-		"GRANT":    created + " > bootstrap! > rollback > release",
+		"CREATE":   creating + "! > rollback > release",
+		"GRANT":    creating + " > bootstrap! > rollback > release",
 	}
 	steps := map[string]locktrace.Step{
 		"advisory": locktrace.Lock, "CREATE": locktrace.CreateSchema, "GRANT": locktrace.Bootstrap,
@@ -73,135 +64,108 @@ func TestClash(t *testing.T) {
 			for at, first := range ends {
 				t.Run(name+"/"+style+"/"+at, func(t *testing.T) {
 					t.Parallel()
-					f := newFixture(t)
-					f.OnCall(recdriver.FailOn(recdriver.Exec, at, 1, as(test.err)))
-					err := f.ensure(schemaguard.Guard{Bootstrap: bootstrapGrant})
-					if test.clash && at != "advisory" {
-						if err != nil {
-							t.Errorf("got error %v; want another try", err)
+					bubble(t, func(t *testing.T) {
+						f := newFixture(t, 1)
+						f.OnCall(recdriver.FailOn(recdriver.Exec, at, 1, as(test.err)))
+						err := f.ensure(t, schemaguard.Guard{Bootstrap: bootstrapGrant})
+						if test.clash && at != "advisory" {
+							if err != nil {
+								t.Errorf("got error %v; want another try", err)
+							}
+							f.wantOrder(t, first+" > "+creating+" > bootstrap > commit > release > migrate")
+							return
 						}
-						f.wantOrder(t, first+" > "+created+" > bootstrap > commit > release > migrate")
-						return
-					}
-					f.wantOrder(t, first)
-					wantStep(t, err, steps[at])
-					if !errors.Is(err, as(test.err)) {
-						t.Errorf("got error %v; want it to wrap the server's", err)
-					}
+						f.wantOrder(t, first)
+						wantStep(t, err, steps[at], as(test.err))
+					})
 				})
 			}
 		}
 	}
 }
 
-// A clash seen at COMMIT is not tried again: its outcome is unknown.
-func TestClashAtCommit(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
-	f.OnCall(recdriver.FailOn(recdriver.Commit, "", 1, recdriver.SQLError{Code: "40001"}))
-	wantStep(t, f.ensure(schemaguard.Guard{}), locktrace.Commit)
-	f.wantOrder(t, "connect > begin > lock > create schema > commit! > release")
-}
-
-// An error of migrate is migrate's own, whatever its code.
-func TestClashInMigrate(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
-	calls := 0
-	err := f.ensureWith(t.Context(), schemaguard.Guard{}, func(context.Context, *sql.DB) error {
-		calls++
-		return recdriver.SQLError{Code: "42P07"}
+// A clash seen at COMMIT is not tried again, since its outcome is unknown; and an error
+// of migrate is migrate's own, whatever its code.
+func TestClashElsewhere(t *testing.T) {
+	clash := recdriver.SQLError{Code: "42P07"}
+	each(t, map[string]string{
+		"commit":  "connect > begin > lock > create schema > commit! > release",
+		"migrate": created + " > migrate!",
+	}, func(t *testing.T, order string) {
+		f := newFixture(t, 1)
+		step, calls := locktrace.Migrate, 0
+		if strings.Contains(order, "commit!") {
+			step = locktrace.Commit
+			f.OnCall(recdriver.FailOn(recdriver.Commit, "", 1, clash))
+		}
+		err := f.ensureWith(t.Context(), schemaguard.Guard{}, func(context.Context, *sql.DB) error {
+			calls++
+			return clash
+		})
+		wantStep(t, err, step, clash)
+		f.wantOrder(t, order)
+		if calls > 1 {
+			t.Errorf("migrate was called %d times", calls)
+		}
 	})
-	wantStep(t, err, locktrace.Migrate)
-	if calls != 1 {
-		t.Errorf("migrate was called %d times; want 1", calls)
-	}
 }
 
-// A clash every time is no clash: something else is wrong, and is reported.
+// The unguarded process needs a moment to commit; without a pause all attempts are over
+// before that. A clash every time is none: something else is wrong, and is reported.
 func TestClashGivesUp(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	clash := recdriver.SQLError{Code: "42P06", Message: `schema "app" already exists`}
-	f.OnCall(recdriver.FailOn(recdriver.Exec, "CREATE", 0, clash))
-	err := f.ensure(schemaguard.Guard{})
-	wantStep(t, err, locktrace.CreateSchema)
-	if !errors.Is(err, clash) {
-		t.Errorf("got error %v; want it to wrap the server's", err)
-	}
-	const try = "connect > begin > lock > create schema! > rollback > release"
-	tries := strings.Count(f.rec.String(), try)
-	if tries < 3 || tries > 10 {
-		t.Errorf("got %d tries; want a few", tries)
-	}
-	f.wantOrder(t, strings.Repeat(" > "+try, tries)[len(" > "):])
+	bubble(t, func(t *testing.T) {
+		f := newFixture(t, 1)
+		clash := recdriver.SQLError{Code: "42P06", Message: `schema "app" already exists`}
+		f.OnCall(recdriver.FailOn(recdriver.Exec, "CREATE", 0, clash))
+		began := time.Now()
+		wantStep(t, f.ensure(t, schemaguard.Guard{}), locktrace.CreateSchema, clash)
+		const try = "connect > begin > lock > create schema! > rollback > release"
+		f.wantOrder(t, strings.Repeat(try+" > ", 4)+try)
+		if took := time.Since(began); took < 200*time.Millisecond || took > time.Second {
+			t.Errorf("gave up after %v; want four short pauses", took)
+		}
+	})
 }
 
 // The end of ctx ends the pause between two tries, and shows in the error
 // beside the clash.
 func TestClashPauseObeysContext(t *testing.T) {
 	t.Parallel()
-	clash := recdriver.SQLError{Code: "42P06", Message: `schema "app" already exists`}
-	ctx, cancel := context.WithCancel(t.Context())
-	f := newFixture(t)
-	f.OnCall(recdriver.FailOn(recdriver.Exec, "CREATE", 0, clash))
-	f.OnCall(func(_ context.Context, c *recdriver.Call) error {
-		if c.Kind == recdriver.Release { // what comes next is the pause
-			cancel()
+	bubble(t, func(t *testing.T) {
+		clash := recdriver.SQLError{Code: "42P06", Message: `schema "app" already exists`}
+		ctx, cancel := context.WithCancel(t.Context())
+		f := newFixture(t, 1)
+		f.OnCall(recdriver.FailOn(recdriver.Exec, "CREATE", 0, clash))
+		f.OnCall(func(_ context.Context, c *recdriver.Call) error {
+			if c.Kind == recdriver.Release { // what comes next is the pause
+				cancel()
+			}
+			return nil
+		})
+		err := f.ensureWith(ctx, schemaguard.Guard{}, nothing)
+		if !errors.Is(err, context.Canceled) || !errors.Is(err, clash) {
+			t.Errorf("got error %v; want both the context's and the server's", err)
 		}
-		return nil
+		f.wantSent(t, "BEGIN", "lock", createApp, "ROLLBACK")
 	})
-	err := f.ensureWith(ctx, schemaguard.Guard{}, func(context.Context, *sql.DB) error {
-		t.Error("migrate was called")
-		return nil
-	})
-	if !errors.Is(err, context.Canceled) || !errors.Is(err, clash) {
-		t.Errorf("got error %v; want both the context's and the server's", err)
-	}
-	wantSent(t, f.sent(), "BEGIN", lockApp, createApp, "ROLLBACK")
 }
 
 // Bootstrap runs again as a whole: the first try was rolled back.
 func TestClashRunsBootstrapAgain(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	var calls atomic.Int32
-	err := f.ensure(schemaguard.Guard{Bootstrap: func(ctx context.Context, tx *sql.Tx) error {
-		if calls.Add(1) == 1 {
-			return recdriver.SQLError{Code: "XX000", Message: "tuple concurrently updated"}
-		}
-		return bootstrapGrant(ctx, tx)
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantSent(t, f.sent(), "BEGIN", lockApp, createApp, "ROLLBACK",
-		"BEGIN", lockApp, createApp, "GRANT USAGE ON SCHEMA app TO bob", "COMMIT")
-}
-
-// The unguarded process needs a moment to commit; without a pause all attempts are
-// over before that.
-func TestClashPauseBetweenAttempts(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t)
-		f.OnCall(recdriver.FailOn(recdriver.Exec, "CREATE", 0, recdriver.SQLError{Code: "42P06"}))
-		wantStep(t, f.ensure(schemaguard.Guard{}), locktrace.CreateSchema)
-		var ended time.Time // the attempt before
-		pauses := 0
-		for _, c := range f.Calls() {
-			switch {
-			case c.Kind == recdriver.Rollback:
-				ended = c.End
-			case c.Kind == recdriver.Begin && !ended.IsZero():
-				pauses++
-				if pause := c.Start.Sub(ended); pause < 5*time.Millisecond || pause > time.Second {
-					t.Errorf("got a pause of %v; want a short one", pause)
-				}
+	bubble(t, func(t *testing.T) {
+		f, calls := newFixture(t, 1), 0
+		err := f.ensure(t, schemaguard.Guard{Bootstrap: func(ctx context.Context, tx *sql.Tx) error {
+			if calls++; calls == 1 {
+				return recdriver.SQLError{Code: "XX000", Message: "tuple concurrently updated"}
 			}
+			return bootstrapGrant(ctx, tx)
+		}})
+		if err != nil {
+			t.Fatal(err)
 		}
-		if pauses < 2 {
-			t.Errorf("got %d attempts after the first; want several", pauses)
-		}
+		f.wantSent(t, "BEGIN", "lock", createApp, "ROLLBACK",
+			"BEGIN", "lock", createApp, "GRANT USAGE ON SCHEMA app TO bob", "COMMIT")
 	})
 }

@@ -37,10 +37,15 @@ func (g Guard) check(schema string) error {
 	if strings.HasPrefix(schema, "pg_") {
 		return errors.New("the schema name starts with pg_, which PostgreSQL keeps for itself")
 	}
-	if g.Owner == "" {
-		return nil
+	if g.Owner != "" {
+		if err := checkName("owner", g.Owner); err != nil {
+			return err
+		}
 	}
-	return checkName("owner", g.Owner)
+	if g.Once != "" && g.UpToDate != nil {
+		return errors.New("the options Once and UpToDate exclude each other")
+	}
+	return checkOnce(g.Once)
 }
 
 func checkName(what, name string) error {
@@ -61,6 +66,9 @@ func (e *ensurer) createSQL() string {
 	sql := "CREATE SCHEMA IF NOT EXISTS " + quoteIdent(e.schema)
 	if e.Owner != "" {
 		sql += " AUTHORIZATION " + quoteIdent(e.Owner)
+	}
+	if table := e.createOnceSQL(); table != "" && !e.table {
+		sql += "; " + table
 	}
 	return sql
 }

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/schemaguard"
@@ -44,35 +46,35 @@ func TestRefused(t *testing.T) {
 					name := fmt.Sprintf("%s at %s/%s/there %t/bootstrap %t", test.code, test.step, style, there, bootstrap)
 					t.Run(name, func(t *testing.T) {
 						t.Parallel()
-						f := newFixture(t)
-						f.there = there
-						refusal := as(recdriver.SQLError{Code: test.code, Message: "no"})
-						on := ""
-						if test.hook == recdriver.Exec {
-							on = "CREATE SCHEMA"
-						}
-						f.OnCall(recdriver.FailOn(test.hook, on, 0, refusal))
-						g := schemaguard.Guard{}
-						if bootstrap {
-							g.Bootstrap = bootstrapGrant
-						}
-						err := f.ensure(g)
-						if there {
-							if err != nil {
-								t.Errorf("got error %v; want none, since the schema is there", err)
+						bubble(t, func(t *testing.T) {
+							f := newFixture(t, 1)
+							f.world.there = there
+							refusal := as(recdriver.SQLError{Code: test.code, Message: "no"})
+							on := ""
+							if test.hook == recdriver.Exec {
+								on = "CREATE SCHEMA"
 							}
-							want := test.order + look
-							if bootstrap && !test.readOnly {
-								want += again
+							f.OnCall(recdriver.FailOn(test.hook, on, 0, refusal))
+							g := schemaguard.Guard{}
+							if bootstrap {
+								g.Bootstrap = bootstrapGrant
 							}
-							f.wantOrder(t, want+" > migrate")
-							return
-						}
-						f.wantOrder(t, test.order+look)
-						wantStep(t, err, test.step)
-						if !errors.Is(err, refusal) || !strings.Contains(err.Error(), "does not exist") || !strings.Contains(err.Error(), test.advice) {
-							t.Errorf("got error %q; want the server's, and what to do about it: %q", err, test.advice)
-						}
+							err := f.ensure(t, g)
+							if there {
+								if err != nil {
+									t.Errorf("got error %v; want none, since the schema is there", err)
+								}
+								want := test.order + look
+								if bootstrap && !test.readOnly {
+									want += again
+								}
+								f.wantOrder(t, want+" > migrate")
+								return
+							}
+							f.wantOrder(t, test.order+look)
+							wantStep(t, err, test.step, refusal)
+							wantText(t, err, "does not exist", test.advice)
+						})
 					})
 				}
 			}
@@ -80,80 +82,82 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// A standby has no lock to give: the schema is looked for, and Bootstrap left out.
+func TestStandby(t *testing.T) {
+	each(t, map[string]bool{"there": true, "not there": false}, func(t *testing.T, there bool) {
+		f := newFixture(t, 1)
+		f.world.SetStandby(true)
+		f.world.there = there
+		err := f.ensure(t, schemaguard.Guard{Bootstrap: bootstrapGrant})
+		order := "connect > begin > lock! > rollback > release > connect > look > release"
+		if there {
+			f.wantOrder(t, order+" > migrate")
+			return
+		}
+		f.wantOrder(t, order)
+		wantStep(t, err, locktrace.Lock, advisorylock.ErrUnsupported)
+		wantText(t, err, "read-only")
+	})
+}
+
 // When the look fails too, neither error hides the other.
 func TestRefusedAndLookFails(t *testing.T) {
-	t.Parallel()
-	refusal, boom := recdriver.SQLError{Code: "42501", Message: "permission denied"}, errors.New("boom")
-	for look, hooks := range map[string][]func(context.Context, *recdriver.Call) error{
-		"connect > look! > release": {recdriver.FailOn(recdriver.Exec, "pg_namespace", 0, boom)},
+	refusal := recdriver.SQLError{Code: "42501", Message: "permission denied"}
+	each(t, map[string][]func(context.Context, *recdriver.Call) error{
+		"connect > look! > release": {recdriver.FailOn(recdriver.Exec, "pg_namespace", 0, errBoom)},
 		"connect!": { // the first connection is not fit to be used again, and there is no other
 			recdriver.FailOn(recdriver.Release, "", 0, errors.New("broken")),
-			recdriver.FailOn(recdriver.Connect, "", 2, boom),
+			recdriver.FailOn(recdriver.Connect, "", 2, errBoom),
 		},
-	} {
-		f := newFixture(t)
+	}, func(t *testing.T, hooks []func(context.Context, *recdriver.Call) error) {
+		f := newFixture(t, 1)
 		f.OnCall(recdriver.FailOn(recdriver.Exec, "CREATE SCHEMA", 0, refusal))
 		for _, hook := range hooks {
 			f.OnCall(hook)
 		}
-		err := f.ensure(schemaguard.Guard{})
-		wantStep(t, err, locktrace.CreateSchema)
-		if !errors.Is(err, refusal) || !errors.Is(err, boom) {
-			t.Errorf("got error %v; want both the refusal and why the look failed", err)
-		}
+		err := f.ensure(t, schemaguard.Guard{})
+		wantStep(t, err, locktrace.CreateSchema, refusal)
+		look := map[int]string{1: "connect > look! > release", 2: "connect!"}[len(hooks)]
 		f.wantOrder(t, "connect > begin > lock > create schema! > rollback > release > "+look)
-	}
+		if !errors.Is(err, errBoom) {
+			t.Errorf("got error %v; want also why the look failed", err)
+		}
+	})
 }
 
 // A refusal of anything but CREATE SCHEMA is not cured by the schema's presence.
 func TestRefusedElsewhere(t *testing.T) {
-	t.Parallel()
-	for at, step := range map[string]locktrace.Step{"advisory": locktrace.Lock, "GRANT": locktrace.Bootstrap} {
+	each(t, map[string]locktrace.Step{"advisory": locktrace.Lock, "GRANT": locktrace.Bootstrap}, func(t *testing.T, step locktrace.Step) {
 		for _, code := range []string{"42501", "25006"} {
-			f := newFixture(t)
-			f.there = true
+			f := newFixture(t, 1)
+			f.world.there = true
 			refusal := recdriver.SQLError{Code: code, Message: "no"}
+			at := map[locktrace.Step]string{locktrace.Lock: "advisory", locktrace.Bootstrap: "GRANT"}[step]
 			f.OnCall(recdriver.FailOn(recdriver.Exec, at, 0, refusal))
-			err := f.ensure(schemaguard.Guard{Bootstrap: bootstrapGrant})
-			wantStep(t, err, step)
-			if !errors.Is(err, refusal) {
-				t.Errorf("got error %v; want the server's", err)
-			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			err := f.ensureWith(ctx, schemaguard.Guard{Bootstrap: bootstrapGrant}, nothing)
+			wantStep(t, err, step, refusal)
 			if strings.Contains(f.rec.String(), "look") {
 				t.Errorf("got %s; want no look", &f.rec)
 			}
 		}
-	}
+	})
 }
 
 // The Bootstrap of a role that may not create the schema can still clash, and
 // fail for good.
 func TestRefusedThenBootstrapFails(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	f.there = true
-	f.OnCall(recdriver.FailOn(recdriver.Exec, "CREATE SCHEMA", 0, recdriver.SQLError{Code: "42501", Message: "no"}))
-	f.OnCall(recdriver.FailOn(recdriver.Exec, "GRANT", 1, recdriver.SQLError{Code: "XX000", Message: "tuple concurrently updated"}))
-	f.OnCall(recdriver.FailOn(recdriver.Exec, "GRANT", 1, recdriver.SQLError{Code: "42501", Message: "must be owner"})) // which sees the second
-	wantStep(t, f.ensure(schemaguard.Guard{Bootstrap: bootstrapGrant}), locktrace.Bootstrap)
-	const bootstrap = " > connect > begin > lock > bootstrap! > rollback > release"
-	f.wantOrder(t, "connect > begin > lock > create schema! > rollback > release > connect > look > release"+bootstrap+bootstrap)
-}
-
-// SkipIfExists does not hide that the look failed.
-func TestSkipIfExistsLookFails(t *testing.T) {
-	t.Parallel()
-	boom := errors.New("boom")
-	for step, hook := range map[locktrace.Step]func(context.Context, *recdriver.Call) error{
-		locktrace.Connect: recdriver.FailOn(recdriver.Connect, "", 0, boom),
-		locktrace.Look:    recdriver.FailOn(recdriver.Exec, "pg_namespace", 0, boom),
-	} {
-		f := newFixture(t)
-		f.OnCall(hook)
-		err := f.ensure(schemaguard.Guard{SkipIfExists: true})
-		wantStep(t, err, step)
-		if !errors.Is(err, boom) {
-			t.Errorf("got error %v; want the driver's", err)
-		}
-	}
+	bubble(t, func(t *testing.T) {
+		f := newFixture(t, 1)
+		f.world.there = true
+		owner := recdriver.SQLError{Code: "42501", Message: "must be owner"}
+		f.OnCall(recdriver.FailOn(recdriver.Exec, "CREATE SCHEMA", 0, recdriver.SQLError{Code: "42501", Message: "no"}))
+		f.OnCall(recdriver.FailOn(recdriver.Exec, "GRANT", 1, recdriver.SQLError{Code: "XX000", Message: "tuple concurrently updated"}))
+		f.OnCall(recdriver.FailOn(recdriver.Exec, "GRANT", 1, owner)) // which sees the second
+		wantStep(t, f.ensure(t, schemaguard.Guard{Bootstrap: bootstrapGrant}), locktrace.Bootstrap, owner)
+		const bootstrap = " > connect > begin > lock > bootstrap! > rollback > release"
+		f.wantOrder(t, "connect > begin > lock > create schema! > rollback > release > connect > look > release"+bootstrap+bootstrap)
+	})
 }

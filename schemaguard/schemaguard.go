@@ -6,12 +6,15 @@
 // violates unique constraint "pg_namespace_nspname_index". The same happens to
 // CREATE TABLE IF NOT EXISTS and to most other statements of a migration.
 //
-//   - [Migrate] creates the schema under an advisory lock and then lets one
-//     process at a time run the migration code. Most programs need this one.
+//   - [Guard.Once] makes it a sync.Once for the fleet: one process creates the
+//     schema and migrates, all others go on when it is done, and later starts are
+//     one round trip. Most programs need this one.
+//   - [Migrate] lets one process at a time run the migration code, and every
+//     process in its turn.
 //   - [Ensure] creates the schema under the lock and lets all processes run
 //     the migration code at once, for libraries that lock by themselves.
-//   - [Guard] adds options: migrate once for the whole fleet, more DDL under
-//     the schema's lock, an owner, a trace.
+//   - [Guard] holds these and other options: more DDL under the schema's lock, an
+//     owner, a pool of its own for the locks, a trace.
 //   - [Guard.Await] waits until another process has migrated, for processes
 //     that must not.
 //   - [KeyFor] and [MigrateKey] return the keys of the locks.
@@ -36,56 +39,84 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/bounded"
-	"github.com/bootlock/bootlock/internal/room"
+	"github.com/bootlock/bootlock/internal/bridge"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/internal/step"
+	"github.com/bootlock/bootlock/internal/waiting"
 )
 
 // Guard holds the options of Ensure. The zero value is ready to use. A Guard may
 // be copied and shared; its methods do not change it.
 type Guard struct {
-	// Owner is the role that will own the schema if Ensure creates it, by
-	// CREATE SCHEMA … AUTHORIZATION. Empty means the current role.
-	Owner string
+	// Once names what migrate does, and makes Ensure a sync.Once for the fleet:
+	// migrate runs once for each name, in one process, and all others go on when
+	// it is done. Later starts are one round trip, without a lock or a
+	// transaction. Use [HashFS] of the migrations, or else the build's revision.
+	// Empty means no name. Once implies Serialize, and excludes UpToDate.
+	//
+	// What has run is a row of the table bootlock_once, which Ensure creates in
+	// the schema, so that it is dropped, dumped and restored together with what it
+	// speaks of. The row is committed with the end of the lock, and only if
+	// migrate returned nil and the lock was held to the end: as a rule migrate
+	// runs once, and where that cannot be known, at least once. So migrate should
+	// find by itself that there is nothing left to do.
+	//
+	// Ensure does not know what the name stands for: after a migration was taken
+	// back by hand, delete its row. Programs that share a schema need names of
+	// their own. A name has at most 255 bytes of printable ASCII, without ' and \.
+	Once string
+
+	// UpToDate, if not nil, is Once with a question of your own: it reports
+	// whether there is nothing left to migrate. Ensure asks at the very start,
+	// where true ends it without any lock, and again after each wait.
+	//
+	// An error that says that something does not exist yet counts as false
+	// (SQLSTATE 42P01, 3F000, 42703, 42883, 42704); one that says that a pooler
+	// has lost a prepared statement is asked again (26000, 42P05). Any other error
+	// ends Ensure, without migrate. The answer of SELECT max(version) on an empty
+	// table is NULL: use COALESCE, or the error will end every start.
+	UpToDate func(ctx context.Context, db *sql.DB) (bool, error)
+
+	// Serialize runs migrate under [advisorylock.Hold], so that one process of
+	// the fleet migrates at a time. Migration libraries without a lock of their
+	// own need it, or Once. The lock takes a connection besides those that migrate
+	// uses, so the pool must allow two. Its key is [MigrateKey] of the schema's
+	// key.
+	Serialize bool
+
+	// SkipIfExists makes Ensure look for the schema first, outside any
+	// transaction. If it is there, Ensure goes on to migrate after that one
+	// round trip, without the schema's lock and without Bootstrap. With Once it
+	// is the table that has to be there, and the row is looked for anyway.
+	SkipIfExists bool
 
 	// Bootstrap, if not nil, runs further DDL in the transaction that created
 	// the schema and under the same lock: the migrations table, GRANTs,
 	// extensions. It runs at every start of every process, and again after a
 	// clash with an unguarded process, so its statements should be idempotent.
-	// It does not run where SkipIfExists finds the schema, where UpToDate
-	// answers true at the start, or on a read-only server. It must not commit
-	// or roll back.
+	// It does not run where Once or UpToDate finds at the start that nothing is
+	// left to do, where SkipIfExists finds the schema, or on a read-only server.
+	// It must not commit or roll back.
 	Bootstrap func(ctx context.Context, tx *sql.Tx) error
 
-	// SkipIfExists makes Ensure look for the schema first, outside any
-	// transaction. If it is there, Ensure goes on to migrate after that one
-	// round trip, without the schema's lock and without Bootstrap.
-	SkipIfExists bool
+	// Owner is the role that will own the schema if Ensure creates it, by
+	// CREATE SCHEMA … AUTHORIZATION, and the table of Once. Empty means the
+	// current role.
+	Owner string
 
-	// Serialize runs migrate under [advisorylock.Hold], so that one process of
-	// the fleet migrates at a time. Migration libraries without a lock of their
-	// own need it. The lock takes a connection besides those that migrate uses,
-	// so the pool must allow two. Its key is [MigrateKey] of the schema's key.
-	Serialize bool
-
-	// UpToDate, if not nil, reports whether there is nothing left to migrate.
-	// It implies Serialize, and makes Ensure a sync.Once for the fleet: one
-	// process migrates, and all others go on together when it is done, without
-	// one turn each. Ensure asks at the very start, where true ends it without
-	// any lock, and again after each wait.
-	//
-	// An error that says that a table or the schema does not exist (SQLSTATE
-	// 42P01, 3F000) counts as false. Any other error ends Ensure, without
-	// migrate, which is the way to refuse a schema that is newer than this
-	// build. The answer of SELECT max(version) on an empty table is NULL: use
-	// COALESCE, or the error will end every start.
-	UpToDate func(ctx context.Context, db *sql.DB) (bool, error)
+	// LockDB is the pool for the locks, the schema, Bootstrap and the row of
+	// Once, if that is not the one that migrate works with: a direct one, while
+	// migrate goes through a pooler, or one of its own, while migrate needs every
+	// connection that its pool has. One connection is enough for it. It must be on
+	// the same database as db, which Ensure checks under the lock before migrate,
+	// and its role the same, or Owner. Nil means db.
+	LockDB *sql.DB
 
 	// Key is the key of the schema's advisory lock. Zero means KeyFor(schema).
 	Key advisorylock.Key
@@ -104,8 +135,8 @@ type Guard struct {
 // is for migration code that takes no lock of its own, which is most of it.
 //
 // Every process runs migrate in its turn, so migrate should find by itself that
-// there is nothing left to do, as migration libraries do. [Guard.UpToDate]
-// saves the turns. The pool must allow two connections: one keeps the lock
+// there is nothing left to do, as migration libraries do. [Guard.Once] saves the
+// turns. The pool must allow two connections: one keeps the lock
 // while migrate uses the others.
 //
 // Migrate is Guard{Serialize: true}.Ensure; see [Guard.Ensure] for the rest.
@@ -125,12 +156,12 @@ func Ensure(ctx context.Context, db *sql.DB, schema string, migrate func(ctx con
 }
 
 // Ensure creates schema if it does not exist and then calls migrate, which may
-// be nil. Unless Serialize or UpToDate is set, processes call migrate without
+// be nil. Unless Once, UpToDate or Serialize is set, processes call migrate without
 // regard to each other: by then the lock is free and the connection back in the
 // pool.
 //
-// Ensure blocks while others create the schema, and with Serialize or UpToDate
-// while others migrate. ctx is the only timeout. One connection is used at a
+// Ensure blocks while others create the schema, and with Once, UpToDate or
+// Serialize while others migrate. ctx is the only timeout. One connection is used at a
 // time, and none is held during migrate unless it is serialized, so that a pool
 // of one connection is enough.
 //
@@ -154,16 +185,36 @@ func (g Guard) Ensure(ctx context.Context, db *sql.DB, schema string, migrate fu
 }
 
 func (g Guard) ensure(ctx context.Context, op string, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
+	return expectMore(g.start(ctx, op, db, schema, migrate))
+}
+
+// expectMore says in the error of a sqlmock that was told of other statements what to
+// do about it.
+func expectMore(err error) error {
+	var at *locktrace.StepError
+	if !errors.As(err, &at) || at.Step == locktrace.Migrate {
+		return err
+	}
+	if text := at.Err.Error(); !strings.Contains(text, "was not expected") && !strings.Contains(text, "actual sql") {
+		return err
+	}
+	more := *at
+	more.Err = fmt.Errorf("%w; schemaguardtest.ExpectGuard has the expectations for a mock", at.Err)
+	return &more
+}
+
+func (g Guard) start(ctx context.Context, op string, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
 	e, err := g.ensurer(ctx, op, db, schema)
 	if err != nil {
 		return err
 	}
 	e.run = migrate
-	if done, err := e.upToDate(ctx, room.Start()); done || err != nil {
+	if done, err := e.upToDate(ctx, false); done || err != nil {
 		return err
 	}
-	if (g.Serialize || g.UpToDate != nil) && migrate != nil && db.Stats().MaxOpenConnections == 1 {
-		return e.failed(locktrace.Connect, advisorylock.ErrPoolTooSmall) // before the schema is there without its tables
+	serialize := g.Serialize || e.once()
+	if serialize && migrate != nil && e.lockDB == db && db.Stats().MaxOpenConnections == 1 { // before the schema is there without its tables
+		return e.failed(locktrace.Connect, fmt.Errorf("%w, or set LockDB: it allows 1 connection, and migrate under a lock needs 2", advisorylock.ErrPoolTooSmall))
 	}
 	if err := e.ensureSchema(ctx); err != nil {
 		return err
@@ -171,10 +222,8 @@ func (g Guard) ensure(ctx context.Context, op string, db *sql.DB, schema string,
 	switch {
 	case migrate == nil:
 		return nil
-	case g.UpToDate != nil:
-		return e.migrateOnce(ctx)
-	case g.Serialize:
-		return e.named(e.locker(locktrace.Migrate).Hold(ctx, db, MigrateKey(e.Key), e.migrateAlone))
+	case serialize:
+		return e.migrateAlone(ctx)
 	}
 	return e.migrate(ctx)
 }
@@ -190,7 +239,11 @@ func (g Guard) ensurer(ctx context.Context, op string, db *sql.DB, schema string
 	if err := g.check(schema); err != nil {
 		return nil, fmt.Errorf("%s %q: %w", op, schema, err)
 	}
-	e := &ensurer{Guard: g, op: op, db: db, schema: schema}
+	e := &ensurer{Guard: g, op: op, db: db, lockDB: g.LockDB, schema: schema}
+	if e.lockDB == nil {
+		e.lockDB = db
+	}
+	e.rowDB = e.lockDB
 	if e.Key == 0 {
 		e.Key = KeyFor(schema)
 	}
@@ -202,8 +255,14 @@ type ensurer struct {
 	Guard
 	op     string
 	db     *sql.DB
+	lockDB *sql.DB
 	schema string
 	run    func(ctx context.Context, db *sql.DB) error
+	awaits bool // it is Await that asks
+
+	rowDB      *sql.DB // where the row of Once is asked for
+	table      bool    // its table was there when it was asked last
+	failedOnce bool    // and that failed
 }
 
 // attempts is how often the schema's transaction is tried when it clashes with
@@ -211,36 +270,66 @@ type ensurer struct {
 const attempts = 5
 
 func (e *ensurer) ensureSchema(ctx context.Context) error {
-	if e.SkipIfExists {
-		if there, err := e.look(ctx); there || err != nil {
-			return err
-		}
+	if there, err := e.skip(ctx); there || err != nil {
+		return err
 	}
-	create := e.createSQL()
-	for try := 1; ; try++ {
-		at, err := e.transact(ctx, create)
-		switch {
-		case err == nil:
+	for create := e.createSQL(); ; {
+		at, err := e.transactAgain(ctx, create)
+		if err == nil {
 			return nil
-		case clash(at, err) && try < attempts:
-			if !e.pause(ctx, try) {
-				return e.failed(at, bounded.Ended(ctx, err))
-			}
-			continue
-		case !refused(at, err):
+		}
+		if !refused(at, err) {
 			return e.failed(at, err)
 		}
-		there, lookErr := e.look(ctx)
-		if lookErr != nil {
-			return e.failed(at, fmt.Errorf("%w; and looking whether the schema is there: %w", err, lookErr))
+		rest, more, err := e.afterRefusal(ctx, create, err)
+		if err != nil {
+			return e.failed(at, err)
 		}
-		if !there {
-			return e.failed(at, fmt.Errorf("the schema does not exist, and %s: %w", advice(err), err))
-		}
-		if e.Bootstrap == nil || readOnly(err) {
+		if !more {
 			return nil
 		}
-		create = "" // it is there, and this role may do the rest
+		create = rest
+	}
+}
+
+// skip reports whether the schema's transaction can be left out.
+func (e *ensurer) skip(ctx context.Context) (bool, error) {
+	if e.table && (e.Bootstrap == nil || e.SkipIfExists) {
+		return true, nil
+	}
+	if e.SkipIfExists && e.Once == "" {
+		return e.look(ctx)
+	}
+	return false, nil
+}
+
+// afterRefusal returns what is left to create, and whether anything is left to do, for
+// a role or a server that was not allowed to create all of it.
+func (e *ensurer) afterRefusal(ctx context.Context, create string, refusal error) (rest string, more bool, err error) {
+	there, err := e.look(ctx)
+	switch table := e.createOnceSQL(); {
+	case err != nil:
+		return "", false, fmt.Errorf("%w; and looking whether the schema is there: %w", refusal, err)
+	case !there:
+		return "", false, fmt.Errorf("the schema does not exist, and %s: %w", advice(refusal), refusal)
+	case readOnly(refusal):
+		return "", false, nil
+	case !e.table && table != "" && create != table:
+		return table, true, nil // the schema is there, and this role may create tables in it
+	}
+	return "", e.Bootstrap != nil, nil // it is there, and this role may do the rest
+}
+
+// transactAgain is transact, tried again after a clash.
+func (e *ensurer) transactAgain(ctx context.Context, create string) (at locktrace.Step, err error) {
+	for try := 1; ; try++ {
+		at, err = e.transact(ctx, create)
+		if !clash(at, err) || try == attempts {
+			return at, err
+		}
+		if !e.pause(ctx, try) {
+			return at, bounded.Ended(ctx, err)
+		}
 	}
 }
 
@@ -248,15 +337,14 @@ func (e *ensurer) ensureSchema(ctx context.Context) error {
 func (e *ensurer) transact(ctx context.Context, create string) (locktrace.Step, error) {
 	var at locktrace.Step
 	var fnErr error
-	locker := e.locker(locktrace.CreateSchema)
-	err := locker.WithXactLock(ctx, e.db, e.Key, func(ctx context.Context, tx *sql.Tx) error {
+	err := bridge.WithXactLock(ctx, e.call(locktrace.CreateSchema, e.Key), func(ctx context.Context, tx *sql.Tx) error {
 		if create != "" {
 			at = locktrace.CreateSchema
 			fnErr = e.step(ctx, at, func(ctx context.Context) error {
-				return bounded.Ended(ctx, bounded.Do(ctx, func() error {
+				return bounded.Do(ctx, func() error {
 					_, err := tx.ExecContext(ctx, create)
 					return err
-				}))
+				})
 			})
 		}
 		if fnErr == nil && e.Bootstrap != nil {
@@ -275,18 +363,7 @@ func (e *ensurer) transact(ctx context.Context, create string) (locktrace.Step, 
 // pause waits a short random time, longer with each try, and reports whether
 // ctx lasted.
 func (e *ensurer) pause(ctx context.Context, try int) bool {
-	return sleep(ctx, time.Duration(try)*(5*time.Millisecond+rand.N(20*time.Millisecond))) //nolint:gosec // not a secret
-}
-
-// sleep waits for d, and reports whether ctx lasted.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	return ctx.Err() == nil
+	return waiting.Pause(ctx, time.Duration(try)*50*time.Millisecond)
 }
 
 // look asks whether the schema is there, outside any transaction: lib/pq cannot
@@ -294,11 +371,10 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func (e *ensurer) look(ctx context.Context) (there bool, err error) {
 	var conn *bounded.Conn
 	err = e.step(ctx, locktrace.Connect, func(ctx context.Context) (err error) {
-		err = room.Patiently(ctx, room.Start(), func(ctx context.Context) error {
-			conn, err = bounded.Open(ctx, e.db)
+		return e.patiently(ctx, func(ctx context.Context) (err error) {
+			conn, err = bounded.Open(ctx, e.lockDB)
 			return err
 		})
-		return bounded.Ended(ctx, err)
 	})
 	if err != nil {
 		return false, e.failed(locktrace.Connect, err)
@@ -306,7 +382,7 @@ func (e *ensurer) look(ctx context.Context) (there bool, err error) {
 	err = e.step(ctx, locktrace.Look, func(ctx context.Context) error {
 		rows, err := conn.Exec(ctx, e.lookSQL())
 		there = rows == 1
-		return bounded.Ended(ctx, err)
+		return err
 	})
 	_ = e.step(ctx, locktrace.Release, conn.Release)
 	if err != nil {
@@ -338,53 +414,13 @@ func (e *ensurer) step(ctx context.Context, s locktrace.Step, fn func(ctx contex
 	return step.Do(ctx, e.Trace, locktrace.Event{Step: s, For: work, Key: int64(e.Key), Name: e.schema}, fn)
 }
 
-// locker returns the locker whose steps are all for work.
-func (e *ensurer) locker(work locktrace.Step) advisorylock.Locker {
-	return advisorylock.Locker{TTL: e.TTL, Name: e.schema, Trace: traceFor(work, e.Trace)}
-}
-
-// traceFor returns a trace that says of each step what it is for. A hook that
-// is nil stays nil: it would cost a look at pg_locks otherwise.
-func traceFor(work locktrace.Step, t *locktrace.Trace) *locktrace.Trace {
-	if t == nil {
-		return nil
-	}
-	var labelled locktrace.Trace
-	if t.Start != nil {
-		labelled.Start = func(ctx context.Context, e locktrace.Event) context.Context {
-			e.For = work
-			return t.Start(ctx, e)
-		}
-	}
-	if t.Done != nil {
-		labelled.Done = func(ctx context.Context, e locktrace.Event) {
-			e.For = work
-			t.Done(ctx, e)
-		}
-	}
-	if t.Waiting != nil {
-		labelled.Waiting = func(ctx context.Context, w locktrace.Wait) {
-			w.For = work
-			t.Waiting(ctx, w)
-		}
-	}
-	return &labelled
+// call is a lock of package advisorylock whose steps are all for work.
+func (e *ensurer) call(work locktrace.Step, key advisorylock.Key) bridge.Call {
+	return bridge.Call{Op: e.op, DB: e.lockDB, Key: int64(key), Name: e.schema, TTL: e.TTL, Trace: e.Trace, For: work}
 }
 
 func (e *ensurer) failed(at locktrace.Step, err error) error {
 	return &locktrace.StepError{Op: e.op, Name: e.schema, Step: at, Err: err}
-}
-
-// named puts this operation's name on what Hold returned: a step that failed,
-// or else a lease that was lost under migrate.
-func (e *ensurer) named(err error) error {
-	if err == nil {
-		return nil
-	}
-	if s, ok := err.(*locktrace.StepError); ok { //nolint:errorlint // only what was returned as it is
-		return e.failed(s.Step, s.Err)
-	}
-	return e.failed(locktrace.Migrate, err)
 }
 
 // clash reports whether err comes from another session that did the same at the
@@ -415,13 +451,15 @@ func refused(at locktrace.Step, err error) bool {
 		return code == "42501" || readOnly(err)
 	case locktrace.Begin: // lib/pq asks for READ WRITE, which a standby cannot do
 		return readOnly(err)
+	case locktrace.Lock: // other drivers come as far as the lock, which a standby has none of
+		return errors.Is(err, advisorylock.ErrUnsupported)
 	}
 	return false
 }
 
 func readOnly(err error) bool {
 	code := sqlstate.Of(err)
-	return code == "25006" || code == "0A000"
+	return code == "25006" || code == "0A000" || errors.Is(err, advisorylock.ErrUnsupported)
 }
 
 func advice(err error) string {

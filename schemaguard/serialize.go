@@ -4,92 +4,82 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 
-	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/bounded"
-	"github.com/bootlock/bootlock/internal/room"
-	"github.com/bootlock/bootlock/internal/sqlstate"
+	"github.com/bootlock/bootlock/internal/bridge"
+	"github.com/bootlock/bootlock/internal/mocked"
 )
 
-// migrateOnce lets one process of the fleet migrate.
-//
-// Those who find the lock taken wait in shared mode, so that all are granted at
-// once when the winner is done, rather than one after the other. If the winner
-// failed, they queue for the lock in exclusive mode and do not try for it: with
-// many of them some would always still have it in shared mode, and no try would
-// succeed.
-func (e *ensurer) migrateOnce(ctx context.Context) error {
-	key, locker := MigrateKey(e.Key), e.locker(locktrace.Migrate)
-	won := false
-	err := locker.TryHold(ctx, e.db, key, func(ctx context.Context) error {
-		won = true
-		return e.migrateUnlessDone(ctx)
-	})
-	// An error of migrate's own may be ErrNotAcquired as well.
-	if won || !errors.Is(err, advisorylock.ErrNotAcquired) {
-		return e.named(err)
-	}
-	shared := locker
-	shared.Shared = true
-	err = shared.WithXactLock(ctx, e.db, key, func(context.Context, *sql.Tx) error { return nil })
-	if err != nil {
-		return e.named(err)
-	}
-	if done, err := e.upToDate(ctx, room.Start()); done || err != nil {
-		return err
-	}
-	return e.named(locker.Hold(ctx, e.db, key, e.migrateUnlessDone))
-}
-
-func (e *ensurer) migrateUnlessDone(ctx context.Context) error {
-	if done, err := e.upToDate(ctx, room.Lead()); done || err != nil {
-		return err
-	}
-	return e.migrateAlone(ctx)
-}
-
-// migrateAlone is migrate under the lock. First it sees to it that there is a
-// connection for migrate: where the server is short of them, it waits for one.
-// Those who wait for the lock leave room for it.
+// migrateAlone calls migrate in one process at a time. With Once or UpToDate, the
+// processes that find the lock taken do not wait for their turns: whenever they find
+// it free they ask first whether there is anything left to do.
 func (e *ensurer) migrateAlone(ctx context.Context) error {
-	if e.db.Stats().Idle == 0 {
-		err := room.Patiently(ctx, room.Lead(), func(ctx context.Context) error {
-			conn, err := bounded.Open(ctx, e.db)
-			if err == nil {
-				_ = conn.Release(ctx)
-			}
-			return err
-		})
-		if ctx.Err() != nil { // the lock may be lost as well
-			if err == nil {
-				err = ctx.Err()
-			}
-			return e.failed(locktrace.Connect, bounded.Ended(ctx, err))
-		}
-		// Any other error migrate will see for itself.
+	call := e.call(locktrace.Migrate, MigrateKey(e.Key))
+	call.Work = e.db
+	if e.lockDB != e.db && !mocked.Is(e.db) {
+		e.run = e.onSameDatabase(e.run)
 	}
-	return e.migrate(ctx)
+	if !e.once() {
+		return bridge.Hold(ctx, call, e.migrate)
+	}
+	call.Done = func(ctx context.Context) (bool, error) {
+		done, _, err := e.ask(ctx)
+		if err != nil {
+			err = e.failed(locktrace.UpToDate, err)
+		}
+		return done, err
+	}
+	if e.Once != "" {
+		if err := e.askElsewhere(ctx); err != nil {
+			return e.failed(locktrace.UpToDate, err)
+		}
+		call.Record = e.record
+	}
+	return bridge.Hold(ctx, call, func(ctx context.Context) error {
+		done, err := e.upToDate(ctx, true)
+		switch {
+		case err != nil:
+			return err
+		case done:
+			return bridge.ErrNothing
+		}
+		return e.migrate(ctx)
+	})
 }
 
-// upToDate asks UpToDate, at that pace where connections are short; without one
-// there is always something to do.
-func (e *ensurer) upToDate(ctx context.Context, pace room.Pace) (done bool, err error) {
-	if e.UpToDate == nil {
-		return false, nil
+// askElsewhere is for a LockDB of one connection, which is the lock's from then on: the
+// right to record is checked before the lock, and the row asked for over db.
+func (e *ensurer) askElsewhere(ctx context.Context) error {
+	if e.lockDB == e.db || e.lockDB.Stats().MaxOpenConnections != 1 {
+		return nil
 	}
-	err = e.step(ctx, locktrace.UpToDate, func(ctx context.Context) (err error) {
-		err = room.Patiently(ctx, pace, func(ctx context.Context) error {
-			done, err = e.UpToDate(ctx, e.db)
+	e.rowDB = e.db
+	return e.patiently(ctx, e.checkRecord)
+}
+
+// onSameDatabase returns run, which fails if db does not see the lock that LockDB holds.
+func (e *ensurer) onSameDatabase(run func(ctx context.Context, db *sql.DB) error) func(ctx context.Context, db *sql.DB) error {
+	try := fmt.Sprintf("SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock_shared(%d) THEN 1 ELSE 0 END)", MigrateKey(e.Key))
+	return func(ctx context.Context, db *sql.DB) error {
+		err := e.patiently(ctx, func(ctx context.Context) error {
+			conn, err := bounded.Open(ctx, db)
+			if err != nil {
+				return err
+			}
+			defer conn.Release(ctx) //nolint:errcheck // nothing was changed
+			free, err := conn.Exec(ctx, try)
+			if err == nil && free > 0 {
+				return errOtherDatabase
+			}
 			return err
 		})
-		if code := sqlstate.Of(err); code == "42P01" || code == "3F000" {
-			done, err = false, nil // no such table, or no such schema: this is the first start
+		if err != nil {
+			return fmt.Errorf("not called: %w", err)
 		}
-		return err
-	})
-	if err != nil {
-		return false, e.failed(locktrace.UpToDate, err)
+		return run(ctx, db)
 	}
-	return done, nil
 }
+
+var errOtherDatabase = errors.New("the lock that LockDB holds is not seen from db: the two are not on the same database")

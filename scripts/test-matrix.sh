@@ -76,7 +76,8 @@ pooler=$(pgbouncer --version 2>/dev/null | head -n 1)
 
 Every cell is one run of the suite in \`test/conformance\`, which states what
 the packages promise, on a server that was really started. "PgBouncer" means
-${pooler:-PgBouncer} in transaction mode. What could not be had is "not tested".
+${pooler:-PgBouncer} in transaction mode. A version that could not be
+installed is "not tested".
 
 TEXT
 	cat "$work/table"

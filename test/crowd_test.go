@@ -3,15 +3,20 @@
 package test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/pgbouncer"
@@ -20,12 +25,11 @@ import (
 )
 
 // A fleet may be larger than what the server or the pooler has connections. Waiters
-// that block on the very connections that the winner's migration needs keep it from
-// ever being done, and waiters that open the last ones let each other, and the
-// winner, die.
+// that sit on the very connections that the holder's migration needs keep it from ever
+// being done, and so do holders of other locks.
 
 // startersModes are the ways in which a fleet starts.
-var startersModes = []string{"Serialize", "UpToDate"}
+var startersModes = []string{"Serialize", "UpToDate", "Once"}
 
 // starters is a fleet within this program. Each of its processes is a pool of its
 // own, every other one with the other driver, so that they have nothing but the
@@ -73,8 +77,11 @@ func (s *starters) start(t *testing.T) time.Duration {
 }
 
 func (s *starters) guard() schemaguard.Guard {
-	if s.mode == "UpToDate" {
+	switch s.mode {
+	case "UpToDate":
 		return schemaguard.Guard{UpToDate: s.upToDate}
+	case "Once":
+		return schemaguard.Guard{Once: "build 1"}
 	}
 	return schemaguard.Guard{Serialize: true}
 }
@@ -113,7 +120,7 @@ func (s *starters) migrate(ctx context.Context, db *sql.DB) error {
 // statement of the winner's migration queue behind all other waiters: 40 processes were
 // not ready after four minutes.
 func TestMoreProcessesThanPooledConnections(t *testing.T) {
-	for _, size := range []int{2, 3, 4} {
+	for _, size := range []int{2, 4} {
 		for _, mode := range startersModes {
 			t.Run(fmt.Sprintf("%s through %d", mode, size), func(t *testing.T) {
 				db := newTestDB(t, pgtest.Shared(t))
@@ -186,55 +193,110 @@ func ownServer(t *testing.T, opts pgtest.Options) *pgtest.Server {
 	return server
 }
 
-// Where connections are short, those who wait close theirs between two asks, but for
-// the three that have waited longest: they stay in the server's queue, and have the
-// lock as soon as it is free. Where hardly a connection is left, they do not.
-func TestWhoStaysWhereConnectionsAreShort(t *testing.T) {
-	t.Parallel()
-	const limit = 20
+// limitedRole is a DSN of db as a role that owns the database and may have so many
+// connections.
+func limitedRole(t *testing.T, limit int) (db testDB, limited string) {
+	t.Helper()
+	role := pgtest.Shared(t).NewRole(t)
+	db = newTestDB(t, pgtest.Shared(t))
+	sqltest.Exec(t, db.admin, fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d", quoted(role), limit))
+	sqltest.Exec(t, db.admin, "ALTER DATABASE "+quoted(sqltest.Ask[string](t, db.admin, "SELECT current_database()"))+" OWNER TO "+quoted(role))
+	return db, pgtest.WithUser(db.dsn, role, pgtest.RolePassword)
+}
+
+// Services that start at once, each with a schema of its own, are all granted their
+// locks at once, and the leases fill the connections that their own migrations need:
+// none was ever ready, in silence. That is a cluster after a power cut.
+func TestServicesWithALockEach(t *testing.T) {
 	for name, tc := range map[string]struct {
-		taken int
-		check func(t *testing.T, db testDB, role string, taken int)
+		services int
+		through  func(t *testing.T) (db testDB, dsn string)
 	}{
-		"four are left": {15, func(t *testing.T, db testDB, role string, _ int) {
-			blocked := "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE usename = '" + role + "' AND wait_event = 'advisory' AND query ~ '^/. bootlock: %s ms'"
-			ask := func(waited string) int { return sqltest.Ask[int](t, db.admin, fmt.Sprintf(blocked, waited)) }
-			var first, later int
-			await.True(t, "a look around", func() bool { first = ask(`\d+`); return first != 0 })
-			await.True(t, "a few bursts", func() bool { later = ask(`[3-9]\d{3}`); return later != 0 })
-			if first != later {
-				t.Errorf("got process %d after process %d; want the same", later, first)
-			}
+		"6 through 4": {6, func(t *testing.T) (testDB, string) {
+			db := newTestDB(t, pgtest.Shared(t))
+			return db, pgbouncer.New(t, pgtest.Shared(t), "transaction", 4).DSN(db.dsn)
 		}},
-		"one is left": {18, func(t *testing.T, db testDB, role string, taken int) {
-			await.True(t, "the waiter to leave", func() bool {
-				return sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM pg_stat_activity WHERE usename = '"+role+"'") == taken
-			})
-		}},
+		"25 on a limit of 20": {25, func(t *testing.T) (testDB, string) { return limitedRole(t, 20) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			eachDriver(t, func(t *testing.T, driver string) {
-				db, role := newTestDB(t, pgtest.Shared(t)), pgtest.Shared(t).NewRole(t)
-				sqltest.Exec(t, db.admin, fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d", quoted(role), limit))
-				dsn := pgtest.WithUser(db.dsn, role, pgtest.RolePassword)
-				for range tc.taken {
-					sqltest.Exec(t, pool(t, driver, dsn), "SELECT 1")
+				db, dsn := tc.through(t)
+				ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
+				defer cancel()
+				var all sync.WaitGroup
+				for i := range tc.services {
+					service := pool(t, driver, dsn)
+					all.Go(func() {
+						fleet := starters{schema: fmt.Sprintf("service_%d", i), mode: "Serialize"}
+						if err := fleet.guard().Ensure(ctx, service, fleet.schema, fleet.migrate); err != nil {
+							t.Errorf("service %d: %v", i, err)
+						}
+						service.Close()
+					})
 				}
-				waiter := pool(t, driver, dsn)
-				var granted <-chan error
-				err := advisorylock.Hold(t.Context(), pool(t, otherThan(driver), db.dsn), leaseKey, func(context.Context) error {
-					granted = await.Go(func() error { return waitFor["Hold"](t.Context(), advisorylock.Locker{}, waiter, leaseKey) })
-					tc.check(t, db, role, tc.taken)
-					return nil
-				})
-				if err != nil {
-					t.Error(err)
-				}
-				if err := await.Value(t, granted); err != nil {
-					t.Error(err)
-				}
+				began := time.Now()
+				all.Wait()
+				t.Logf("all were ready after %v", time.Since(began))
+				db.holdsNoLock(t)
 			})
 		})
 	}
+}
+
+// Those who await a migration must leave it a connection, also before anybody has come
+// to migrate.
+func TestAwaitLeavesAConnection(t *testing.T) {
+	eachDriver(t, func(t *testing.T, driver string) {
+		db, limited := limitedRole(t, 10)
+		guard := schemaguard.Guard{Once: "build 1"}
+		waiting := guard
+		locker, lasting := lastingWait(advisorylock.Locker{})
+		waiting.Trace = locker.Trace
+		var awaited []<-chan error
+		for i := range 12 {
+			worker := pool(t, drivers[i%len(drivers)], limited)
+			awaited = append(awaited, await.Go(func() error {
+				defer worker.Close()
+				return waiting.Await(t.Context(), worker, "app")
+			}))
+		}
+		for range awaited {
+			await.Value(t, lasting)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), await.Limit/2)
+		defer cancel()
+		if err := guard.Ensure(ctx, pool(t, driver, limited), "app", func(context.Context, *sql.DB) error { return nil }); err != nil {
+			t.Errorf("the migrator: got %v; want nil", err)
+		}
+		for _, worker := range awaited {
+			if err := await.Value(t, worker); err != nil {
+				t.Errorf("a worker: got %v; want nil", err)
+			}
+		}
+		db.holdsNoLock(t)
+	})
+}
+
+// Where there is one connection, the lock takes it, and migrate waits for another until
+// ctx ends. That was silent, and the error a bare 53300.
+func TestOneConnectionIsTooFew(t *testing.T) {
+	t.Parallel()
+	eachDriver(t, func(t *testing.T, driver string) {
+		t.Parallel()
+		_, limited := limitedRole(t, 1)
+		var log bytes.Buffer
+		for name, guard := range map[string]schemaguard.Guard{"Serialize": {Serialize: true}, "Once": {Once: "build 1"}} {
+			log.Reset()
+			guard.Trace = locktrace.Log(slog.New(slog.NewTextHandler(&log, nil)))
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+			defer cancel()
+			err := guard.Ensure(ctx, pool(t, driver, limited), "app", func(ctx context.Context, db *sql.DB) error { return db.PingContext(ctx) })
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: got %v; want context.DeadlineExceeded", name, err)
+			}
+			if said := log.String(); !strings.Contains(said, "waiting for the lock") || !strings.Contains(said, "connection") {
+				t.Errorf("%s: got the log %q; want it to say that there is no connection", name, said)
+			}
+		}
+	})
 }

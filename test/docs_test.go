@@ -3,6 +3,7 @@ package test
 import (
 	"encoding/json"
 	"fmt"
+	"go/format"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,7 +75,7 @@ func blockFile(i int, source string) string {
 	return fmt.Sprintf("block%d.go", i)
 }
 
-// Every Go block of the documents compiles as it stands.
+// Every Go block of the documents compiles as it stands, and is as gofmt writes it.
 func TestDocsCompile(t *testing.T) {
 	t.Parallel()
 	o := newOverlay(t)
@@ -85,6 +86,9 @@ func TestDocsCompile(t *testing.T) {
 			t.Errorf("%s has no Go code", file)
 		}
 		for i, block := range blocks {
+			if formatted, err := format.Source([]byte(block[1])); err != nil || string(formatted) != block[1] {
+				t.Errorf("%s, block %d is not as gofmt writes it: %v", file, i, err)
+			}
 			dir := fmt.Sprintf("%s%d", strings.TrimSuffix(filepath.Base(file), ".md"), i)
 			name := blockFile(i, block[1])
 			o.add(t, filepath.Join("docs", dir, name), block[1])
@@ -112,7 +116,7 @@ func TestREADMERuns(t *testing.T) {
 	binary := filepath.Join(t.TempDir(), "readme.test")
 	o.goTool(t, "test", "-vet=off", "-c", "-o", binary, "./docs/start")
 
-	order := regexp.MustCompile(`(?m)^    (connect > begin.*)$`).FindStringSubmatch(readme)
+	order := regexp.MustCompile(`(?m)^ +(connect > begin.*)$`).FindStringSubmatch(readme)
 	if order == nil {
 		t.Fatal("the README shows no order")
 	}
@@ -122,24 +126,41 @@ func TestREADMERuns(t *testing.T) {
 	if err != nil {
 		t.Errorf("the README's code fails: %v\n%s", err, out)
 	}
-	for _, test := range []string{"TestStartOnAServer", "TestShow", "TestFleet/empty_table", "TestStart"} {
+	for _, test := range []string{"TestStartOnAServer", "TestOrder", "TestStart"} {
 		if !strings.Contains(string(out), "--- PASS: "+test+" ") {
 			t.Errorf("%s did not run:\n%s", test, out)
 		}
 	}
 }
 
-// Who has just had the error finds it at once, and reads to the end.
+// A reader who has just had the error finds it at once, and reads to the end.
 func TestREADMEIsShort(t *testing.T) {
 	t.Parallel()
 	lines := strings.Split(strings.TrimSuffix(readDoc(t, readmeFile), "\n"), "\n")
-	if len(lines) > 200 {
-		t.Errorf("the README has %d lines; want 200 at most", len(lines))
+	if len(lines) > 170 {
+		t.Errorf("the README has %d lines; want 170 at most", len(lines))
 	}
-	for what, limit := range map[string]int{"pg_namespace_nspname_index": 10, "```go": 20} {
+	for what, limit := range map[string]int{"pg_namespace_nspname_index": 10, "```diff": 20} {
 		at := slices.IndexFunc(lines, func(line string) bool { return strings.Contains(line, what) }) + 1
 		if at == 0 || at > limit {
 			t.Errorf("%s stands on line %d; want it by line %d", what, at, limit)
+		}
+	}
+}
+
+// The statements that the documents show are those that are sent.
+func TestStatementsInTheDocs(t *testing.T) {
+	t.Parallel()
+	plain := func(s string) string { return strings.Join(strings.Fields(s), " ") }
+	source := regexp.MustCompile(`\{(idle limit|as before|in vain|or short)\}`).ReplaceAllString(readDoc(t, "../advisorylock/statement.go"), "")
+	source = plain(strings.ReplaceAll(source, "{key}", "<key>"))
+	blocks := regexp.MustCompile("(?s)```sql\n(.*?)```").FindAllStringSubmatch(readDoc(t, "../docs/how-it-works.md"), -1)
+	if len(blocks) < 3 {
+		t.Errorf("found %d statements; want the first attempt, the poll and the queue", len(blocks))
+	}
+	for _, block := range blocks {
+		if !strings.Contains(source, plain(block[1])) {
+			t.Errorf("advisorylock/statement.go has no such statement:\n%s", block[1])
 		}
 	}
 }

@@ -28,8 +28,9 @@ var awaited = schemaguard.Guard{UpToDate: func(ctx context.Context, db *sql.DB) 
 	return n == 1, err
 }}
 
+// createLast ends with what a worker of Once needs.
 func createLast(ctx context.Context, db *sql.DB) error {
-	_, err := db.ExecContext(ctx, "CREATE TABLE app.last ()")
+	_, err := db.ExecContext(ctx, "CREATE TABLE app.last (); GRANT USAGE ON SCHEMA app TO PUBLIC")
 	return err
 }
 
@@ -60,6 +61,13 @@ func TestAwait(t *testing.T) {
 
 func awaitMigration(t *testing.T, migrator, worker string) {
 	t.Helper()
+	for name, guard := range map[string]schemaguard.Guard{"UpToDate": awaited, "Once": {Once: "build 1"}} {
+		sqltest.Exec(t, sqltest.Open(t, "pgx", migrator), "DROP SCHEMA IF EXISTS app CASCADE")
+		t.Run(name, func(t *testing.T) { awaitGuard(t, guard, migrator, worker) })
+	}
+}
+
+func awaitGuard(t *testing.T, guard schemaguard.Guard, migrator, worker string) {
 	const workers = 20
 	var migrated atomic.Bool
 	begun := make(chan struct{})
@@ -71,14 +79,14 @@ func awaitMigration(t *testing.T, migrator, worker string) {
 			if i >= workers/2 {
 				<-begun
 			}
-			if err := awaited.Await(t.Context(), db, "app"); err != nil {
+			if err := guard.Await(t.Context(), db, "app"); err != nil {
 				t.Errorf("worker %d: %v", i, err)
 			} else if !migrated.Load() {
 				t.Errorf("worker %d went on before the migration was done", i)
 			}
 		})
 	}
-	err := awaited.Ensure(t.Context(), pool(t, "pgx", migrator), "app", func(ctx context.Context, db *sql.DB) error {
+	err := guard.Ensure(t.Context(), pool(t, "pgx", migrator), "app", func(ctx context.Context, db *sql.DB) error {
 		close(begun)
 		if _, err := db.ExecContext(ctx, "SELECT pg_sleep(0.5)"); err != nil {
 			return err

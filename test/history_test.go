@@ -180,7 +180,7 @@ func pause(ctx context.Context, d time.Duration) {
 
 func (m *historyMember) work(ctx context.Context) {
 	for ctx.Err() == nil {
-		m.once(ctx, advisorylock.Locker{TTL: historyTTL, Shared: rand.IntN(3) == 0}, historyKeys[rand.IntN(10)/7])
+		m.once(ctx, advisorylock.Locker{TTL: historyTTL}, historyKeys[rand.IntN(10)/7])
 		pause(ctx, time.Duration(rand.IntN(100))*time.Millisecond)
 	}
 }
@@ -191,7 +191,7 @@ func (m *historyMember) once(ctx context.Context, l advisorylock.Locker, key adv
 	if way > 1 {
 		l.TTL = 0 // no heartbeat would show that a transaction lives that does nothing for a while
 	}
-	call := m.fleet.log.Ask(history.Op{Process: m.number, Key: int64(key), Shared: l.Shared, Lease: way < 2})
+	call := m.fleet.log.Ask(history.Op{Process: m.number, Key: int64(key), Lease: way < 2})
 	fn := func(ctx context.Context) error {
 		id := int(m.fleet.holders.Add(1))
 		over := call.Granted(ctx, id)
@@ -236,7 +236,7 @@ func (m *historyMember) write(ctx, lost context.Context, call *history.Client, h
 	if m.fleet.control == "" {
 		asked := m.fleet.log.Now()
 		err := sqltest.AskFence(ctx, lost, tx)
-		refused := sqlstate.Of(err) == "BL001"
+		refused := sqlstate.Of(err) == "22P02" // the lock was lost
 		if err == nil || refused {
 			call.Fenced(asked, !refused)
 		}

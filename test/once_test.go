@@ -9,11 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
@@ -33,7 +33,7 @@ const fleetSize = 16
 // that without the guard these processes do clash.
 func TestOncePerFleet(t *testing.T) {
 	db := newOnceDB(t, pgtest.Shared(t))
-	fleet := startFleet(t, func(string) string { return db.dsn })
+	fleet := startFleet(t, db.dsn)
 
 	t.Run("control group without Serialize", func(t *testing.T) {
 		const rounds = 20
@@ -45,7 +45,16 @@ func TestOncePerFleet(t *testing.T) {
 		}
 		t.Errorf("got no clash in %d rounds; want one, or the tests below prove nothing", rounds)
 	})
-	for _, mode := range []string{"serialize", "up to date"} {
+	t.Run("create schema", func(t *testing.T) {
+		for round := range 10 {
+			for i, answer := range fleet.run(t, "create schema", fmt.Sprintf("schema_%d", round)) {
+				if answer.err != "" || strings.Contains(answer.trace, "!") {
+					t.Errorf("process %d: got %q, error %q; want no clash where all are guarded", i, answer.trace, answer.err)
+				}
+			}
+		}
+	})
+	for _, mode := range []string{"serialize", "up to date", "once"} {
 		t.Run(mode, func(t *testing.T) {
 			for round := range 3 {
 				schema := fmt.Sprintf("%s_%d", strings.ReplaceAll(mode, " ", "_"), round)
@@ -59,23 +68,32 @@ func TestOncePerFleet(t *testing.T) {
 		})
 	}
 	t.Run("second start", func(t *testing.T) { secondStart(t, db, fleet) })
-	t.Run("winner returns an error", func(t *testing.T) {
-		winner := winnerFails(t, db, fleet, "told", func(winner *program) { winner.say(t, "fail") })
+	for _, mode := range []string{"up to date", "once"} {
+		schema := func(how string) string { return strings.ReplaceAll(mode, " ", "_") + "_" + how }
+		killed := winnerFails(t, db, fleet, mode, schema("killed"), func(winner *program) { winner.signal(t, syscall.SIGKILL) })
+		fleet.add(t, killed)
+		winner := winnerFails(t, db, fleet, mode, schema("told"), func(winner *program) { winner.say(t, "fail") })
 		if answer := hearAnswer(t, fleet.procs[winner]); !strings.Contains(answer.err, "told to fail") {
 			t.Errorf("the winner: got error %q; want its own", answer.err)
 		}
-	})
-	t.Run("winner is killed", func(t *testing.T) {
-		winner := winnerFails(t, db, fleet, "killed", func(winner *program) { winner.signal(t, syscall.SIGKILL) })
-		fleet.procs = slices.Delete(fleet.procs, winner, winner+1)
-	})
+		winner = winnerFails(t, db, fleet, mode, schema("frozen"), func(winner *program) { winner.signal(t, syscall.SIGSTOP) })
+		fleet.procs[winner].signal(t, syscall.SIGCONT)
+		wantLost(t, fleet.procs[winner])
+		winner = winnerFails(t, db, fleet, mode, schema("ended"), func(*program) {
+			db.terminate(t, schemaguard.MigrateKey(schemaguard.KeyFor(schema("ended"))))
+		})
+		wantLost(t, fleet.procs[winner])
+		for _, how := range []string{"killed", "told", "frozen", "ended"} {
+			db.wantRuns(t, schema(how), 2, 1) // also when the old winner is back
+		}
+	}
 	db.holdsNoLock(t)
 	fleet.finish(t)
 }
 
 // Most starts have nothing to migrate. They must not queue up for anything: here
 // somebody else has both keys all the time.
-func secondStart(t *testing.T, db testDB, fleet fleet) {
+func secondStart(t *testing.T, db testDB, fleet *fleet) {
 	const schema = "up_to_date_0"
 	key := schemaguard.KeyFor(schema)
 	taken := sqltest.Occupy(t, db.dsn, key, schemaguard.MigrateKey(key))
@@ -88,15 +106,24 @@ func secondStart(t *testing.T, db testDB, fleet fleet) {
 	db.wantRuns(t, schema, 1, 1)
 }
 
+// wantLost lets a process go on that was in the middle of its migration.
+func wantLost(t *testing.T, winner *program) {
+	t.Helper()
+	winner.say(t, "go on")
+	if answer := hearAnswer(t, winner); !strings.Contains(answer.err, "the lock was lost") {
+		t.Errorf("the old winner: got error %q; want the lock lost", answer.err)
+	}
+}
+
 // winnerFails lets fail happen to the one process that is in the middle of its
 // migration. That is rolled back, and of those who waited for it exactly one
 // follows. It returns who it was.
-func winnerFails(t *testing.T, db testDB, fleet fleet, schema string, fail func(winner *program)) int {
+func winnerFails(t *testing.T, db testDB, fleet *fleet, mode, schema string, fail func(winner *program)) int {
 	t.Helper()
-	fleet.begin(t, "first fails", schema)
-	await.True(t, "a migrate to be in the middle", func() bool { return db.attempts(t, schema) > 0 })
-	db.awaitSomeWaiters(t)
+	fleet.begin(t, mode+", first fails", schema)
+	await.True(t, "a migrate to begin", func() bool { return db.attempts(t, schema) > 0 })
 	winner := sqltest.Ask[int](t, db.admin, "SELECT process FROM attempts WHERE schema = '"+schema+"'")
+	fleet.procs[winner].hear(t, "in the middle")
 	fail(fleet.procs[winner])
 	for i, p := range fleet.procs {
 		if i == winner {
@@ -131,25 +158,37 @@ func (db testDB) wantRuns(t *testing.T, schema string, attempts, done int) {
 	if got := sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM "+schema+".version"); got != done {
 		t.Errorf("%s: migrated %d times; want %d", schema, got, done)
 	}
+	if !strings.HasPrefix(schema, "once") {
+		return
+	}
+	if got := sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM "+schema+".bootlock_once"); got != done {
+		t.Errorf("%s: got %d rows of Once; want %d", schema, got, done)
+	}
 }
 
 // fleet is a set of processes that are connected and wait for orders.
-type fleet struct{ procs []*program }
+type fleet struct {
+	dsn   string
+	procs [fleetSize]*program
+}
 
-func startFleet(t *testing.T, dsn func(driver string) string) fleet {
+func startFleet(t *testing.T, dsn string) *fleet {
 	t.Helper()
-	var f fleet
+	f := &fleet{dsn: dsn}
 	for i := range fleetSize {
-		driver := drivers[i%len(drivers)]
-		f.procs = append(f.procs, start(t, "ensure", "DSN="+dsn(driver), "DRIVER="+driver, fmt.Sprintf("PROCESS=%d", i)))
-	}
-	for _, p := range f.procs {
-		p.hear(t, "connected")
+		f.add(t, i)
 	}
 	return f
 }
 
-func (f fleet) begin(t *testing.T, mode, schema string) {
+// add starts the process of number i.
+func (f *fleet) add(t *testing.T, i int) {
+	t.Helper()
+	f.procs[i] = start(t, "ensure", "DSN="+f.dsn, "DRIVER="+drivers[i%len(drivers)], fmt.Sprintf("PROCESS=%d", i))
+	f.procs[i].hear(t, "connected")
+}
+
+func (f *fleet) begin(t *testing.T, mode, schema string) {
 	t.Helper()
 	for _, p := range f.procs {
 		p.say(t, mode+"\t"+schema)
@@ -157,7 +196,7 @@ func (f fleet) begin(t *testing.T, mode, schema string) {
 }
 
 // run lets all processes ensure schema at once.
-func (f fleet) run(t *testing.T, mode, schema string) []answer {
+func (f *fleet) run(t *testing.T, mode, schema string) []answer {
 	t.Helper()
 	f.begin(t, mode, schema)
 	var answers []answer
@@ -167,7 +206,7 @@ func (f fleet) run(t *testing.T, mode, schema string) []answer {
 	return answers
 }
 
-func (f fleet) failures(answers []answer) int {
+func (f *fleet) failures(answers []answer) int {
 	failed := 0
 	for _, a := range answers {
 		if a.err != "" {
@@ -177,7 +216,7 @@ func (f fleet) failures(answers []answer) int {
 	return failed
 }
 
-func (f fleet) finish(t *testing.T) {
+func (f *fleet) finish(t *testing.T) {
 	t.Helper()
 	for _, p := range f.procs {
 		p.finish(t)
@@ -229,24 +268,30 @@ func ensureOnce(db *sql.DB, mode, schema string, orders *bufio.Scanner) (trace s
 	defer cancel()
 	var rec locktrace.Recorder
 	lib := library{db: db, schema: schema}
-	guard := schemaguard.Guard{Trace: rec.Trace()}
+	guard := schemaguard.Guard{TTL: leaseTTL, Trace: rec.Trace()}
+	mode, firstFails := strings.CutSuffix(mode, ", first fails")
 	switch mode {
 	case "create schema", "schema only":
 	case "serialize":
 		guard.Serialize = true
 	case "up to date":
 		guard.UpToDate = lib.upToDate
-	case "first fails":
-		guard.UpToDate = lib.upToDate
+	case "once":
+		guard.Once = "build 1"
+	default:
+		return "", fmt.Errorf("no mode %q", mode)
+	}
+	if firstFails {
 		lib.inTheMiddle = func(first bool) error {
 			if !first {
 				return nil
 			}
-			orders.Scan() // for ever, if nobody says anything
-			return errors.New("told to fail")
+			fmt.Println("in the middle")
+			if orders.Scan() && orders.Text() == "fail" {
+				return errors.New("told to fail")
+			}
+			return nil
 		}
-	default:
-		return "", fmt.Errorf("no mode %q", mode)
 	}
 	migrate := func(ctx context.Context, _ *sql.DB) error { return lib.migrate(ctx) }
 	if mode == "create schema" {
@@ -288,6 +333,11 @@ func (l library) migrate(ctx context.Context) error {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // after a commit there is nothing to roll back
+	if l.inTheMiddle != nil {
+		if err := advisorylock.Fence(ctx, tx); err != nil { // else it would keep its tables for as long as it is frozen
+			return err
+		}
+	}
 	for _, table := range []string{"version (v int)", "users (id int PRIMARY KEY)", "orders (id serial)"} {
 		if _, err := tx.ExecContext(ctx, "CREATE TABLE "+l.schema+"."+table); err != nil {
 			return err
@@ -302,4 +352,91 @@ func (l library) migrate(ctx context.Context) error {
 		return err
 	}
 	return tx.Commit()
+}
+
+// Once in the ways in which a Guard can be used.
+func TestOnce(t *testing.T) {
+	t.Parallel()
+	nothing := func(context.Context, *sql.DB) error { return nil }
+	eachDriver(t, func(t *testing.T, driver string) {
+		role := pgtest.Shared(t).NewRole(t)
+		weak := pgtest.Shared(t).NewRole(t)
+		db := newTestDB(t, pgtest.Shared(t))
+		guard := schemaguard.Guard{Once: "build 1"}
+		twice := func(t *testing.T, guard schemaguard.Guard, db *sql.DB, schema string) {
+			t.Helper()
+			calls := 0
+			for range 2 {
+				if err := guard.Ensure(t.Context(), db, schema, func(ctx context.Context, db *sql.DB) error { calls++; return db.PingContext(ctx) }); err != nil {
+					t.Errorf("got %v; want nil", err)
+				}
+			}
+			if calls != 1 {
+				t.Errorf("got %d calls of migrate; want 1", calls)
+			}
+			if n := sqltest.Ask[int](t, db, "SELECT count(*) FROM "+schema+".bootlock_once WHERE name = 'build 1' AND at <= now()"); n != 1 {
+				t.Errorf("got %d rows; want 1", n)
+			}
+		}
+		t.Run("public", func(t *testing.T) { twice(t, guard, pool(t, driver, db.dsn), "public") })
+		t.Run("a pool of two", func(t *testing.T) {
+			two := pool(t, driver, db.dsn)
+			two.SetMaxOpenConns(2)
+			twice(t, guard, two, "two")
+		})
+		t.Run("LockDB", func(t *testing.T) {
+			one, locks := pool(t, driver, db.dsn), pool(t, driver, db.dsn)
+			one.SetMaxOpenConns(1)
+			locks.SetMaxOpenConns(1)
+			guard := guard
+			guard.LockDB = locks
+			twice(t, guard, one, "lock_db")
+		})
+		t.Run("LockDB on another database", func(t *testing.T) {
+			guard := guard
+			guard.LockDB = pool(t, driver, pgtest.Shared(t).NewDB(t))
+			if err := guard.Ensure(t.Context(), pool(t, driver, db.dsn), "elsewhere", notReached(t)); err == nil {
+				t.Error("got nil; want an error")
+			}
+		})
+		t.Run("Owner", func(t *testing.T) {
+			guard := guard
+			guard.Owner = role
+			twice(t, guard, pool(t, driver, db.dsn), "owned")
+			if owner := sqltest.Ask[string](t, db.admin, "SELECT tableowner FROM pg_tables WHERE schemaname = 'owned'"); owner != role {
+				t.Errorf("got owner %s of the table; want %s", owner, role)
+			}
+			guard.Once = "build 2"
+			if err := guard.Ensure(t.Context(), pool(t, driver, pgtest.WithUser(db.dsn, role, pgtest.RolePassword)), "owned", nothing); err != nil {
+				t.Errorf("as the owner, who may not create schemas: got %v; want nil", err)
+			}
+		})
+		t.Run("a role without rights", func(t *testing.T) {
+			sqltest.Exec(t, db.admin, "CREATE SCHEMA not_mine; GRANT USAGE ON SCHEMA not_mine TO PUBLIC")
+			as := pool(t, driver, pgtest.WithUser(db.dsn, weak, pgtest.RolePassword))
+			err := guard.Ensure(t.Context(), as, "not_mine", notReached(t))
+			if err == nil {
+				t.Error("got nil where there is no table; want an error")
+			}
+			twice(t, guard, pool(t, driver, db.dsn), "not_mine")
+			if err := guard.Ensure(t.Context(), as, "not_mine", notReached(t)); err != nil {
+				t.Errorf("got %v where the row is there; want nil", err)
+			}
+			other := guard
+			other.Once = "build 2"
+			if err := other.Ensure(t.Context(), as, "not_mine", notReached(t)); err == nil || !strings.Contains(err.Error(), "GRANT INSERT") {
+				t.Errorf("got %v where the row may not be written; want advice", err)
+			}
+		})
+		t.Run("a nil migrate", func(t *testing.T) {
+			if err := guard.Ensure(t.Context(), pool(t, driver, db.dsn), "none", nil); err != nil {
+				t.Error(err)
+			}
+			if n := sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM none.bootlock_once"); n != 0 {
+				t.Errorf("got %d rows; want the table, and no row", n)
+			}
+		})
+		sqltest.Exec(t, db.admin, "DROP SCHEMA owned CASCADE")
+		db.holdsNoLock(t)
+	})
 }

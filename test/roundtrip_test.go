@@ -2,6 +2,7 @@ package test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"net"
 	"slices"
@@ -36,8 +37,7 @@ func TestRoundTrips(t *testing.T) {
 				t.Fatal(err)
 			}
 			create := `CREATE SCHEMA IF NOT EXISTS "app"`
-			lock := fmt.Sprintf("SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock(%[1]d) "+
-				"THEN (SELECT 1 FROM (SELECT pg_catalog.pg_advisory_xact_lock(%[1]d)) taken) ELSE 2 END)", schemaguard.KeyFor("app"))
+			lock := fmt.Sprintf("SELECT pg_catalog.pg_advisory_xact_lock(%d) …", schemaguard.KeyFor("app"))
 			look := "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) 'app'"
 			begin, end := "BEGIN", "COMMIT"
 
@@ -54,6 +54,13 @@ func TestRoundTrips(t *testing.T) {
 				{"WithXactLock", func() error {
 					return advisorylock.WithXactLock(t.Context(), db, schemaguard.KeyFor("app"), noTx)
 				}, []string{begin, lock, end}},
+				{"Once, when it has run", func() error {
+					return schemaguard.Guard{Once: "build 1"}.Ensure(t.Context(), db, "once", nil)
+				}, []string{`SELECT 1 FROM "once".bootlock_once WHERE name OPERATOR(pg_catalog.=) 'build 1'`}},
+			}
+			twice := pool(t, mode[0], pgtest.WithParams(wire.dsn, mode[1:]...))
+			if err := (schemaguard.Guard{Once: "build 1"}).Ensure(t.Context(), twice, "once", func(context.Context, *sql.DB) error { return nil }); err != nil {
+				t.Fatal(err)
 			}
 			for _, tt := range tests {
 				wire.reset()
@@ -107,6 +114,9 @@ func sameStatement(got, want string) bool {
 		return got == "BEGIN ISOLATION LEVEL READ COMMITTED" || got == "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 	case "COMMIT":
 		return strings.EqualFold(got, want)
+	}
+	if beginning, cut := strings.CutSuffix(want, " …"); cut { // of what advisorylock's own tests know in full
+		return strings.HasPrefix(got, beginning)
 	}
 	return got == want
 }

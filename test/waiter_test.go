@@ -18,6 +18,7 @@ import (
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/relay"
 	"github.com/bootlock/bootlock/test/replica"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
@@ -108,28 +109,24 @@ func TestWaitOutlivesItsSession(t *testing.T) {
 	t.Parallel()
 	for _, end := range []string{"pg_terminate_backend", "pg_cancel_backend"} {
 		for op, wait := range waitFor {
-			for _, shared := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s/%s shared=%t", end, op, shared), func(t *testing.T) {
-					eachDriver(t, func(t *testing.T, driver string) {
-						t.Parallel()
-						db := newTestDB(t, pgtest.Shared(t))
-						holder := sqltest.Occupy(t, db.dsn, leaseKey)
-						waiter := pool(t, driver, db.dsn)
-						returned := await.Go(func() error {
-							return wait(t.Context(), advisorylock.Locker{Shared: shared}, waiter, leaseKey)
-						})
-						for range 3 {
-							db.endWaiter(t, end, returned)
-						}
-						db.awaitSomeWaiters(t)
-						sqltest.Commit(t, holder)
-						if err := await.Value(t, returned); err != nil {
-							t.Errorf("got %v; want the lock", err)
-						}
-						db.holdsNoLock(t)
-					})
+			t.Run(end+"/"+op, func(t *testing.T) {
+				eachDriver(t, func(t *testing.T, driver string) {
+					t.Parallel()
+					db := newTestDB(t, pgtest.Shared(t))
+					holder := sqltest.Occupy(t, db.dsn, leaseKey)
+					waiter := pool(t, driver, db.dsn)
+					returned := await.Go(func() error { return wait(t.Context(), advisorylock.Locker{}, waiter, leaseKey) })
+					for range 3 {
+						db.endWaiter(t, end, returned)
+					}
+					db.awaitSomeWaiters(t)
+					sqltest.Commit(t, holder)
+					if err := await.Value(t, returned); err != nil {
+						t.Errorf("got %v; want the lock", err)
+					}
+					db.holdsNoLock(t)
 				})
-			}
+			})
 		}
 	}
 }
@@ -153,7 +150,7 @@ func (db testDB) endWaiter(t *testing.T, end string, returned <-chan error) {
 }
 
 // A server that restarts, or a failover, ends every session and refuses new ones for a
-// while, by 57P03 or by refusing to connect. For who waits that is no failure.
+// while, by 57P03 or by refusing to connect. For a waiter that is no failure.
 func TestWaitOutlivesItsServer(t *testing.T) {
 	t.Parallel()
 	files := replica.NewFiles(t)
@@ -174,12 +171,21 @@ func TestWaitOutlivesItsServer(t *testing.T) {
 					waiting[op+" "+driver] = await.Go(func() error { return wait(t.Context(), locker, db, leaseKey) })
 				}
 			}
+			guard := schemaguard.Guard{Once: "build 1", Trace: locker.Trace}
+			for _, driver := range drivers {
+				db := sqltest.Open(t, driver, server.DSN())
+				waiting["Await "+driver] = await.Go(func() error { return guard.Await(t.Context(), db, "app") })
+			}
 			for range waiting {
 				await.Value(t, lasting)
 			}
 			server.End(t, signal)
 			_ = holder.Rollback()
 			server.StartAgain(t)
+			guard.Trace = nil
+			if err := guard.Ensure(t.Context(), sqltest.Open(t, "pgx", server.DSN()), "app", func(context.Context, *sql.DB) error { return nil }); err != nil {
+				t.Error(err)
+			}
 			for what, returned := range waiting {
 				if err := await.Value(t, returned); err != nil {
 					t.Errorf("%s: got %v; want the lock of the server that is back", what, err)
@@ -189,29 +195,170 @@ func TestWaitOutlivesItsServer(t *testing.T) {
 	}
 }
 
-// plpgsql is what the long wait and the lease are made of, but a database may have
-// none, and a role no right to it.
-func TestWithoutPLpgSQL(t *testing.T) {
+// A connection string may name a primary and its standby. While the primary restarts, a
+// waiter is led to the standby, which grants what excludes nobody: two had the lock.
+func TestWaitIsForThePrimary(t *testing.T) {
 	t.Parallel()
-	for name, without := range map[string]string{
-		"no right to it": "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC",
-		"dropped":        "DROP EXTENSION plpgsql",
+	files := replica.NewFiles(t)
+	for op, wait := range waitFor {
+		t.Run(op, func(t *testing.T) {
+			t.Parallel()
+			primary, standby := files.Start(t)
+			both := fmt.Sprintf("host=127.0.0.1,127.0.0.1 port=%d,%d user=postgres dbname=postgres sslmode=disable application_name=waiter", primary.Port, standby.Port)
+			holder := sqltest.Occupy(t, primary.DSN(), leaseKey)
+			locker, lasting := lastingWait(advisorylock.Locker{})
+			waiting := map[string]<-chan error{}
+			for _, driver := range drivers {
+				db := sqltest.Open(t, driver, both)
+				waiting[driver] = await.Go(func() error { return wait(t.Context(), locker, db, leaseKey) })
+			}
+			for range waiting {
+				await.Value(t, lasting)
+			}
+			primary.End(t, syscall.SIGQUIT)
+			_ = holder.Rollback()
+			here := sqltest.Open(t, "pgx", standby.DSN())
+			seen := map[int]bool{}
+			await.True(t, "ten tries on the standby", func() bool {
+				var pid int
+				_ = here.QueryRowContext(t.Context(), "SELECT pid FROM pg_stat_activity WHERE application_name = 'waiter'").Scan(&pid)
+				seen[pid] = pid != 0
+				return len(seen) > 10
+			})
+			for driver, returned := range waiting {
+				select {
+				case err := <-returned:
+					t.Errorf("%s: got %v while there was but a standby; want it to wait", driver, err)
+					delete(waiting, driver)
+				default:
+				}
+			}
+			primary.StartAgain(t)
+			for driver, returned := range waiting {
+				if err := await.Value(t, returned); err != nil {
+					t.Errorf("%s: got %v; want the lock of the primary that is back", driver, err)
+				}
+			}
+		})
+	}
+}
+
+// With round trips of 120 ms BEGIN alone takes longer than the first burst did: nobody
+// was told of the wait.
+func TestLongRoundTrips(t *testing.T) {
+	t.Parallel()
+	for op, wait := range waitFor {
+		t.Run(op, func(t *testing.T) {
+			t.Parallel()
+			db := newTestDB(t, pgtest.Shared(t))
+			server, err := pgtest.Addr(db.dsn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			far, err := relay.Listen("127.0.0.1:0", server, func() relay.Tap {
+				return func([]byte, bool) { time.Sleep(60 * time.Millisecond) }
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(far.Close)
+			holder := sqltest.Occupy(t, db.dsn, leaseKey)
+			locker, lasting := lastingWait(advisorylock.Locker{})
+			var waiting []<-chan error
+			for i := range 8 {
+				waiter := pool(t, drivers[i%len(drivers)], pgtest.WithAddr(db.dsn, far.Addr))
+				waiting = append(waiting, await.Go(func() error { return wait(t.Context(), locker, waiter, leaseKey) }))
+			}
+			for range waiting {
+				if w := await.Value(t, lasting); w.Waited > 3*time.Second {
+					t.Errorf("got told after %v; want 3 s at most", w.Waited)
+				}
+			}
+			sqltest.Commit(t, holder)
+			for _, returned := range waiting {
+				if err := await.Value(t, returned); err != nil {
+					t.Errorf("got %v; want the lock", err)
+				}
+			}
+		})
+	}
+}
+
+// A prepared transaction keeps its locks, but has no session that could be ended.
+func TestPreparedTransactionIsNamed(t *testing.T) {
+	t.Parallel()
+	server := ownServer(t, pgtest.Options{Settings: map[string]string{"max_prepared_transactions": "10"}})
+	eachDriver(t, func(t *testing.T, driver string) {
+		for what, prepare := range map[string]func(db *sql.DB, tx *sql.Tx) error{
+			"has the key": func(_ *sql.DB, tx *sql.Tx) error {
+				_, err := tx.ExecContext(t.Context(), fmt.Sprintf("SELECT pg_advisory_xact_lock(%d); PREPARE TRANSACTION 'x'", leaseKey))
+				return err
+			},
+			"is fenced": func(db *sql.DB, tx *sql.Tx) error {
+				return advisorylock.Hold(t.Context(), db, leaseKey, func(ctx context.Context) error {
+					if err := advisorylock.Fence(ctx, tx); err != nil {
+						return err
+					}
+					_, err := tx.ExecContext(ctx, "PREPARE TRANSACTION 'x'")
+					return err
+				})
+			},
+		} {
+			t.Run(what, func(t *testing.T) {
+				db := newTestDB(t, server)
+				first := sqltest.Open(t, "pgx", db.dsn)
+				if err := prepare(first, sqltest.Begin(t, first)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := advisorylock.Sessions(t.Context(), pool(t, driver, db.dsn), leaseKey); err != nil {
+					t.Errorf("Sessions: %v", err)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				defer cancel()
+				if err := waitFor["Hold"](ctx, advisorylock.Locker{}, pool(t, driver, db.dsn), leaseKey); err == nil || !strings.Contains(err.Error(), "prepared transaction") {
+					t.Errorf("got %v; want the prepared transaction named", err)
+				}
+				locker, lasting := lastingWait(advisorylock.Locker{})
+				waiter := pool(t, driver, db.dsn)
+				granted := await.Go(func() error { return waitFor["Hold"](t.Context(), locker, waiter, leaseKey) })
+				if w := await.Value(t, lasting); len(w.Holders) != 1 || w.Holders[0].State != "prepared transaction" {
+					t.Errorf("got %+v of the wait; want the prepared transaction named", w)
+				}
+				sqltest.Exec(t, db.admin, "COMMIT PREPARED 'x'")
+				if err := await.Value(t, granted); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	})
+}
+
+// A role may not use plpgsql, in which a waiter stands in the server's queue, or may not
+// read the catalogs that say who has a lock. It gets its locks all the same.
+func TestWithoutRights(t *testing.T) {
+	t.Parallel()
+	for name, revoke := range map[string]struct{ statement, probe string }{
+		"plpgsql":            {"REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC", "DO $$ BEGIN END $$"},
+		"plpgsql dropped":    {"DROP EXTENSION plpgsql", "DO $$ BEGIN END $$"},
+		"pg_database":        {"REVOKE SELECT ON pg_database FROM PUBLIC", "SELECT FROM pg_database"},
+		"pg_roles":           {"REVOKE SELECT ON pg_roles FROM PUBLIC", "SELECT FROM pg_roles"},
+		"views":              {"REVOKE SELECT ON pg_locks, pg_stat_activity FROM PUBLIC", "SELECT FROM pg_locks"},
+		"pg_stat_activity()": {"REVOKE EXECUTE ON FUNCTION pg_stat_get_activity(int) FROM PUBLIC", "SELECT FROM pg_stat_get_activity(NULL)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachDriver(t, func(t *testing.T, driver string) {
 				t.Parallel()
 				role := pgtest.Shared(t).NewRole(t)
 				db := newTestDB(t, pgtest.Shared(t))
-				sqltest.Exec(t, db.admin, without)
+				sqltest.Exec(t, db.admin, revoke.statement)
 				sqltest.Exec(t, db.admin, "GRANT CREATE ON DATABASE "+quoted(sqltest.Ask[string](t, db.admin, "SELECT current_database()"))+" TO "+quoted(role))
 				dsn := pgtest.WithUser(db.dsn, role, pgtest.RolePassword)
-				probe := sqltest.Open(t, driver, dsn)
-				if _, err := probe.ExecContext(t.Context(), "DO $$ BEGIN END $$"); sqlstate.Of(err) != "42501" && sqlstate.Of(err) != "42704" {
-					t.Fatalf("a DO block: got %v; want 42501 or 42704, or this test proves nothing", err)
+				if _, err := sqltest.Open(t, driver, dsn).ExecContext(t.Context(), revoke.probe); sqlstate.Of(err) != "42501" && sqlstate.Of(err) != "42704" {
+					t.Fatalf("%s: got %v; want 42501 or 42704, or this test proves nothing", revoke.probe, err)
 				}
-				t.Run("calls", func(t *testing.T) { callsWithoutPLpgSQL(t, db, driver, dsn) })
+				t.Run("calls", func(t *testing.T) { callsWithoutRights(t, db, driver, dsn) })
 				for _, mode := range startersModes {
-					fleet := starters{n: 8, dsn: dsn, schema: strings.ToLower(mode), mode: mode}
+					fleet := starters{n: 4, dsn: dsn, schema: strings.ToLower(mode), mode: mode}
 					fleet.start(t)
 				}
 				db.holdsNoLock(t)
@@ -220,44 +367,29 @@ func TestWithoutPLpgSQL(t *testing.T) {
 	}
 }
 
-func callsWithoutPLpgSQL(t *testing.T, db testDB, driver, dsn string) {
-	calls := map[string]func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error{
-		"WithXactLock": waitFor["WithXactLock"],
-		"Hold":         waitFor["Hold"],
-		"shared WithXactLock": func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error {
-			l.Shared = true
-			return waitFor["WithXactLock"](ctx, l, db, key)
-		},
-		"shared Hold": func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error {
-			l.Shared = true
-			return waitFor["Hold"](ctx, l, db, key)
-		},
-		"Serialize": func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error {
-			guard := schemaguard.Guard{Serialize: true, Key: key, Trace: l.Trace}
-			return guard.Ensure(ctx, db, "serialized", func(context.Context, *sql.DB) error { return nil })
-		},
-	}
-	for name, call := range calls {
-		t.Run(name, func(t *testing.T) {
+func callsWithoutRights(t *testing.T, db testDB, driver, dsn string) {
+	for op, wait := range waitFor {
+		t.Run(op, func(t *testing.T) {
 			t.Parallel()
 			key := advisorylock.KeyOf(t.Name())
-			holder := sqltest.Occupy(t, db.dsn, key, schemaguard.MigrateKey(key))
+			holder := sqltest.Occupy(t, db.dsn, key)
 			limited := pool(t, driver, dsn)
 			locker, lasting := lastingWait(advisorylock.Locker{})
-			returned := await.Go(func() error { return call(t.Context(), locker, limited, key) })
+			returned := await.Go(func() error { return wait(t.Context(), locker, limited, key) })
 			select {
 			case <-lasting:
 			case err := <-returned:
 				t.Fatalf("the wait ended while the lock was held: %v", err)
 			}
-			if err := advisorylock.TryHold(t.Context(), pool(t, driver, dsn), key, func(context.Context) error { return nil }); !errors.Is(err, advisorylock.ErrNotAcquired) {
+			none := func(context.Context) error { return nil }
+			if err := advisorylock.TryHold(t.Context(), pool(t, driver, dsn), key, none); !errors.Is(err, advisorylock.ErrNotAcquired) {
 				t.Errorf("TryHold: got %v; want ErrNotAcquired", err)
 			}
 			sqltest.Commit(t, holder)
 			if err := await.Value(t, returned); err != nil {
 				t.Errorf("got %v; want the lock", err)
 			}
-			err := advisorylock.TryHold(t.Context(), limited, key, func(ctx context.Context) error {
+			err := advisorylock.TryHold(t.Context(), limited, key, func(context.Context) error {
 				wantTaken(t, pool(t, driver, dsn), key)
 				return nil
 			})
@@ -266,34 +398,6 @@ func callsWithoutPLpgSQL(t *testing.T, db testDB, driver, dsn string) {
 			}
 		})
 	}
-}
-
-// transaction_timeout, new in 17, bounds the user's transactions, and the wait of
-// WithXactLock is in one of them.
-func TestWaitOutlivesTransactionTimeout(t *testing.T) {
-	t.Parallel()
-	server := serverWithTransactionTimeout(t)
-	eachDriver(t, func(t *testing.T, driver string) {
-		for op, wait := range waitFor {
-			t.Run(op, func(t *testing.T) {
-				db := newTestDB(t, server)
-				holder := sqltest.Occupy(t, db.dsn, leaseKey)
-				limited := pool(t, driver, pgtest.WithParams(db.dsn, "transaction_timeout", "500ms"))
-				locker, lasting := lastingWait(advisorylock.Locker{})
-				returned := await.Go(func() error { return wait(t.Context(), locker, limited, leaseKey) })
-				select {
-				case <-lasting: // after a second
-				case err := <-returned:
-					t.Fatalf("the wait ended while the lock was held: %v", err)
-				}
-				sqltest.Commit(t, holder)
-				if err := await.Value(t, returned); err != nil {
-					t.Errorf("got %v; want the lock", err)
-				}
-				db.holdsNoLock(t)
-			})
-		}
-	})
 }
 
 func serverWithTransactionTimeout(t *testing.T) *pgtest.Server {
@@ -320,13 +424,16 @@ func hasTransactionTimeout(t *testing.T, server *pgtest.Server) bool {
 	return sqltest.Ask[bool](t, admin, "SELECT current_setting('transaction_timeout', true) IS NOT NULL")
 }
 
-// What the user has set to bound statements is lifted for the wait only.
-func TestLimitsAreInForceAfterTheWait(t *testing.T) {
+// What the user has set to bound statements, or transactions, ends no wait and no lease,
+// and is in force for what WithXactLock runs.
+func TestLimitsOfTheUser(t *testing.T) {
 	t.Parallel()
+	const shared = "SELECT pg_sleep(30)"
 	limits := map[string]struct{ value, statement, code string }{
-		"statement_timeout":   {"300ms", "SELECT pg_sleep(30)", "57014"},
-		"lock_timeout":        {"300ms", fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", leaseKey+1), "55P03"},
-		"transaction_timeout": {"700ms", "SELECT pg_sleep(30)", "25P04"},
+		"statement_timeout":                   {"300ms", shared, "57014"},
+		"lock_timeout":                        {"300ms", fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", leaseKey+1), "55P03"},
+		"transaction_timeout":                 {"700ms", shared, "25P04"},
+		"idle_in_transaction_session_timeout": {"700ms", "", "25P03"},
 	}
 	for name, limit := range limits {
 		t.Run(name, func(t *testing.T) {
@@ -335,31 +442,55 @@ func TestLimitsAreInForceAfterTheWait(t *testing.T) {
 				server = serverWithTransactionTimeout(t)
 			}
 			eachDriver(t, func(t *testing.T, driver string) {
+				t.Parallel()
 				db := newTestDB(t, server)
-				holder := sqltest.Occupy(t, db.dsn, leaseKey)
 				other := sqltest.Occupy(t, db.dsn, leaseKey+1)
-				limited := pool(t, driver, pgtest.WithParams(db.dsn, name, limit.value))
-				locker, lasting := lastingWait(advisorylock.Locker{})
-				returned := await.Go(func() error {
-					return locker.WithXactLock(t.Context(), limited, leaseKey, func(ctx context.Context, tx *sql.Tx) error {
+				dsn := pgtest.WithParams(db.dsn, name, limit.value)
+				err := afterAWait(t, db, func(l advisorylock.Locker) error {
+					return l.WithXactLock(t.Context(), pool(t, driver, dsn), leaseKey, func(ctx context.Context, tx *sql.Tx) error {
+						if limit.statement == "" { // it idles, until the server has ended it
+							await.True(t, "the end of the session", func() bool { return sqltest.Ask[int](t, db.admin, advisoryLocks) == 1 })
+							return nil
+						}
 						_, err := tx.ExecContext(ctx, limit.statement)
 						return err
 					})
 				})
-				select {
-				case <-lasting:
-				case err := <-returned:
-					t.Fatalf("the wait ended while the lock was held: %v", err)
-				}
-				sqltest.Commit(t, holder)
-				err := await.Value(t, returned)
 				// Of a session that was ended lib/pq may say no more than that.
-				if sqlstate.Of(err) != limit.code && (limit.code != "25P04" || !errors.Is(err, advisorylock.ErrLost)) {
+				if sqlstate.Of(err) != limit.code && (!strings.HasPrefix(limit.code, "25P") || !errors.Is(err, advisorylock.ErrLost)) {
 					t.Errorf("got %v; want SQLSTATE %s", err, limit.code)
+				}
+				err = afterAWait(t, db, func(l advisorylock.Locker) error {
+					return l.Hold(t.Context(), pool(t, driver, dsn), leaseKey, func(ctx context.Context) error {
+						select {
+						case <-time.After(1500 * time.Millisecond): // longer than any limit
+							return nil
+						case <-ctx.Done():
+							return context.Cause(ctx)
+						}
+					})
+				})
+				if err != nil {
+					t.Errorf("Hold: got %v; want the lock, and nothing to end it", err)
 				}
 				sqltest.Commit(t, other)
 				db.holdsNoLock(t)
 			})
 		})
 	}
+}
+
+// afterAWait has call wait for leaseKey for longer than a second.
+func afterAWait(t *testing.T, db testDB, call func(l advisorylock.Locker) error) error {
+	t.Helper()
+	holder := sqltest.Occupy(t, db.dsn, leaseKey)
+	locker, lasting := lastingWait(advisorylock.Locker{})
+	returned := await.Go(func() error { return call(locker) })
+	select {
+	case <-lasting:
+	case err := <-returned:
+		t.Fatalf("the wait ended while the lock was held: %v", err)
+	}
+	sqltest.Commit(t, holder)
+	return await.Value(t, returned)
 }

@@ -3,6 +3,7 @@
 //
 //   - [Log] logs waits that last, and nothing else.
 //   - [Recorder] keeps the steps, for tests.
+//   - [Join] makes one trace of several.
 //   - [Trace] is a set of hooks, called at each [Step] with an [Event] and
 //     during a wait with a [Wait], for spans and metrics.
 //   - [StepError] says at which step a call failed.
@@ -40,6 +41,7 @@ const (
 	Migrate      Step = "migrate"       // the user's migrate, with the whole pool
 	Look         Step = "look"          // is the schema there? asked outside any transaction
 	UpToDate     Step = "up to date"    // Guard.UpToDate
+	Record       Step = "record"        // the row of Guard.Once, in the lock's own transaction
 	Await        Step = "await"         // the whole wait of Guard.Await, with all its questions
 )
 

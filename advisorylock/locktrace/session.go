@@ -21,7 +21,6 @@ type Session struct {
 	Since       time.Time `json:"since"`  // start of its transaction, which takes the lock first
 	Query       string    `json:"query"`  // the last or current statement
 	Granted     bool      `json:"granted"`
-	Shared      bool      `json:"shared"` // holds, or waits for, the lock in shared mode
 }
 
 // TerminateSQL returns the statement that ends the session and so frees its

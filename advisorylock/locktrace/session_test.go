@@ -45,7 +45,7 @@ func TestSessionJSON(t *testing.T) {
 	}
 	got, err := json.Marshal(s)
 	want := `{"pid":7,"application":"deploy","user":"app","client":"local","state":"active",` +
-		`"since":"2025-03-09T12:00:00Z","query":"SELECT 1","granted":true,"shared":false}`
+		`"since":"2025-03-09T12:00:00Z","query":"SELECT 1","granted":true}`
 	if err != nil || string(got) != want {
 		t.Errorf("got %s, %v; want %s", got, err, want)
 	}

@@ -48,7 +48,11 @@ func at(file, text string, err error) error {
 	if file == "-" {
 		file = "stdin"
 	}
-	return fmt.Errorf("%s, line %d: %w", file, strings.Count(string(before), "\n")+1, err)
+	line := strings.Count(string(before), "\n")
+	if words := strings.Fields(strings.Split(text, "\n")[line]); server.Code == "42601" && len(words) > 0 && words[0][0] == '\\' {
+		err = fmt.Errorf("%s is a command of psql, which can run the file: bootlock run --lock NAME -- psql -f FILE: %w", words[0], err)
+	}
+	return fmt.Errorf("%s, line %d: %w", file, line+1, err)
 }
 
 // isDenied reports whether the role may not create the schema.

@@ -19,51 +19,49 @@ to --dsn with a password in it, which other users of the machine can see in ps.`
 
 // connect returns a database that answers.
 func (a *app) connect(ctx context.Context, command string) (*server.Server, error) {
-	return a.dial(ctx, command, false, server.Patience{Server: a.waitForServer})
+	s, err := a.open(command, false)
+	if err != nil {
+		return nil, err
+	}
+	return s, a.await(ctx, s, server.Patience{Server: a.waitForServer}, &progress{log: a.log, begun: time.Now()})
 }
 
 // connectToLock returns a database where a lock is a lock: a primary that keeps
 // what it grants. While it has no free connection, it is waited for, for as long
-// as patience lasts.
-func (a *app) connectToLock(ctx context.Context, command string, patience time.Duration) (*server.Server, error) {
-	s, err := a.dial(ctx, command, true, server.Patience{Server: a.waitForServer, Room: patience})
+// as room lasts.
+func (a *app) connectToLock(ctx context.Context, command string, room time.Duration, p *progress) (*server.Server, error) {
+	s, err := a.open(command, true)
 	if err != nil {
 		return nil, err
 	}
-	err = s.Prove(ctx)
-	if errors.Is(err, server.ErrNoLock) {
+	if err := a.await(ctx, s, server.Patience{Server: a.waitForServer, Room: room}, p); err != nil {
+		return nil, err
+	}
+	if err = s.Prove(ctx); err == nil {
+		return s, nil
+	}
+	_ = s.Close()
+	var late *timeoutError
+	switch {
+	case errors.Is(err, server.ErrNoLock):
 		err = &exitError{code: exitOwn, err: err}
+	case errors.As(context.Cause(ctx), &late):
+		err = &server.UnreachableError{Server: s.Address, Waited: late.after, Err: server.ErrSilent}
 	}
-	if err != nil {
-		_ = s.Close()
-		return nil, a.failure(ctx, err)
-	}
-	return s, nil
+	return nil, a.failure(ctx, err)
 }
 
-func (a *app) dial(ctx context.Context, command string, locks bool, patience server.Patience) (*server.Server, error) {
-	config, err := a.config(command)
-	if err != nil {
-		return nil, &exitError{code: exitUsage, err: err}
-	}
-	s := server.Open(config, locks)
-	var nextSay time.Time
-	err = s.Await(ctx, patience, func(waited time.Duration, err error) {
-		if time.Now().Before(nextSay) {
-			return
-		}
-		nextSay = time.Now().Add(10 * time.Second)
-		a.log.say(fmt.Sprintf("waiting for the server at %s: %v", s.Address, err), "waiting for the server",
-			slog.String("server", s.Address), seconds("waited_seconds", waited), slog.String("error", a.log.redact(err.Error())))
-	})
+// await returns when s answers; if it does not, s is closed.
+func (a *app) await(ctx context.Context, s *server.Server, patience server.Patience, p *progress) error {
+	err := s.Await(ctx, patience, func(err error) { p.server(s.Address, err) })
 	if err != nil {
 		_ = s.Close()
-		return nil, a.failure(ctx, err)
 	}
-	return s, nil
+	return a.failure(ctx, err)
 }
 
-func (a *app) config(command string) (*dsn.Config, error) {
+// open returns the database that the command line or the environment names.
+func (a *app) open(command string, locks bool) (*server.Server, error) {
 	text, origin := a.dsn, "--dsn"
 	if text == "" {
 		text, origin = os.Getenv("DATABASE_URL"), "DATABASE_URL"
@@ -73,17 +71,19 @@ func (a *app) config(command string) (*dsn.Config, error) {
 	}
 	config, err := dsn.Parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s cannot be read: %w", origin, err)
+		return nil, usage("%s cannot be read: %w", origin, err)
 	}
-	a.log.secret = config.Secret()
+	a.log.config = config
+	dropped := func(names []string) {
+		a.log.say(fmt.Sprintf("not used: %s in %s", strings.Join(names, ", "), origin), "not used", slog.Any("keywords", names))
+	}
 	if len(config.Dropped) > 0 {
-		a.log.say(fmt.Sprintf("not used: %s in %s", strings.Join(config.Dropped, ", "), origin),
-			"not used", slog.Any("keywords", config.Dropped))
+		dropped(config.Dropped)
 	}
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = applicationName(command)
 	}
-	return config, nil
+	return server.Open(config, locks, dropped), nil
 }
 
 // applicationName tells people who look at pg_stat_activity where to look next.

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -36,8 +38,8 @@ without it: otherwise nothing was proved.`,
 			if o.Rounds < 1 || o.Processes < 2 {
 				return usage("demo takes at least one round and two processes")
 			}
-			if cmd.Flags().Changed("dsn") {
-				o.DSN = a.dsn
+			if o.DSN = a.dsn; o.DSN == "" {
+				forgetServer()
 			}
 			return a.demo(cmd.Context(), o)
 		},
@@ -49,11 +51,20 @@ without it: otherwise nothing was proved.`,
 	return cmd
 }
 
+// forgetServer keeps the drivers from the server that the environment names.
+func forgetServer() {
+	for _, variable := range os.Environ() {
+		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "PG") {
+			_ = os.Unsetenv(name)
+		}
+	}
+}
+
 func (a *app) demo(ctx context.Context, o demo.Options) error {
 	ctx, _, stop := signals.Catch(ctx)
 	defer stop()
 	o.Say = func(text string) { a.log.say(text, text) }
-	if !a.quiet && a.log.json == nil && isTerminal(a.err) {
+	if !a.log.quiet && a.log.format == "text" && isTerminal(a.err) {
 		o.Terminal = a.err
 	}
 	proved, err := demo.Run(ctx, a.out, o)

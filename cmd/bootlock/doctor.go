@@ -10,6 +10,7 @@ import (
 
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/doctor"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/signals"
+	"github.com/bootlock/bootlock/internal/sqlstate"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -39,6 +40,10 @@ func (a *app) doctor(parent context.Context, asJSON bool) error {
 	}
 	defer first.Close() //nolint:errcheck // nothing was changed
 	second, err := a.connect(ctx, "doctor")
+	if sqlstate.Of(err) == "53300" {
+		err = &exitError{code: exitUnreachable, driver: true, err: fmt.Errorf("%w\n  doctor needs two connections at once, and bootlock run one for each lock besides those of COMMAND:"+
+			" raise max_connections, or the limit, by ALTER ROLE or ALTER DATABASE … CONNECTION LIMIT", err)}
+	}
 	if err != nil {
 		return err
 	}

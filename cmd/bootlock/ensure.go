@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -18,6 +21,7 @@ type ensurer struct {
 	turn
 	schema, owner, bootstrap string
 	skip, serialize          bool
+	once
 }
 
 func (a *app) ensureCommand() *cobra.Command {
@@ -30,8 +34,8 @@ then runs COMMAND, if there is one. Any number of processes may do that at once.
 
 With --bootstrap the statements of a file, or of stdin with "-", run under the same
 lock, in the same transaction. They may run in every start, and so should be
-idempotent; neither psql's backslash commands nor BEGIN and COMMIT can be among
-them. With --unless they are left out, and the lock with them, if the query says
+idempotent; neither psql's backslash commands, COPY from stdin, BEGIN nor COMMIT
+can be among them. With --unless they are left out, and the lock with them, if the query says
 that there is nothing to do.
 
 COMMAND is not serialised, and takes the place of bootlock (on Windows it is a
@@ -40,16 +44,28 @@ child): no lock and no connection is left, so that a server can run there. With
 time. Migration tools without a lock of their own need that. With --unless as well,
 it runs once for all.
 
+With --once NAME, COMMAND runs once for all under that name, in one process, and the
+others go on when it has succeeded. NAME is what COMMAND does: change it with every
+migration. --once-of DIR takes a hash of the files in DIR for it, without symbolic
+links and names that begin with a dot: schemaguard.HashFS in a Go program is the same.
+What has run is a row of the table bootlock_once in the schema. It is written if
+COMMAND succeeded and the lock was held to its end; after a migration was taken back by
+hand, delete it.
+
 On a standby ensure refuses; bootlock wait is for processes that only read.
 
-With --serialize: ` + strings.TrimPrefix(childHelp, "Signals") + `
+With --serialize and --once: ` + strings.TrimPrefix(childHelp, "Signals") + `
 
 ` + exitHelp,
 		Example: `  bootlock ensure --schema app
   bootlock ensure --schema app --owner app --bootstrap grants.sql
   bootlock ensure --schema app --serialize -- alembic upgrade head
+  bootlock ensure --schema app --once-of migrations -- alembic upgrade head
   bootlock ensure --schema graphile_worker --bootstrap graphile_worker.sql -- node app.js`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := e.once.check(cmd); err != nil {
+				return err
+			}
 			if err := e.check(args); err != nil {
 				return err
 			}
@@ -57,14 +73,14 @@ With --serialize: ` + strings.TrimPrefix(childHelp, "Signals") + `
 			if err != nil {
 				return &exitError{code: exitUsage, err: err}
 			}
-			ctx, finish, err := e.begin(cmd.Context(), a, "ensure", args)
+			ctx, finish, err := e.begin(cmd.Context(), a, "ensure", true, args)
 			if err != nil {
 				return err
 			}
-			if err := e.ensure(ctx, guard); err != nil || e.child == nil || e.serialize {
+			if err := e.ensure(ctx, guard); err != nil || e.serialize {
 				return finish(err)
 			}
-			if err := finish(context.Cause(ctx)); err != nil {
+			if err := finish(context.Cause(ctx)); err != nil || e.child == nil {
 				return err
 			}
 			code, err := e.child.Replace()
@@ -75,11 +91,12 @@ With --serialize: ` + strings.TrimPrefix(childHelp, "Signals") + `
 		},
 	}
 	cmd.Flags().StringVar(&e.schema, "schema", "", "the schema's name, as it is, without quotes")
-	cmd.Flags().StringVar(&e.owner, "owner", "", "the role that is to own it, if it is created now (default: the one that connects)")
+	cmd.Flags().StringVar(&e.owner, "owner", "", "the role that is to own it and the table of --once, if they are created now (default: the one that connects)")
 	cmd.Flags().StringVar(&e.bootstrap, "bootstrap", "", "a file of SQL to run under the same lock, in the same transaction; - is stdin")
-	cmd.Flags().BoolVar(&e.skip, "skip-if-exists", false, "if the schema is there, take no lock and leave out --bootstrap")
+	cmd.Flags().BoolVar(&e.skip, "skip-if-exists", false, "if the schema is there, or with --once its table, leave out its lock and --bootstrap")
 	cmd.Flags().BoolVar(&e.serialize, "serialize", false, "run COMMAND in one process at a time")
-	e.flags(cmd)
+	e.turn.flags(cmd)
+	e.once.flags(cmd, "unless")
 	must(cmd.MarkFlagRequired("schema"))
 	must(cmd.MarkFlagFilename("bootstrap", "sql"))
 	return cmd
@@ -89,10 +106,11 @@ func (e *ensurer) check(args []string) error {
 	if err := checkSchema(e.schema); err != nil {
 		return err
 	}
+	e.serialize = e.serialize || e.once.name != ""
 	if e.serialize && len(args) == 0 {
-		return usage("--serialize needs a COMMAND")
+		return usage("--serialize, --once or --once-of needs a COMMAND")
 	}
-	e.name, e.what, e.end = e.schema, fmt.Sprintf("the lock of schema %q", e.schema), "bootlock end --schema "+shellQuote(e.schema)
+	e.turn.name, e.what, e.end = e.schema, fmt.Sprintf("the lock of schema %q", e.schema), "bootlock end --schema "+shellQuote(e.schema)
 	return e.turn.check()
 }
 
@@ -112,7 +130,7 @@ func checkSchema(name string) error {
 
 // guard has what does not need a connection.
 func (e *ensurer) guard(stdin io.Reader) (schemaguard.Guard, error) {
-	guard := schemaguard.Guard{Owner: e.owner, SkipIfExists: e.skip, Serialize: e.serialize, TTL: e.ttl, Trace: e.trace()}
+	guard := schemaguard.Guard{Owner: e.owner, SkipIfExists: e.skip, Serialize: e.serialize, Once: e.once.name, TTL: e.ttl, Trace: e.trace()}
 	var text []byte
 	var err error
 	switch e.bootstrap {
@@ -123,12 +141,23 @@ func (e *ensurer) guard(stdin io.Reader) (schemaguard.Guard, error) {
 	default:
 		text, err = os.ReadFile(e.bootstrap)
 	}
+	if err == nil && copyFromStdin.Match(text) {
+		err = errors.New("--bootstrap: COPY … FROM stdin needs psql: bootlock run --lock NAME -- psql -f FILE")
+	}
 	if err != nil {
 		return guard, err
 	}
-	guard.Bootstrap = func(ctx context.Context, tx *sql.Tx) error { return execFile(ctx, tx, e.bootstrap, string(text)) }
+	text = bytes.TrimPrefix(text, []byte("\ufeff"))
+	guard.Bootstrap = func(ctx context.Context, tx *sql.Tx) error {
+		e.granted()
+		defer e.wanted()
+		return e.unlessDone(ctx, func(ctx context.Context) error { return execFile(ctx, tx, e.bootstrap, string(text)) })
+	}
 	return guard, nil
 }
+
+// copyFromStdin is a statement for which the driver would wait for ever.
+var copyFromStdin = regexp.MustCompile(`(?im)^[ \t]*COPY\s[^;]*\sFROM\s+STDIN\b`)
 
 // ensure creates the schema, and runs COMMAND if it is to be serialised.
 func (e *ensurer) ensure(ctx context.Context, guard schemaguard.Guard) error {
@@ -142,7 +171,7 @@ func (e *ensurer) ensure(ctx context.Context, guard schemaguard.Guard) error {
 		return err
 	}
 	if e.unless != "" {
-		guard = e.withUnless(guard)
+		guard.UpToDate = func(ctx context.Context, _ *sql.DB) (bool, error) { return e.done(ctx) }
 	}
 	var migrate func(context.Context, *sql.DB) error
 	if e.serialize {
@@ -155,33 +184,11 @@ func (e *ensurer) ensure(ctx context.Context, guard schemaguard.Guard) error {
 	}
 	err := guard.Ensure(ctx, e.server.DB, e.schema, migrate)
 	e.granted()
+	if e.serialize && e.fences == nil && e.idle == "" {
+		e.idle = e.once.name + " has run"
+	}
 	if isDenied(err) {
 		return &exitError{code: exitOwn, err: fmt.Errorf("%w\n  to allow it: %s", err, e.grantSQL(ctx))}
 	}
 	return err
-}
-
-// withUnless asks --unless before anything is done, and once more when it is
-// this process's turn.
-func (e *ensurer) withUnless(guard schemaguard.Guard) schemaguard.Guard {
-	ask := func(ctx context.Context) (bool, error) {
-		done, err := askAgain(ctx, e.server.DB, e.unless)
-		if err != nil {
-			return false, fmt.Errorf("--unless: %w", err)
-		}
-		if done {
-			e.nothingToDo()
-		}
-		return done, nil
-	}
-	guard.UpToDate = func(ctx context.Context, _ *sql.DB) (bool, error) { return ask(ctx) }
-	if bootstrap := guard.Bootstrap; bootstrap != nil {
-		guard.Bootstrap = func(ctx context.Context, tx *sql.Tx) error {
-			if done, err := ask(ctx); done || err != nil {
-				return err
-			}
-			return bootstrap(ctx, tx)
-		}
-	}
-	return guard
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/cmd/bootlock/internal/dsn"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/server"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/signals"
 	"github.com/bootlock/bootlock/internal/sqlstate"
@@ -24,6 +25,7 @@ const (
 	exitUnreachable = 69  // EX_UNAVAILABLE
 	exitLost        = 70  // EX_SOFTWARE
 	exitNotInTime   = 75  // EX_TEMPFAIL
+	exitUnknown     = 76  // end: the session is gone, its command perhaps not
 	exitOwn         = 125 // anything else that went wrong in bootlock itself
 	exitCannotRun   = 126
 	exitNotFound    = 127
@@ -33,7 +35,8 @@ const (
 const exitHelp = `Exit codes of run and ensure: that of COMMAND, or 128 and the number of the
 signal that ended it; else
    64  wrong usage, or a lock that this command already runs under
-   69  the server could not be reached, refused the connection, or is a standby
+   69  no answer: the server could not be reached, refused the connection, has
+       none left, or is a standby
    70  the lock was lost while COMMAND ran
    75  somebody else had the lock for too long; COMMAND was not started (-E)
   125  something else went wrong, such as a pooler in statement mode or an error
@@ -46,6 +49,8 @@ signal that ended it; else
 type exitError struct {
 	code    int
 	err     error
+	driver  bool                   // err may be the driver's, and show a password
+	reason  string                 // why the wait that ended went on
 	holders []advisorylock.Session // who is in the way
 	end     string                 // the command that would end them
 }
@@ -65,14 +70,23 @@ func (a *app) exit(command string, err error) int {
 	if err == nil {
 		return 0
 	}
-	exit := &exitError{code: exitUsage, err: fmt.Errorf("%w\nsee %s --help", err, command)}
-	_ = errors.As(err, &exit)
+	var exit *exitError
+	if !errors.As(err, &exit) {
+		exit = &exitError{code: exitUsage, err: fmt.Errorf("%s\nsee %s --help", dsn.RedactArguments(err.Error()), command)}
+	}
 	if exit.err != nil {
 		attrs := []slog.Attr{slog.Int("exit_code", exit.code)}
+		if exit.reason != "" {
+			attrs = append(attrs, slog.String("reason", exit.reason))
+		}
 		if exit.holders != nil {
 			attrs = append(attrs, slog.Any("holders", exit.holders))
 		}
-		a.log.fail(exit.err.Error(), holders(exit.holders, exit.end), attrs...)
+		text := exit.err.Error()
+		if exit.driver {
+			text = a.log.driver(exit.err)
+		}
+		a.log.fail(text, howToEnd(exit.holders, exit.end), attrs...)
 	}
 	return exit.code
 }
@@ -100,34 +114,32 @@ func (a *app) failure(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, advisorylock.ErrLost) {
-		return &exitError{code: exitLost, err: err}
-	}
 	var exit *exitError
 	if errors.As(err, &exit) {
 		return exit
 	}
+	code := exitOwn
 	var ended *signals.EndedError
-	if errors.As(context.Cause(ctx), &ended) {
-		return &exitError{code: exitSignal + ended.Number, err: ended}
-	}
 	var late *timeoutError
-	if errors.As(err, &late) || errors.Is(err, advisorylock.ErrNotAcquired) {
-		return &exitError{code: exitNotInTime, err: err}
-	}
+	var unreachable *server.UnreachableError
+	switch {
+	case errors.Is(err, advisorylock.ErrLost):
+		code = exitLost
+	case errors.As(context.Cause(ctx), &ended):
+		return &exitError{code: exitSignal + ended.Number, err: ended}
+	case errors.As(err, &unreachable):
+		code, err = exitUnreachable, unreachable
+	case errors.As(err, &late) || errors.Is(err, advisorylock.ErrNotAcquired):
+		code = exitNotInTime
 	// What a pooler in statement mode refuses breaks the connection as well, and
 	// is no reason to think that the server is gone.
-	if errors.Is(err, advisorylock.ErrUnsupported) {
-		return &exitError{code: exitOwn, err: err}
+	case errors.Is(err, advisorylock.ErrUnsupported):
+	case sqlstate.Of(err) == "53300":
+		code, err = exitUnreachable, fmt.Errorf("the server has no connection left: %w", err)
+	case isUnreachable(err):
+		code, err = exitUnreachable, fmt.Errorf("the server was lost: %w", err)
 	}
-	var unreachable *server.UnreachableError
-	if errors.As(err, &unreachable) {
-		return &exitError{code: exitUnreachable, err: unreachable}
-	}
-	if isUnreachable(err) {
-		return &exitError{code: exitUnreachable, err: fmt.Errorf("the server was lost: %w", err)}
-	}
-	return &exitError{code: exitOwn, err: err}
+	return &exitError{code: code, err: err, driver: true}
 }
 
 // isUnreachable reports whether err says that there is no server, or no longer.

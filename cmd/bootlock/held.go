@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
 )
 
 // heldVariable tells COMMAND, and any bootlock in it, which locks it runs under:
@@ -36,4 +37,13 @@ func checkNesting(database, what string, keys ...advisorylock.Key) error {
 		}
 	}
 	return nil
+}
+
+// inside says what a wait may be for that somebody else has, where this process is in
+// a COMMAND that runs under other locks: two such commands may wait for each other.
+func inside(holders []locktrace.Session) string {
+	if len(holders) == 0 || os.Getenv(heldVariable) == "" {
+		return ""
+	}
+	return "; this command runs under another lock, which the holder may be waiting for: take both in one run, by --lock A --lock B"
 }

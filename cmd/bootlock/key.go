@@ -104,7 +104,7 @@ func (a *app) showKeys(keys []keyInfo, asJSON bool) error {
 				return &exitError{code: exitOwn, err: err}
 			}
 			fmt.Fprintf(a.out, "%s\n", line)
-		case a.quiet:
+		case a.log.quiet:
 			fmt.Fprintln(a.out, k.Key)
 		default:
 			if i > 0 {

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,15 +37,16 @@ for how long, and the SQL that would end the holder. Holders come first, then
 those who wait, the longest first.
 
 A lock is known by the name that its holder gives, by the schemas that are in
-the database, and by the names that --lock and --schema give. The fence of a lock
+the database, and by the names that --lock and --schema give. A lease gives the first
+30 characters of a name. The fence of a lock
 is shown while a fenced transaction is in it; the next holder waits for its end.
 --all shows the advisory locks of other programs too, and --all-databases those of the whole
 server; an advisory lock belongs to one database.
 
 What a role may not see of the sessions of others is left out: membership in
-pg_read_all_stats helps. Those who wait are shown while they ask the server,
-which they do again and again; where many wait, they hold no connection between
-two asks.
+pg_read_all_stats helps. A process that waits is shown only while it stands in the
+server's queue, where it stays for a second at a time, and for how long it has this time.
+Through a pooler, and where connections are short, it polls instead.
 
 With --watch they are shown again and again, on a terminal in place. Colour is
 used on a terminal only, and not if NO_COLOR is set.`,
@@ -60,11 +63,13 @@ used on a terminal only, and not if NO_COLOR is set.`,
 	}
 	cmd.Flags().StringArrayVar(&l.names, "lock", nil, "show this lock, held or not; can be repeated")
 	cmd.Flags().Int64SliceVar(&l.keys, "key", nil, "show the lock with this key, held or not; can be repeated")
+	cmd.Flags().Lookup("key").DefValue = ""
 	cmd.Flags().StringArrayVar(&l.schemas, "schema", nil, "show the locks of this schema, held or not; can be repeated")
 	cmd.Flags().BoolVar(&l.all, "all", false, "show all advisory locks of the database")
 	cmd.Flags().BoolVar(&l.allDatabases, "all-databases", false, "show those of the other databases of the server too")
 	cmd.Flags().BoolVar(&l.watch, "watch", false, "show them again and again, until interrupted")
-	cmd.Flags().DurationVar(&l.interval, "interval", time.Second, "the time between two looks with --watch")
+	l.interval = time.Second
+	duration(cmd.Flags(), &l.interval, "interval", "the time between two looks with --watch")
 	cmd.Flags().BoolVar(&l.asJSON, "json", false, "as JSON: an array, with --watch one a line")
 	return cmd
 }
@@ -85,6 +90,7 @@ func (a *app) showLocks(parent context.Context, l *locker) error {
 		return err
 	}
 	defer s.Close() //nolint:errcheck // nothing was changed
+	a.warnOfStandby(ctx, s.DB)
 	show, end := l.printer(a, s.Address)
 	defer end()
 	for {
@@ -106,6 +112,13 @@ func (a *app) showLocks(parent context.Context, l *locker) error {
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+func (a *app) warnOfStandby(ctx context.Context, db *sql.DB) {
+	var standby bool
+	if db.QueryRowContext(ctx, "SELECT pg_catalog.pg_is_in_recovery()").Scan(&standby) == nil && standby {
+		a.log.say("this is a standby: its locks are not those of the primary", "standby")
 	}
 }
 
@@ -191,5 +204,8 @@ func (l *locker) write(w io.Writer, found []*locks.Lock) {
 	}
 	if n := len(others); n > 0 {
 		fmt.Fprintf(w, "%d advisory lock(s) of which it is not known whose they are: --all shows them.\n", n)
+		if slices.ContainsFunc(others, (*locks.Lock).Hidden) {
+			fmt.Fprintln(w, "Names that other roles gave are seen by members of pg_read_all_stats; --lock NAME looks for one.")
+		}
 	}
 }

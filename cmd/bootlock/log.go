@@ -1,14 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
-	"strings"
 	"time"
 
-	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/dsn"
 )
 
@@ -21,14 +19,16 @@ Fields of every line
   msg             what happened; see below
 
 Messages, and the fields that they have besides
-  waiting for the server   server, waited_seconds, error
-  waiting for the lock     lock, key, waited_seconds, holders
+  waiting for the server   server, waited_seconds, reason
+  waiting for the lock     lock, key, waited_seconds, reason, holders
   got the lock             lock, key, waited_seconds
-  done                     lock, waited_seconds, held_seconds, exit_code
-  nothing to do            lock, waited_seconds
-  waiting to be ready      for, waited_seconds, holders
+  done                     lock, waited_seconds, nothing_to_do: whether there was
+                           nothing; if COMMAND ran under a lock held_seconds, exit_code
+  no, for now              lock, reason: what --unless asks about is not there yet
+  waiting to be ready      waited_seconds, reason
   not used                 keywords
-  (any ERROR)              exit_code, and holders if somebody was in the way
+  standby                  none: the locks shown are not those of the primary
+  (any ERROR)              exit_code; after a wait reason and holders
 
 Values
   lock            the name by --lock, by --schema, or the number by --key; a list
@@ -38,9 +38,11 @@ Values
   *_seconds       a number, with fractions
   exit_code       bootlock's own
   holders         a list of sessions, as bootlock locks --json shows them: pid,
-                  application, user, client, state, since, query, granted, shared;
+                  application, user, client, state, since, query, granted;
                   what the role may not see is empty
-  server, error   text; keywords is a list of text
+  reason          why a wait goes on, or went on at last: who has the lock, why there
+                  is no answer, or that the answer is no
+  server          text; keywords is a list of text
 
 More fields and messages may be added; those listed stay.`
 
@@ -49,19 +51,13 @@ More fields and messages may be added; those listed stay.`
 type logger struct {
 	w      io.Writer
 	quiet  bool
-	json   *slog.Logger // nil: text
-	secret string       // never to be written
+	format string      // text or json
+	config *dsn.Config // whose password no error of the driver may show; nil before it is known
 }
 
-func (l *logger) configure(quiet bool, format string) error {
-	l.quiet = quiet
-	switch format {
-	case "text":
-		l.json = nil
-	case "json":
-		l.json = slog.New(slog.NewJSONHandler(l.w, nil))
-	default:
-		return usage("--log is text or json, not %q", format)
+func (l *logger) check() error {
+	if l.format != "text" && l.format != "json" {
+		return usage("--log is text or json, not %q", l.format)
 	}
 	return nil
 }
@@ -71,40 +67,59 @@ func (l *logger) configure(quiet bool, format string) error {
 func (l *logger) say(text, msg string, attrs ...slog.Attr) {
 	switch {
 	case l.quiet:
-	case l.json != nil:
-		l.json.LogAttrs(context.Background(), slog.LevelInfo, l.redact(msg), attrs...)
+	case l.format == "json":
+		l.json(slog.LevelInfo, msg, attrs)
 	case text != "":
-		fmt.Fprintln(l.w, "bootlock: "+visible(l.redact(text)))
+		l.text(text)
 	}
 }
 
 // fail tells of an error, even if quiet; people are told more besides.
 func (l *logger) fail(text, more string, attrs ...slog.Attr) {
-	if l.json != nil {
-		l.json.LogAttrs(context.Background(), slog.LevelError, l.redact(text), attrs...)
+	if l.format == "json" {
+		l.json(slog.LevelError, text, attrs)
 		return
 	}
-	fmt.Fprintln(l.w, "bootlock: "+visible(l.redact(text+more)))
+	l.text(text + more)
 }
 
-func (l *logger) redact(text string) string {
-	text = dsn.Redact(text)
-	if l.secret != "" {
-		text = strings.ReplaceAll(text, l.secret, dsn.Hidden)
-	}
-	return text
+func (l *logger) json(level slog.Level, msg string, attrs []slog.Attr) {
+	slog.New(slog.NewJSONHandler(l.w, nil)).LogAttrs(context.Background(), level, msg, attrs...)
 }
+
+func (l *logger) text(text string) { _, _ = io.WriteString(l.w, "bootlock: "+visible(text)+"\n") }
+
+// driver is an error of the driver, without the password.
+func (l *logger) driver(err error) string { return l.config.Redact(err.Error()) }
 
 func seconds(name string, d time.Duration) slog.Attr { return slog.Float64(name, d.Seconds()) }
 
-// holders says who has the lock, and how to end them.
-func holders(sessions []locktrace.Session, end string) string {
-	var b strings.Builder
-	for _, s := range sessions {
-		fmt.Fprintf(&b, "\n  held by %v\n  to end it: %s", s, s.TerminateSQL())
+// patient writes to w, whose reader may be gone, or slow: a message is not worth
+// the work. While one cannot be written, the next are left out.
+type patient struct {
+	w    io.Writer
+	turn chan struct{} // has room for one
+}
+
+// messageTime is how long a message may take.
+const messageTime = 250 * time.Millisecond
+
+func (p *patient) Write(text []byte) (int, error) {
+	late := time.After(messageTime)
+	select {
+	case p.turn <- struct{}{}:
+	case <-late:
+		return len(text), nil
 	}
-	if len(sessions) > 0 && end != "" {
-		fmt.Fprintf(&b, "\n  or: %s", end)
+	written, own := make(chan struct{}), bytes.Clone(text)
+	go func() {
+		_, _ = p.w.Write(own)
+		<-p.turn
+		close(written)
+	}()
+	select {
+	case <-written:
+	case <-late:
 	}
-	return b.String()
+	return len(text), nil
 }

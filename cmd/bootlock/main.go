@@ -3,7 +3,7 @@
 //
 //	bootlock run    --lock NAME -- COMMAND…    hold a lock while COMMAND runs
 //	bootlock ensure --schema NAME -- COMMAND…  create a schema, then run COMMAND
-//	bootlock wait   --schema NAME              wait until a schema is there, or ready
+//	bootlock wait   --until SQL                wait until a query says yes
 //	bootlock locks                             who holds, who waits, how to end it
 //	bootlock end    --lock NAME                end the holder
 //	bootlock key NAME                          the key, and the SQL that computes it
@@ -13,19 +13,26 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/child"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+func main() {
+	// A reader of stderr that is gone must not cost the work: a write fails then, and
+	// no signal ends the process. COMMAND has its default again.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
 
 // app is one run of the command: its streams, and the flags that all
 // subcommands have.
@@ -35,16 +42,13 @@ type app struct {
 
 	dsn           string
 	waitForServer time.Duration
-	quiet         bool
-	logFormat     string
-
-	log *logger
+	log           *logger
 }
 
 func run(args []string, in io.Reader, out, errOut io.Writer) int {
-	a := &app{in: in, out: out, err: errOut, log: &logger{w: errOut}}
-	a.logEarly(args)
+	a := &app{in: in, out: out, err: errOut, log: &logger{w: &patient{errOut, make(chan struct{}, 1)}}}
 	root := a.rootCommand()
+	a.log.format = logEarly(args)
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(out)
@@ -65,24 +69,25 @@ creates schemas without losing the race for them.
 
 Every flag can also be given by an environment variable, such as BOOTLOCK_TIMEOUT
 for --timeout and BOOTLOCK_WAIT_FOR_SERVER for --wait-for-server; the command line
-wins. bootlock help logging describes the messages.
+wins. Of those, COMMAND inherits --dsn, --wait-for-server, --log and -q. A duration
+without a unit is in seconds. bootlock help logging describes the messages.
 
 ` + exitHelp,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Version:       buildVersion(),
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			if err := fromEnvironment(cmd); err != nil {
+		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
+			if err := fromEnvironment(cmd, args); err != nil {
 				return err
 			}
-			return a.log.configure(a.quiet, a.logFormat)
+			return a.log.check()
 		},
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.dsn, "dsn", "", "the database, as URL or key=value (default: DATABASE_URL, else the PG* environment)")
-	flags.DurationVar(&a.waitForServer, "wait-for-server", 0, "how long to wait for a server, or its database, that is not there yet")
-	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no messages on stderr but errors")
-	flags.StringVar(&a.logFormat, "log", "text", "how messages on stderr look: text or json")
+	duration(flags, &a.waitForServer, "wait-for-server", "how long to wait for a server, or its database, that is not there yet")
+	flags.BoolVarP(&a.log.quiet, "quiet", "q", false, "no messages on stderr but errors")
+	flags.StringVar(&a.log.format, "log", "text", "how messages on stderr look: text or json")
 	must(root.RegisterFlagCompletionFunc("log", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp)))
 
 	root.AddCommand(
@@ -108,31 +113,9 @@ wins. bootlock help logging describes the messages.
 // more are the subcommands of some builds only.
 var more []func(a *app) *cobra.Command
 
-// fromEnvironment sets the flags that the command line leaves out from variables
-// such as BOOTLOCK_TIMEOUT. --try and --timeout exclude each other: that of the
-// command line then decides. The demo makes databases, and so only goes where the
-// command line sends it.
-func fromEnvironment(cmd *cobra.Command) (err error) {
-	given := func(name string) bool { return cmd.Flags().Changed(name) }
-	try, timeout := given("try"), given("timeout")
-	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		variable := "BOOTLOCK_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		value := os.Getenv(variable)
-		switch {
-		case value == "" || err != nil || given(f.Name) || f.Name == "help" || f.Name == "version":
-		case f.Name == "timeout" && try, f.Name == "try" && timeout, f.Name == "dsn" && cmd.Name() == "demo":
-		default:
-			if e := cmd.Flags().Set(f.Name, value); e != nil {
-				err = usage("%s: %v", variable, e)
-			}
-		}
-	})
-	return err
-}
-
-// logEarly makes messages about a command line that cannot be read what --log
-// says in it.
-func (a *app) logEarly(args []string) {
+// logEarly is what --log says, for messages about a command line that cannot be
+// read.
+func logEarly(args []string) string {
 	format := os.Getenv("BOOTLOCK_LOG")
 	for i, arg := range args {
 		if arg == "--" {
@@ -144,9 +127,7 @@ func (a *app) logEarly(args []string) {
 			format = args[i+1]
 		}
 	}
-	if format == "json" {
-		_ = a.log.configure(false, format)
-	}
+	return cmp.Or(format, "text")
 }
 
 // watchdogCommand is the hidden subcommand that outlives bootlock for a moment.

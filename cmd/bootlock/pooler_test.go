@@ -35,7 +35,7 @@ func TestTransactionMode(t *testing.T) {
 		{[]string{"run", "--lock", "a", "--", "bootlock", "run", "--lock", "a", "--", "true"}, exitUsage},
 		{[]string{"run", "--lock", "a", "--", "env", "BOOTLOCK_HELD=", "bootlock", "run", "--lock", "a", "--try", "--", "true"}, exitNotInTime},
 		{[]string{"ensure", "--schema", "app", "--serialize", "--unless", "SELECT false", "--", "sh", "-c", "exit 4"}, 4},
-		{[]string{"wait", "--schema", "app", "--timeout", "20s"}, 0},
+		{[]string{"wait", "--until", "SELECT true", "--timeout", "20s"}, 0},
 		{[]string{"locks"}, 0},
 		{[]string{"locks"}, 0}, // on a session where the first would have left what it prepared
 		{[]string{"doctor"}, 0},

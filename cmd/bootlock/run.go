@@ -13,14 +13,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/internal/bridge"
 )
 
 type runner struct {
 	turn
-	names       []string
-	keys        []int64
-	try, shared bool
-	locks       []namedLock // in the order in which they are taken
+	names []string
+	keys  []int64
+	try   bool
+	locks []namedLock // in the order in which they are taken
 }
 
 // namedLock is a lock and what it is called.
@@ -54,24 +55,25 @@ stdin, stdout, stderr and the environment of bootlock. Nothing is started if the
 lock could not be had.
 
 With several --lock and --key all of them are taken, in the order of their keys,
-so that two commands never wait for each other. --key N is the lock that another
-program takes by pg_advisory_lock(N). A run inside a run of the same lock would
-wait for itself, and is refused.
+so that two commands never wait for each other; runs inside runs may. --key N is the
+lock that another program takes by pg_advisory_lock(N). A run inside a run of the same
+lock would wait for itself, and is refused.
 
 The lock is a lease that the server enforces: it is free again when bootlock is
 gone, and --ttl after it has gone silent. It is held for as long as COMMAND runs,
 so a server belongs under bootlock ensure, or after bootlock run. COMMAND may do
 whatever it likes in the database, CREATE INDEX CONCURRENTLY included: the lock is
-held in a session of its own that stands in nobody's way. A clash with a process
-that does not take the lock is not tried again.
+held in a session of its own that stands in nobody's way. Unless --try is given, it is
+let go while the server has no connection for COMMAND. A clash with a process that does
+not take the lock is not tried again.
 
 COMMAND can fence its transactions: one that begins with the statement in
 BOOTLOCK_FENCE_SQL, in the same database, fails if the lock is lost by then, and
 else the next holder begins only when it has ended.
 
 With --unless, COMMAND runs once for all: the query is asked before the lock is
-taken and after waiting for it, and those who find the lock taken go on together
-when whoever has it is done. A table that is missing counts as no.
+taken, whenever a process that waits finds it free, and once it is held. It returns one boolean; no row is no, and so is
+a table, schema, column or function that is missing. Anything else is refused.
 
 ` + childHelp + `
 
@@ -79,7 +81,7 @@ when whoever has it is done. A table that is missing counts as no.
 		Example: `  bootlock run --lock migrate -- npx prisma migrate deploy
   bootlock run --lock nightly --try -- ./report.sh
   bootlock run --lock load --timeout 5m -- psql -f load.sql
-  bootlock run --lock migrate --unless "SELECT max(version) >= 42 FROM migrations" -- ./migrate`,
+  bootlock run --lock migrate --unless "SELECT count(*) > 0 FROM migrations WHERE version = 42" -- ./migrate`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errors.New("run needs a COMMAND")
@@ -90,7 +92,7 @@ when whoever has it is done. A table that is missing counts as no.
 			if err := r.check(); err != nil {
 				return err
 			}
-			ctx, finish, err := r.begin(cmd.Context(), a, "run", args)
+			ctx, finish, err := r.begin(cmd.Context(), a, "run", !r.try, args)
 			if err != nil {
 				return err
 			}
@@ -99,9 +101,10 @@ when whoever has it is done. A table that is missing counts as no.
 	}
 	cmd.Flags().StringArrayVar(&r.names, "lock", nil, "the lock's name; can be repeated")
 	cmd.Flags().Int64SliceVar(&r.keys, "key", nil, "the lock's key, where another program uses that; can be repeated")
+	cmd.Flags().Lookup("key").DefValue = ""
 	cmd.Flags().BoolVar(&r.try, "try", false, "do not wait for the lock")
-	cmd.Flags().BoolVar(&r.shared, "shared", false, "share the lock with others that share it")
 	r.flags(cmd)
+	cmd.MarkFlagsMutuallyExclusive("try", "timeout")
 	cmd.MarkFlagsOneRequired("lock", "key")
 	return cmd
 }
@@ -129,12 +132,6 @@ func (r *runner) check() error {
 	}
 	slices.SortStableFunc(r.locks, func(a, b namedLock) int { return cmp.Compare(a.key, b.key) })
 	r.locks = slices.CompactFunc(r.locks, func(a, b namedLock) bool { return a.key == b.key })
-	switch {
-	case r.try && r.timeout > 0:
-		return usage("--try does not wait: leave out --timeout")
-	case r.shared && r.unless != "":
-		return usage("--unless is for one COMMAND at a time: leave out --shared")
-	}
 	var names []string
 	for _, l := range r.locks {
 		names = append(names, cmp.Or(l.name, l.key.String()))
@@ -165,95 +162,52 @@ func (r *runner) hold(ctx context.Context) error {
 		}
 		keys = append(keys, l.key)
 	}
-	command := func(ctx context.Context) error { return r.run(ctx, keys) }
-	if r.unless != "" {
-		return r.once(ctx, command)
-	}
-	return r.take(ctx, r.locks, mode{try: r.try, shared: r.shared}, command)
+	return r.unlessDone(ctx, func(ctx context.Context) error {
+		return r.take(ctx, r.locks, func(ctx context.Context) error {
+			return r.unlessDone(ctx, func(ctx context.Context) error { return r.run(ctx, keys) })
+		})
+	})
 }
 
-// mode is how locks are taken.
-type mode struct{ try, shared bool }
-
 // take takes locks, one inside the other, and calls fn.
-func (r *runner) take(ctx context.Context, locks []namedLock, m mode, fn func(ctx context.Context) error) error {
+func (r *runner) take(ctx context.Context, locks []namedLock, fn func(ctx context.Context) error) error {
 	if len(locks) == 0 {
 		return fn(ctx)
 	}
 	lock, inside := locks[0], false
-	locker := advisorylock.Locker{TTL: r.ttl, Shared: m.shared, Name: lock.name, Trace: r.trace()}
-	hold := locker.Hold
-	if m.try {
-		hold = locker.TryHold
-	}
 	r.lockIs(lock)
-	err := hold(ctx, r.server.DB, lock.key, func(ctx context.Context) error {
+	err := r.holdOne(ctx, lock, len(locks) == 1, func(ctx context.Context) error {
 		inside = true
-		if len(locks) == len(r.locks) {
-			r.fences = nil // of an earlier try
-		}
 		if err := r.fence(ctx); err != nil {
 			return err
 		}
-		return r.take(ctx, locks[1:], m, fn)
+		return r.take(ctx, locks[1:], fn)
 	})
 	if !inside && r.try && errors.Is(err, advisorylock.ErrNotAcquired) {
+		look, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		holders, _ := holdersOf(look, r.server.DB, lock.key)
+		why := heldBy(holders)
 		err = &exitError{
-			code: r.conflictCode, err: fmt.Errorf("somebody else has %v", lock),
-			holders: r.holdersOf(ctx, lock.key), end: r.end,
+			code: r.conflictCode, err: fmt.Errorf("somebody else has %v: %s", lock, why.text),
+			reason: why.text, holders: list(why.holders), end: r.end,
 		}
 	}
 	return err
 }
 
-// once runs command in one process of all that ask --unless, and no longer if
-// the answer is yes.
-//
-// Those who find the lock taken wait for it in shared mode, so that all go on at
-// once. If the winner has failed, they queue for the lock, and do not try for it:
-// some of many would always still have it in shared mode.
-func (r *runner) once(ctx context.Context, command func(ctx context.Context) error) error {
-	unlessDone := func(ctx context.Context) error {
-		if done, err := r.done(ctx); done || err != nil {
-			return err
-		}
-		return command(ctx)
+// holdOne takes one lock, the last of them only if COMMAND can have a connection too.
+func (r *runner) holdOne(ctx context.Context, lock namedLock, last bool, fn func(ctx context.Context) error) error {
+	name := cmp.Or(lock.name, lock.key.String())
+	if r.try {
+		return advisorylock.Locker{TTL: r.ttl, Name: name, Trace: r.trace()}.TryHold(ctx, r.server.DB, lock.key, fn)
 	}
-	if done, err := r.done(ctx); done || err != nil {
-		return err
+	call := bridge.Call{Op: "advisorylock.Hold", DB: r.server.DB, Key: int64(lock.key), Name: name, TTL: r.ttl, Trace: r.trace()}
+	if last {
+		call.Work = r.server.DB
 	}
-	err := r.take(ctx, r.locks, mode{try: true}, unlessDone)
-	if r.try || !errors.Is(err, advisorylock.ErrNotAcquired) {
-		return err
+	if r.unless != "" {
+		call.Done = r.done
 	}
-	err = r.take(ctx, r.locks, mode{shared: true}, func(context.Context) error { return nil })
-	if err != nil {
-		return err
-	}
-	if done, err := r.done(ctx); done || err != nil {
-		return err
-	}
-	return r.take(ctx, r.locks, mode{}, unlessDone)
-}
-
-// done asks --unless.
-func (r *runner) done(ctx context.Context) (bool, error) {
-	done, err := askAgain(ctx, r.server.DB, r.unless)
-	if err != nil {
-		return false, fmt.Errorf("--unless: %w", err)
-	}
-	if done {
-		r.nothingToDo()
-	}
-	return done, nil
-}
-
-func (r *runner) holdersOf(ctx context.Context, key advisorylock.Key) []advisorylock.Session {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	sessions, err := advisorylock.Sessions(ctx, r.server.DB, key)
-	if err != nil {
-		return nil
-	}
-	return slices.DeleteFunc(sessions, func(s advisorylock.Session) bool { return !s.Granted })
+	return bridge.Hold(ctx, call, fn)
 }

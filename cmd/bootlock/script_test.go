@@ -229,7 +229,7 @@ func startProcess(ts *testscript.TestScript, neg bool, args []string) {
 var scriptVariables = []string{
 	"PATH", "HOME", "WORK", "TMPDIR", "GOCOVERDIR", "DATABASE_URL", "PROXY_URL",
 	"PGPASSFILE", "PGSERVICEFILE", "PGSERVICE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE", "PGPASSWORD",
-	"DBHOST", "DBPORT", "DBUSER", "DBPASSWORD", "DBNAME", "BOOTLOCK_LOCK", "BOOTLOCK_TIMEOUT", "BOOTLOCK_HELD",
+	"DBHOST", "DBPORT", "DBUSER", "DBPASSWORD", "DBNAME", "FEW_URL", "BOOTLOCK_LOCK", "BOOTLOCK_TIMEOUT", "BOOTLOCK_HELD",
 }
 
 // environment is the script's. testscript shows it only name by name.

@@ -49,8 +49,9 @@ func TestStandby(t *testing.T) {
 		{"the standby first", both(standby, primary, ""), run, 0, "t"},
 		{"the primary first", both(primary, standby, ""), run, 0, "t"},
 		{"two standbys", both(standby, standby, ""), run, exitUnreachable, "is a standby"},
-		{"wait reads only", standby.DSN(), []string{"wait", "--schema", "app", "--timeout", "10s"}, 0, ""},
-		{"wait for what is not there", standby.DSN(), []string{"wait", "--schema", "other", "--timeout", "300ms"}, exitNotInTime, "not ready"},
+		{"wait reads only", standby.DSN(), []string{"wait", "--until", "SELECT pg_is_in_recovery()", "--timeout", "10s"}, 0, ""},
+		{"locks", standby.DSN(), []string{"locks"}, 0, "this is a standby"},
+		{"wait for what is not there", standby.DSN(), []string{"wait", "--until", "SELECT true FROM other.t", "--timeout", "300ms"}, exitNotInTime, "was not there"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			said, code := bootlock(t, []string{"DATABASE_URL=" + test.dsn}, test.args...)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 
 	"github.com/bootlock/bootlock/advisorylock"
@@ -28,17 +29,18 @@ type turn struct {
 	healthAddress                  string
 	unless                         string
 
-	app     *app
-	what    string // is waited for, in words for people
-	name    string // the same for programs
-	end     string // the command that ends the holder
-	child   *child.Command
-	server  *server.Server
-	health  *health.Server
-	granted func() // ends --timeout
-	begun   time.Time
-	lost    error    // the loss of the lock, if COMMAND was ended for it
-	fences  []string // the statement that fences a transaction, for each lock
+	app *app
+	progress
+	name   string // of what is waited for, for programs
+	child  *child.Command
+	server *server.Server
+	limit  *time.Timer // ends a wait after --timeout; nil without it
+	lost   error       // the loss of the lock, if COMMAND was ended for it
+	fences []string    // the statement that fences a transaction, for each lock
+	no     bool        // it was said what --unless asks about in vain
+	idle   string      // why there was nothing to do
+	got    func()      // says that the lock was waited for and is there, once that is known
+	ran    []slog.Attr // what the end says of COMMAND
 }
 
 const (
@@ -49,13 +51,14 @@ const (
 
 func (t *turn) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.DurationVar(&t.ttl, "ttl", 30*time.Second, "how long a holder that has gone silent keeps the lock")
-	f.DurationVar(&t.timeout, "timeout", 0, "how long to wait for the lock (default: for ever)")
-	f.DurationVar(&t.grace, "grace", -1, "how long COMMAND has to end after SIGTERM when the lock is lost (default: 2s, or less if --ttl is less than 30s)")
-	f.DurationVar(&t.killAfter, "kill-after", 0, "kill COMMAND if it is still there so long after a signal was passed on to it (default: never)")
+	t.ttl, t.grace = 30*time.Second, -1
+	duration(f, &t.ttl, "ttl", "how long a holder that has gone silent keeps the lock")
+	duration(f, &t.timeout, "timeout", "how long to wait for the lock (default: for ever)")
+	duration(f, &t.grace, "grace", "how long COMMAND has to end after SIGTERM when the lock is lost (default: 2s, or less if --ttl is less than 30s)")
+	duration(f, &t.killAfter, "kill-after", "kill COMMAND if it is still there so long after a signal was passed on to it (default: never)")
 	f.IntVarP(&t.conflictCode, "conflict-exit-code", "E", exitNotInTime, "the exit code if somebody else has the lock for too long")
 	f.StringVar(&t.healthAddress, "health", "", "serve /livez and /readyz at this address, such as :8086")
-	f.StringVar(&t.unless, "unless", "", "a query; if it returns true, or rows that are no boolean, there is nothing to do")
+	f.StringVar(&t.unless, "unless", "", "a query that returns one boolean; if it is true, there is nothing to do")
 	// What follows the command's name is the command's, with or without --.
 	f.SetInterspersed(false)
 }
@@ -78,12 +81,14 @@ func (t *turn) check() error {
 }
 
 // begin prepares COMMAND, if there is one, and connects. finish takes the error
-// of the work to that of bootlock, and cleans up.
-func (t *turn) begin(parent context.Context, a *app, command string, args []string) (_ context.Context, finish func(error) error, err error) {
-	t.app, t.begun = a, time.Now()
+// of the work to that of bootlock, and cleans up. Without patience too few
+// connections are not waited for.
+func (t *turn) begin(parent context.Context, a *app, command string, patient bool, args []string) (_ context.Context, finish func(error) error, err error) {
+	t.app, t.log, t.begun, t.over = a, a.log, time.Now(), "free"
 	ctx, caught, stop := signals.Catch(parent)
 	finish = func(err error) error {
 		err = t.explain(ctx, cmp.Or(err, t.lost))
+		t.sayDone(err)
 		t.health.Close()
 		if t.server != nil {
 			_ = t.server.Close()
@@ -99,15 +104,34 @@ func (t *turn) begin(parent context.Context, a *app, command string, args []stri
 			return nil, nil, finish(&exitError{code: exitOwn, err: err})
 		}
 	}
-	patience := t.timeout
-	if patience == 0 {
-		patience = 1<<63 - 1
+	if t.timeout > 0 {
+		var cancel context.CancelCauseFunc
+		ctx, cancel = context.WithCancelCause(ctx)
+		t.limit = time.AfterFunc(t.timeout, func() { cancel(&timeoutError{t.timeout}) })
 	}
-	if t.server, err = a.connectToLock(ctx, command, patience); err != nil {
+	var room time.Duration
+	if patient {
+		room = server.Forever
+	}
+	if t.server, err = a.connectToLock(ctx, command, room, &t.progress); err != nil {
 		return nil, nil, finish(err)
 	}
-	ctx = t.limit(ctx)
+	t.last, t.next = reason{}, time.Time{}
 	return ctx, finish, nil
+}
+
+// granted ends --timeout.
+func (t *turn) granted() {
+	if t.limit != nil {
+		t.limit.Stop()
+	}
+}
+
+// wanted begins it again, for another lock.
+func (t *turn) wanted() {
+	if t.limit != nil {
+		t.limit.Reset(t.timeout)
+	}
 }
 
 func (t *turn) newChild(args []string, caught *signals.Catcher) (*child.Command, error) {
@@ -119,7 +143,7 @@ func (t *turn) newChild(args []string, caught *signals.Catcher) (*child.Command,
 		return nil, commandError(err)
 	}
 	c.Grace, c.KillAfter, c.Signals = t.grace, t.killAfter, caught
-	c.Say = func(text string) { t.app.log.say(text, text, slog.String("command", args[0])) }
+	c.Say = func(text string) { t.log.say(text, text, slog.String("command", args[0])) }
 	return c, nil
 }
 
@@ -133,36 +157,31 @@ func commandError(err error) error {
 	return err
 }
 
-// limit ends ctx with a timeoutError, unless granted is called before.
-func (t *turn) limit(ctx context.Context) context.Context {
-	if t.timeout == 0 {
-		t.granted = func() {}
-		return ctx
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(t.timeout, func() { cancel(&timeoutError{t.timeout}) })
-	t.granted = func() { timer.Stop() }
-	return ctx
-}
-
 // errClosed is the loss of a lock that was seen before a heartbeat could fail.
 var errClosed = fmt.Errorf("%w: the server has closed the connection", advisorylock.ErrLost)
 
 // run runs COMMAND under the locks of keys, which are held.
 func (t *turn) run(ctx context.Context, keys []advisorylock.Key) error {
 	t.granted()
+	t.server.DB.SetMaxIdleConns(0) // an idle one would be one less for COMMAND
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer t.server.WatchLocks(func() { cancel(errClosed) })()
-	t.server.AwaitRoom(ctx)
 	t.health.Run()
 	t.child.Setenv(heldVariable, heldWith(t.server.ID, keys))
 	t.child.Setenv("BOOTLOCK_FENCE_SQL", strings.Join(t.fences, "; "))
 
-	held := time.Now()
-	ending := context.AfterFunc(ctx, func() { t.server.Linger(applicationName("ending")) })
-	defer ending()
+	held, seen := time.Now(), make(chan struct{})
+	ending := context.AfterFunc(ctx, func() {
+		defer close(seen)
+		if errors.Is(context.Cause(ctx), advisorylock.ErrLost) {
+			t.server.Linger(applicationName("ending"))
+		}
+	})
 	code, err := t.child.Run(ctx)
+	if !ending() {
+		<-seen
+	}
 	if errors.Is(err, advisorylock.ErrLost) {
 		t.lost = err // Hold says why, if it knows more
 		return nil
@@ -170,40 +189,117 @@ func (t *turn) run(ctx context.Context, keys []advisorylock.Key) error {
 	if err != nil {
 		return commandError(err)
 	}
-	t.app.log.say("", "done", slog.String("lock", t.name), seconds("waited_seconds", held.Sub(t.begun)),
-		seconds("held_seconds", time.Since(held)), slog.Int("exit_code", code))
+	t.ran = []slog.Attr{seconds("waited_seconds", held.Sub(t.begun)), seconds("held_seconds", time.Since(held)), slog.Int("exit_code", code)}
 	return exitWith(code)
+}
+
+// sayDone says that the work is done, or that there was none, unless err says more.
+func (t *turn) sayDone(err error) {
+	var exit *exitError
+	if err != nil && (!errors.As(err, &exit) || exit.err != nil) {
+		return
+	}
+	text := ""
+	if t.idle != "" {
+		text = "nothing to do: " + t.idle
+	}
+	if t.ran == nil {
+		t.ran = []slog.Attr{seconds("waited_seconds", time.Since(t.begun))}
+	}
+	t.log.say(text, "done", append([]slog.Attr{slog.String("lock", t.name), slog.Bool("nothing_to_do", t.idle != "")}, t.ran...)...)
 }
 
 // fence remembers the fence of the lock that was taken with ctx.
 func (t *turn) fence(ctx context.Context) error {
+	if t.got != nil { // a waiter that finds that nothing is left to do does not take it
+		t.got()
+	}
 	statement, err := fence.SQL(ctx)
 	t.fences = append(t.fences, statement)
 	return err
 }
 
-// nothingToDo says that --unless has found nothing to do.
-func (t *turn) nothingToDo() {
-	t.granted()
-	t.app.log.say("", "nothing to do", slog.String("lock", t.name), seconds("waited_seconds", time.Since(t.begun)))
+// unlessDone runs fn unless --unless says that there is nothing to do.
+func (t *turn) unlessDone(ctx context.Context, fn func(context.Context) error) error {
+	if done, err := t.done(ctx); done || err != nil {
+		return err
+	}
+	return fn(ctx)
 }
 
-// explain gives err the exit code that it stands for, and says who is in the way.
-func (t *turn) explain(ctx context.Context, err error) error {
-	var wait *advisorylock.WaitError
-	var late *timeoutError
+// done asks --unless, again and again while there is no connection.
+func (t *turn) done(ctx context.Context) (bool, error) {
+	if t.unless == "" {
+		return false, nil
+	}
+	q := question{flag: "--unless", query: t.unless}
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		t.is(health.Waiting, q.flag, reason{text: q.flag + " has not been answered", noAnswer: true})
+		yes, why, err := q.ask(ctx, t.server.DB)
+		switch {
+		case ctx.Err() != nil:
+			return false, context.Cause(ctx)
+		case shortage(err):
+			t.progress.server(t.server.Address, err)
+		case err != nil:
+			return false, err
+		default:
+			t.last = reason{}
+			t.answered(yes, why)
+			return yes, nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// answered says what --unless has said.
+func (t *turn) answered(yes bool, why string) {
 	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &wait) && errors.As(err, &late):
-		return &exitError{code: t.conflictCode, err: fmt.Errorf("%s was not free within %v", t.what, late.after), holders: list(wait.Holders), end: t.end}
+	case yes:
+		t.idle = "--unless says yes"
+		t.granted()
+	case why != "" && !t.no:
+		t.no = true
+		t.log.say("--unless says no, for now: "+why, "no, for now", slog.String("lock", t.name), slog.String("reason", why))
 	}
-	err = t.app.failure(ctx, err)
+}
+
+// explain gives err the exit code that it stands for, and says who or what was in
+// the way at last.
+func (t *turn) explain(ctx context.Context, err error) error {
+	var late *timeoutError
 	var exit *exitError
-	if errors.As(err, &exit) && exit.code == exitNotInTime {
-		exit.code = t.conflictCode
+	if err == nil || errors.As(err, &exit) || !errors.As(context.Cause(ctx), &late) {
+		err = t.app.failure(ctx, err)
+		if errors.As(err, &exit) && exit.code == exitNotInTime {
+			exit.code = t.conflictCode
+		}
+		return err
 	}
-	return err
+	var wait *advisorylock.WaitError
+	if errors.As(err, &wait) {
+		if len(wait.Holders) > 0 {
+			t.last = heldBy(wait.Holders)
+		} else if server := (*pgconn.PgError)(nil); shortage(wait.Err) && errors.As(wait.Err, &server) {
+			t.last = reason{text: "there is no connection for it: " + t.log.driver(server), noAnswer: true}
+		} else if !t.last.noAnswer {
+			t.ping()
+		}
+	}
+	return t.late(late.after, t.conflictCode)
+}
+
+// ping finds out whether the server still answers, when nothing is known of who is
+// in the way.
+func (t *turn) ping() {
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	if err := t.server.DB.PingContext(ctx); err != nil {
+		t.last = reason{text: t.log.driver(err), noAnswer: true}
+	}
 }
 
 // trace tells of a wait while it lasts, and of its end.
@@ -212,27 +308,27 @@ func (t *turn) trace() *locktrace.Trace {
 	return &locktrace.Trace{
 		Waiting: func(_ context.Context, w locktrace.Wait) {
 			said = true
-			t.health.Wait(t.what, w.Holders)
-			t.app.log.say(fmt.Sprintf("waiting for %s for %v now%s", t.what, w.Waited.Round(100*time.Millisecond), holders(w.Holders, t.end)),
-				"waiting for the lock", slog.String("lock", w.Name), slog.String("key", advisorylock.Key(w.Key).String()),
-				seconds("waited_seconds", w.Waited), slog.Any("holders", list(w.Holders)))
+			r := heldBy(w.Holders)
+			if w.Err != nil {
+				r = reason{text: t.log.driver(w.Err), noAnswer: true}
+			}
+			r.text += inside(w.Holders)
+			t.is(health.Waiting, t.what, r)
+			t.say(t.what, "waiting for the lock", false, slog.String("lock", w.Name), slog.String("key", advisorylock.Key(w.Key).String()))
 		},
 		Done: func(_ context.Context, e locktrace.Event) {
 			if said && e.Step == locktrace.Lock && e.Err == nil {
 				said = false
-				t.app.log.say(fmt.Sprintf("got %s after %v", t.what, e.Duration.Round(100*time.Millisecond)),
-					"got the lock", slog.String("lock", e.Name), slog.String("key", advisorylock.Key(e.Key).String()), seconds("waited_seconds", e.Duration))
+				t.got = func() {
+					t.log.say(fmt.Sprintf("got %s after %v", t.what, e.Duration.Round(100*time.Millisecond)),
+						"got the lock", slog.String("lock", e.Name), slog.String("key", advisorylock.Key(e.Key).String()), seconds("waited_seconds", e.Duration))
+				}
+				if e.For == locktrace.CreateSchema {
+					t.got()
+				}
 			}
 		},
 	}
-}
-
-// list is never nil, so that it is a list in JSON.
-func list(sessions []locktrace.Session) []locktrace.Session {
-	if sessions == nil {
-		return []locktrace.Session{}
-	}
-	return sessions
 }
 
 // shellQuote makes one word of text that can be pasted into a shell.

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -29,12 +31,25 @@ func versionLine() string {
 }
 
 func buildVersion() string {
-	if version != "" {
-		return version
+	info, _ := debug.ReadBuildInfo()
+	return versionOf(version, info)
+}
+
+// versionOf adds the revision to what does not say it.
+func versionOf(version string, info *debug.BuildInfo) string {
+	if info == nil {
+		info = &debug.BuildInfo{}
 	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "(devel)"
+	version = cmp.Or(version, info.Main.Version, "(devel)")
+	setting := map[string]string{}
+	for _, s := range info.Settings {
+		setting[s.Key] = s.Value
 	}
-	return info.Main.Version
+	if revision := setting["vcs.revision"]; len(revision) >= 12 && !strings.Contains(version, revision[:12]) {
+		version += " " + revision[:12]
+		if setting["vcs.modified"] == "true" {
+			version += "+dirty"
+		}
+	}
+	return version
 }

@@ -2,68 +2,90 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"errors"
-	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/child"
+	"github.com/bootlock/bootlock/cmd/bootlock/internal/health"
+	"github.com/bootlock/bootlock/cmd/bootlock/internal/server"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/signals"
-	"github.com/bootlock/bootlock/schemaguard"
 )
 
 type waiter struct {
-	schema, until string
-	timeout       time.Duration
+	until, schema string
+	once
+	timeout time.Duration
 }
 
 func (a *app) waitCommand() *cobra.Command {
 	w := &waiter{}
 	cmd := &cobra.Command{
-		Use:   "wait {--schema NAME | --until SQL} [flags] [--] [COMMAND [ARGUMENT…]]",
-		Short: "Wait until a schema is there, or a query says yes, then run COMMAND",
-		Long: `wait is for processes that must not migrate: it returns when the schema is there
-and the query of --until returns true, or rows that are no boolean. COMMAND, if
-there is one, then takes the place of bootlock (on Windows it is a child).
+		Use:   "wait {--until SQL | --schema NAME --once NAME} [flags] [--] [COMMAND [ARGUMENT…]]",
+		Short: "Wait until another process has migrated, then run COMMAND",
+		Long: `wait is for processes that must not migrate: it returns when the query of --until
+returns true, or when bootlock ensure, or a Go program, has run what --once or --once-of
+names in the schema. COMMAND, if there is one, then takes the place of bootlock (on
+Windows it is a child).
 
-It takes no lock, changes nothing, needs no right but CONNECT, and works on a
-standby. Where a table, a schema or a function is missing the answer is no. A
-server that goes away while wait asks is asked again.
+The query returns one boolean; no row is no, and so is a table, schema, column or
+function that is missing. Anything else is refused. For --once, what this role may not
+read yet is missing too. A server that is not up, or has
+no connection left, or has no such database yet, is waited for as well.
 
-Exit codes: that of COMMAND, or 0; 64 for wrong usage, 69 if the server could not
-be reached within --wait-for-server, 75 if --timeout has passed, 125 for an error
-in the query, 126 and 127 if COMMAND cannot be run or was not found.`,
-		Example: `  bootlock wait --schema app --timeout 5m
-  bootlock wait --until "SELECT max(version) >= 42 FROM app.migrations" -- node app.js`,
+wait takes no lock, changes nothing, and works on a standby.
+
+Exit codes: that of COMMAND, or 0; 64 for wrong usage, 69 if --timeout has passed
+and there was no answer at last, or if the server refused the connection, 75 if the
+answer was no, 125 for an error in the query, 126 and 127 if COMMAND cannot be run
+or was not found.`,
+		Example: `  bootlock wait --until "SELECT count(*) > 0 FROM app.migrations WHERE version = 42" -- node app.js
+  bootlock wait --schema app --once-of migrations -- node app.js`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := w.check(); err != nil {
+			if err := w.check(cmd); err != nil {
 				return err
 			}
 			return a.wait(cmd.Context(), w, args)
 		},
 	}
-	cmd.Flags().StringVar(&w.schema, "schema", "", "the schema's name, as it is, without quotes")
-	cmd.Flags().StringVar(&w.until, "until", "", "a query; true, or rows that are no boolean, end the wait")
-	cmd.Flags().DurationVar(&w.timeout, "timeout", 0, "how long to wait (default: for ever)")
+	cmd.Flags().StringVar(&w.until, "until", "", "a query that returns one boolean; true ends the wait")
+	cmd.Flags().StringVar(&w.schema, "schema", "", "the schema of --once and --once-of")
+	w.once.flags(cmd, "until")
+	duration(cmd.Flags(), &w.timeout, "timeout", "how long to wait (default: for ever)")
 	cmd.Flags().SetInterspersed(false)
-	cmd.MarkFlagsOneRequired("schema", "until")
 	return cmd
 }
 
-func (w *waiter) check() error {
-	if w.timeout < 0 {
-		return usage("--timeout cannot be negative")
+func (w *waiter) check(cmd *cobra.Command) error {
+	if err := w.once.check(cmd); err != nil {
+		return err
 	}
-	if w.schema == "" {
+	switch {
+	case w.timeout < 0:
+		return usage("--timeout cannot be negative")
+	case w.until != "":
 		return nil
+	case w.once.name == "" && w.schema != "":
+		return usage("that a schema exists does not say that its migrations have run: ask for them by --once, --once-of, or --until, such as \"SELECT count(*) > 0 FROM app.migrations WHERE version = 42\"")
+	case w.once.name == "":
+		return usage("wait needs --until, --once or --once-of")
 	}
 	return checkSchema(w.schema)
+}
+
+// question is what is asked.
+func (w *waiter) question() question {
+	if w.until != "" {
+		return question{flag: "--until", query: w.until}
+	}
+	return question{
+		flag:   "--once", // the name is a literal whatever the server's settings are
+		query:  "SELECT true FROM " + pgx.Identifier{w.schema, "bootlock_once"}.Sanitize() + " WHERE name OPERATOR(pg_catalog.=) '" + w.once.name + "'",
+		unread: true,
+	}
 }
 
 func (a *app) wait(parent context.Context, w *waiter, args []string) error {
@@ -77,13 +99,24 @@ func (a *app) wait(parent context.Context, w *waiter, args []string) error {
 		}
 		command.Signals, command.Say = caught, func(text string) { a.log.say(text, text) }
 	}
-	s, err := a.connect(ctx, "wait")
+	s, err := a.open("wait", false)
 	if err != nil {
 		return err
 	}
 	defer s.Close()         //nolint:errcheck // nothing was changed
 	s.DB.SetMaxIdleConns(0) // between two questions somebody else may need it
-	if err := w.wait(ctx, a, s.DB); err != nil {
+	if w.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, w.timeout, &timeoutError{w.timeout})
+		defer cancel()
+	}
+	now := time.Now()
+	p := &progress{log: a.log, what: "what " + w.question().flag + " asks for", over: "there", begun: now, next: now.Add(time.Second)}
+	if err := w.ask(ctx, s, p); err != nil {
+		var late *timeoutError
+		if errors.As(context.Cause(ctx), &late) {
+			return p.late(w.timeout, exitNotInTime)
+		}
 		return a.failure(ctx, err)
 	}
 	if command == nil {
@@ -97,85 +130,38 @@ func (a *app) wait(parent context.Context, w *waiter, args []string) error {
 	return exitWith(code)
 }
 
-// wait asks until the answer is yes, and asks again when the server goes away in
-// between.
-func (w *waiter) wait(ctx context.Context, a *app, db *sql.DB) error {
-	begun := time.Now()
-	if w.timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, w.timeout, &timeoutError{w.timeout})
-		defer cancel()
+// ask asks until the answer is yes.
+func (w *waiter) ask(ctx context.Context, s *server.Server, p *progress) error {
+	q := w.question()
+	p.last = reason{text: server.ErrSilent.Error(), noAnswer: true}
+	away := func(err error) { p.server(s.Address, err) }
+	if err := s.Await(ctx, server.Patience{Server: server.Forever}, away); err != nil {
+		return err
 	}
-	say := w.sayer(a, begun)
 	for {
-		ready, err := w.await(ctx, db, say)
-		var late *timeoutError
+		yes, why, err := q.ask(ctx, s.DB)
+		var exit *exitError
 		switch {
-		case errors.As(context.Cause(ctx), &late):
-			return &exitError{code: exitNotInTime, err: fmt.Errorf("%s was not ready within %v", w.what(), w.timeout)}
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case err != nil && !isUnreachable(err):
+		case errors.As(err, &exit):
 			return err
-		case ready:
-			return nil
+		case server.MayPass(err):
+			away(err)
+		case yes || err != nil:
+			return err
+		default:
+			p.is(health.Waiting, "", reason{text: q.flag + " says no"})
+			if why != "" {
+				p.last.text += ": " + why
+			}
+			p.say(p.what, "waiting to be ready", true)
 		}
-		say(nil)
 		// A tenth of the wait so far: nobody waits for much longer than needed.
-		pause := min(max(time.Since(begun)/10, 20*time.Millisecond), time.Second)
+		pause := min(max(time.Since(p.begun)/10, 20*time.Millisecond), time.Second)
 		select {
 		case <-time.After(pause/2 + rand.N(pause/2)): //nolint:gosec // not a secret
 		case <-ctx.Done():
 		}
 	}
-}
-
-// await asks once, or, where a schema is named, until the answer is yes: then
-// whoever migrates it under the schema's lock is waited for.
-func (w *waiter) await(ctx context.Context, db *sql.DB, say func([]advisorylock.Session)) (bool, error) {
-	if w.schema == "" {
-		return w.ready(ctx, db)
-	}
-	guard := schemaguard.Guard{
-		UpToDate: w.ready,
-		Trace:    &locktrace.Trace{Waiting: func(_ context.Context, wait locktrace.Wait) { say(wait.Holders) }},
-	}
-	err := guard.Await(ctx, db, w.schema)
-	return err == nil, err
-}
-
-// sayer returns what says that the wait lasts, after a second and then every ten.
-func (w *waiter) sayer(a *app, begun time.Time) func([]advisorylock.Session) {
-	next := begun.Add(time.Second)
-	return func(who []advisorylock.Session) {
-		now := time.Now()
-		if now.Before(next) {
-			return
-		}
-		next = now.Add(10 * time.Second)
-		waited := now.Sub(begun)
-		a.log.say(fmt.Sprintf("waiting for %s for %v now%s", w.what(), waited.Round(100*time.Millisecond), holders(who, "")),
-			"waiting to be ready", slog.String("for", w.what()), seconds("waited_seconds", waited), slog.Any("holders", list(who)))
-	}
-}
-
-func (w *waiter) what() string {
-	if w.schema != "" {
-		return fmt.Sprintf("schema %q", w.schema)
-	}
-	return "the database"
-}
-
-func (w *waiter) ready(ctx context.Context, db *sql.DB) (bool, error) {
-	if w.schema != "" {
-		there, err := askAgain(ctx, db, "SELECT true FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) "+literal(w.schema))
-		if !there || err != nil || w.until == "" {
-			return there, err
-		}
-	}
-	ready, err := askAgain(ctx, db, w.until)
-	if err != nil {
-		return false, fmt.Errorf("--until: %w", err)
-	}
-	return ready, nil
 }

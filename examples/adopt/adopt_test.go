@@ -26,25 +26,25 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// maxAdded is how many lines the guard may add to a program, those that take the
-// place of others not counted.
-const maxAdded = 5
+// maxAdded is how many lines the guard may add to a program, its deadline included;
+// those that take the place of others do not count.
+const maxAdded = 7
 
-// The promise to those who have a program already: a few lines, and most of them
-// imports.
+// The promise for programs that exist already: a few lines, and half of them are
+// imports and the deadline.
 func TestFewLines(t *testing.T) {
 	t.Parallel()
 	for _, program := range []struct {
 		path           string
 		added, changed int
 	}{
-		{"legacy/%s/main.go", 2, 2},
-		{"pgxpool/%s/main.go", 5, 1},
-		{"gorm/%s/main.go", 3, 1},
-		{"goose/%s/main.go", 1, 1},
-		{"golangmigrate/%s/main.go", 0, 2},
-		{"river/%s/main.go", 5, 1},
-		{"tenants/%s/main.go", 2, 2},
+		{"legacy/%s/main.go", 5, 3},
+		{"pgxpool/%s/main.go", 7, 2},
+		{"gorm/%s/main.go", 7, 1},
+		{"goose/%s/main.go", 5, 1},
+		{"golangmigrate/%s/main.go", 1, 4},
+		{"river/%s/main.go", 7, 2},
+		{"tenants/%s/main.go", 5, 3},
 		{"sqlmock/%s/start.go", 0, 2},
 		{"sqlmock/%s/start_test.go", 2, 3},
 	} {

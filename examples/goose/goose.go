@@ -2,7 +2,7 @@
 //
 // A Provider takes no lock unless it is given one, so the whole migrate has to be
 // serialized: Serialize, or UpToDate, which implies it. With a session locker
-// [schemaguard.Ensure] is enough, but that locker asks every 5 s only.
+// [schemaguard.Ensure] is enough, but that locker tries every 5 s only.
 package goose
 
 import (

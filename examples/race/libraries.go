@@ -34,7 +34,6 @@ type library struct {
 	migrate func(ctx context.Context, db *sql.DB) error
 	connect func(ctx context.Context, dsn string) (*pool, error) // nil: sql.Open
 
-	asks    string   // what UpToDate asks, for the document
 	ownLock bool     // it has a lock that its users wait for
 	want    []string // tables and indexes that a start must leave behind
 	doubt   string   // a query for the number of rows that tell of a half-done migration
@@ -77,27 +76,22 @@ var libraries = func() []library {
 	list := []library{
 		{
 			name: "golang-migrate", folder: "golangmigrate", module: "github.com/golang-migrate/migrate/v4", driver: pq,
-			asks:  "its version table, by a query; not m.Version, since making an m waits for the lock and creates that table",
 			guard: golangmigrate.Guard, migrate: golangmigrate.Migrate, ownLock: true, want: tables, doubt: dirty,
 		},
 		{
 			name: "tern", folder: "tern", module: "github.com/jackc/tern/v2", driver: pgx,
-			asks:  "its version table, by a query; not m.GetCurrentVersion, since making an m waits for the lock and creates that table",
 			guard: tern.Guard, migrate: tern.Migrate, ownLock: true, want: tables,
 		},
 		{
 			name: "goose", folder: "goose", module: "github.com/pressly/goose/v3", driver: pgx,
-			asks:  "its version table, by a query; not provider.HasPending, which creates that table unguarded and tries again a second after a clash",
 			guard: goose.Guard, migrate: goose.Migrate, want: tables,
 		},
 		{
 			name: "River", folder: "riverpgx", module: "github.com/riverqueue/river", driver: pgx + "pool",
-			asks:    "migrator.Validate, which only reads",
 			connect: connectRiver, guard: riverpgx.Guard(nil), want: riverTables,
 		},
 		{
 			name: "River", folder: "river", module: "github.com/riverqueue/river", driver: pgx,
-			asks:  "migrator.Validate, which only reads",
 			guard: river.Guard, migrate: river.Migrate, want: riverTables,
 		},
 		{
@@ -110,22 +104,18 @@ var libraries = func() []library {
 		},
 		{
 			name: "atlas", folder: "atlas", module: "ariga.io/atlas", driver: pgx,
-			asks:  "for the difference to the wanted schema, which only reads; if the schema does not exist that is an error of atlas's own, which has to be recognised",
 			guard: atlas.Guard, migrate: atlas.Migrate, want: tables,
 		},
 		{
 			name: "bun", folder: "bun", module: "github.com/uptrace/bun", driver: pgx,
-			asks:  "migrator.MigrationsWithStatus, which only reads; WithMarkAppliedOnSuccess is needed, since otherwise bun marks a migration as applied before it runs it",
 			guard: bun.Guard, migrate: bun.Migrate, want: tables,
 		},
 		{
 			name: "sql-migrate", folder: "sqlmigrate", module: "github.com/rubenv/sql-migrate", driver: pq,
-			asks:  "PlanMigration with DisableCreateTable, which only reads",
 			guard: sqlmigrate.Guard, migrate: sqlmigrate.Migrate, want: tables,
 		},
 		{
 			name: "plain SQL", folder: "plainsql", driver: pq,
-			asks:  "the table of versions",
 			guard: plainsql.Guard, migrate: plainsql.Migrate, want: tables,
 		},
 	}

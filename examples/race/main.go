@@ -1,12 +1,12 @@
 // Command race starts many processes at once on a fresh database, for each of
 // the examples, without a guard and with one, and counts who fails.
 //
-//	go run ./race          the full run, 25 minutes; writes race/results.json, ../docs/libraries.md and its picture
-//	go run ./race -short   what CI runs: few rounds, writes nothing
-//	go run ./race -only tern   the same for some, and keeps the other results
-//	go run ./race -docs-only   writes the document and its picture from race/results.json
+//	go run ./race              the full run, 25 minutes
+//	go run ./race -short       what CI runs: few rounds
+//	go run ./race -only tern   some libraries
 //
-// It fails if a guarded process failed, or if a control group did not.
+// It prints the tables of docs/tools.md, as Markdown, and fails if a guarded process
+// failed, or if a control group did not.
 package main
 
 import (
@@ -39,24 +39,18 @@ func main() {
 
 func race(args []string) error {
 	flags := flag.NewFlagSet("race", flag.ContinueOnError)
-	short := flags.Bool("short", false, "few rounds; write nothing")
-	docsOnly := flags.Bool("docs-only", false, "write the document from the stored results")
+	short := flags.Bool("short", false, "few rounds")
 	rounds := flags.Int("rounds", 20, "rounds per library, mode and number of processes")
 	sizes := flags.String("n", "2,8,32", "numbers of processes")
 	only := flags.String("only", "", "regular expression: only libraries whose folder/driver matches")
 	modes := flags.String("modes", "", "regular expression: only modes that match")
-	results := flags.String("results", "race/results.json", "where to store the results; empty for nowhere")
-	docs := flags.String("docs", "../docs/libraries.md", "the document to write; empty for none")
 	if err := flags.Parse(args); err != nil {
 		return err
-	}
-	if *docsOnly {
-		return rewrite(*results, *docs)
 	}
 	p := plan{rounds: *rounds, seconds: 20}
 	if *short {
 		p.short, p.rounds, p.seconds = true, 2, 3
-		*sizes, *results, *docs = "2,8", "", ""
+		*sizes = "2,8"
 	}
 	for _, text := range strings.Split(*sizes, ",") {
 		n, err := strconv.Atoi(text)
@@ -74,10 +68,10 @@ func race(args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	return p.run(ctx, *results, *docs)
+	return p.run(ctx)
 }
 
-func (p plan) run(ctx context.Context, results, docs string) error {
+func (p plan) run(ctx context.Context) error {
 	server, err := pgtest.Start(ctx, pgtest.Options{})
 	if err != nil {
 		return err
@@ -91,23 +85,11 @@ func (p plan) run(ctx context.Context, results, docs string) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	fmt.Println(r.failures(false).Render())
-	fmt.Println(r.failures(true).Render())
+	fmt.Printf("PostgreSQL %s, %s, %d CPUs, N = %s, %v\n\n", r.Server, r.Go, r.CPUs, joined(p.sizes), r.Versions)
+	fmt.Printf("%s\n\n%s\n\n", r.failures(false).RenderMarkdown(), r.failures(true).RenderMarkdown())
 	if !p.short {
-		fmt.Println(r.times(slices.Max(p.sizes)).Render())
+		fmt.Printf("%s\n\n", r.times(slices.Max(p.sizes)).RenderMarkdown())
 	}
-	if results != "" {
-		if old, err := load(results); err == nil {
-			r.update(old)
-		}
-		if err := r.store(results); err != nil {
-			return err
-		}
-	}
-	if docs != "" {
-		if err := r.write(docs); err != nil {
-			return err
-		}
-	}
+	fmt.Println(r.texts())
 	return r.verdict()
 }

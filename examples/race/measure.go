@@ -16,22 +16,21 @@ import (
 
 // tally is what one library did in one mode with one number of processes.
 type tally struct {
-	Library string  `json:"library"`
-	Folder  string  `json:"folder"`
-	Driver  string  `json:"driver"`
-	Special string  `json:"special,omitempty"`
-	OwnLock bool    `json:"own_lock,omitempty"`
-	Mode    mode    `json:"mode"`
-	N       int     `json:"processes"`
-	Run     string  `json:"run"` // when its run began
-	Rounds  int     `json:"rounds"`
-	Failed  int     `json:"rounds_with_a_failure"`
-	Errors  int     `json:"processes_failed"`
-	Silent  int     `json:"processes_ok_but_tables_missing"`
-	Broken  int     `json:"rounds_left_broken"` // a table missing, an index invalid, a version dirty
-	Ready   []int64 `json:"microseconds_until_all_ready"`
+	Library string
+	Folder  string
+	Driver  string
+	Special string
+	OwnLock bool
+	Mode    mode
+	N       int
+	Rounds  int
+	Failed  int
+	Errors  int
+	Silent  int
+	Broken  int // a table missing, an index invalid, a version dirty
+	Ready   []int64
 
-	Texts map[string]int `json:"error_texts,omitempty"`
+	Texts map[string]int
 }
 
 // measure runs all rounds. Modes alternate within a round, so that what else
@@ -48,7 +47,7 @@ func (p plan) measure(ctx context.Context, server *pgtest.Server, f *racers) (*r
 			for _, m := range p.modesOf(l, n) {
 				tallies = append(tallies, &tally{
 					Library: l.name, Folder: l.folder, Driver: l.driver, Special: l.special, OwnLock: l.ownLock,
-					Mode: m, N: n, Run: r.Began, Texts: map[string]int{},
+					Mode: m, N: n, Texts: map[string]int{},
 				})
 			}
 			for round := range p.roundsOf(l) {

@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"database/sql"
 	"fmt"
 	"os"
 	"regexp"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -204,26 +201,6 @@ func TestRatio(t *testing.T) {
 	}
 }
 
-// A part measured anew replaces that part alone.
-func TestUpdateKeepsTheRest(t *testing.T) {
-	t.Parallel()
-	old := &report{Tallies: []*tally{
-		{Folder: "tern", Driver: pgx, Mode: once, N: 2, Rounds: 1},
-		{Folder: "tern", Driver: pgx, Mode: once, N: 32, Rounds: 1},
-		{Folder: "goose", Driver: pgx, Mode: once, N: 2, Rounds: 1},
-	}}
-	r := &report{Tallies: []*tally{{Folder: "tern", Driver: pgx, Mode: serialize, N: 2, Rounds: 20}}}
-	r.update(old)
-	var got []string
-	for _, t := range r.Tallies {
-		got = append(got, fmt.Sprint(t.Folder, t.N, " ", t.Mode, t.Rounds))
-	}
-	want := []string{"tern2 Serialize20", "tern32 UpToDate1", "goose2 UpToDate1"}
-	if !slices.Equal(got, want) {
-		t.Errorf("got %q; want %q", got, want)
-	}
-}
-
 // A worker says so if its job does not come back, and is replaced.
 func TestHungWorkerIsReplaced(t *testing.T) {
 	t.Parallel()
@@ -272,69 +249,4 @@ func indexOf(t *testing.T, id string) int {
 	}
 	t.Fatalf("no library %s", id)
 	return 0
-}
-
-// The document is generated; a change by hand, or of the results alone, is one
-// that the next run would undo.
-func TestDocumentIsOfTheResults(t *testing.T) {
-	t.Parallel()
-	r, err := load("results.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := os.ReadFile("../../docs/libraries.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	document := r.document()
-	if string(got) != document {
-		t.Error("docs/libraries.md is not what race/results.json makes; run: go run ./race -docs-only")
-	}
-	drawn, err := os.ReadFile("../../docs/libraries.svg")
-	if err != nil {
-		t.Fatal(err)
-	}
-	picture, err := r.picture()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(drawn, picture) {
-		t.Error("docs/libraries.svg is not what race/results.json makes; run: go run ./race -docs-only")
-	}
-	for _, text := range []string{"NaN", "%!", "<nil>"} {
-		if strings.Contains(document, text) {
-			t.Errorf("the document has %q", text)
-		}
-		if bytes.Contains(picture, []byte(text)) {
-			t.Errorf("the picture has %q", text)
-		}
-	}
-}
-
-// What was not run, or never without a failure, has no bar.
-func TestPictureOfAPart(t *testing.T) {
-	t.Parallel()
-	of := func(m mode, ready ...int64) *tally {
-		return &tally{Library: "tern", Folder: "tern", Driver: pgx, Mode: m, N: 2, Rounds: 1, Ready: ready}
-	}
-	labels := func(tallies ...*tally) int {
-		picture, err := (&report{Tallies: tallies}).picture()
-		if err != nil {
-			t.Error(err)
-		}
-		return bytes.Count(picture, []byte(`class="ratio"`))
-	}
-	none := labels(of(readme, 1), of(serialize, 1))
-	for name, tt := range map[string]struct {
-		tallies []*tally
-		bars    int
-	}{
-		"comparison failed": {[]*tally{of(readme, 1), of(serialize, 1), of(blocking)}, 0},
-		"guard failed":      {[]*tally{of(readme, 1), of(serialize), of(blocking, 3)}, 0},
-		"all there":         {[]*tally{of(readme, 1), of(serialize, 1), of(blocking, 3)}, 1},
-	} {
-		if got := labels(tt.tallies...) - none; got != tt.bars {
-			t.Errorf("%s: got %d bars; want %d", name, got, tt.bars)
-		}
-	}
 }

@@ -1,34 +1,31 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"github.com/bootlock/bootlock/test/pgtest"
 )
 
-// report is a whole run, as it is stored.
+// report is a whole run.
 type report struct {
-	Began    string            `json:"began"`
-	Server   string            `json:"postgresql"`
-	Go       string            `json:"go"`
-	CPUs     int               `json:"cpus"`
-	Versions map[string]string `json:"versions"` // by library
-	Tallies  []*tally          `json:"tallies"`
+	Server   string
+	Go       string
+	CPUs     int
+	Versions map[string]string // by library
+	Tallies  []*tally
 }
 
 func newReport(server *pgtest.Server) *report {
-	r := &report{Began: time.Now().UTC().Format(time.RFC3339), Server: server.Version, Go: runtime.Version(), CPUs: runtime.NumCPU(), Versions: map[string]string{}}
+	r := &report{Server: server.Version, Go: runtime.Version(), CPUs: runtime.NumCPU(), Versions: map[string]string{}}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return r
@@ -80,50 +77,6 @@ func milliseconds(us int64) string {
 		return "–"
 	}
 	return fmt.Sprintf("%d ms", (us+500)/1000)
-}
-
-// update keeps what old has and r has not measured anew: other libraries, and
-// other numbers of processes.
-func (r *report) update(old *report) {
-	var all []*tally
-	for _, l := range libraries {
-		tallies := r.of(l)
-		for _, t := range old.of(l) {
-			if !slices.ContainsFunc(r.of(l), func(fresh *tally) bool { return fresh.N == t.N }) {
-				tallies = append(tallies, t)
-			}
-		}
-		slices.SortStableFunc(tallies, func(a, b *tally) int { return a.N - b.N })
-		all = append(all, tallies...)
-	}
-	r.Tallies = all
-}
-
-func (r *report) of(l library) []*tally {
-	var tallies []*tally
-	for _, t := range r.Tallies {
-		if t.Folder == l.folder && t.Driver == l.driver {
-			tallies = append(tallies, t)
-		}
-	}
-	return tallies
-}
-
-func (r *report) store(file string) error {
-	text, err := json.MarshalIndent(r, "", "\t")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(file, append(text, '\n'), 0o644)
-}
-
-func load(file string) (*report, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	r := &report{}
-	return r, json.Unmarshal(text, r)
 }
 
 // row is one library over one driver, with its tallies.
@@ -232,7 +185,7 @@ func ratio(t, base *tally) string {
 		return ""
 	}
 	const draws = 2000
-	random := rand.New(rand.NewPCG(1, 1)) // the same document each time
+	random := rand.New(rand.NewPCG(1, 1)) // the same interval each time
 	drawn := make([]float64, draws)
 	for i := range drawn {
 		var a, b tally
@@ -244,4 +197,51 @@ func ratio(t, base *tally) string {
 	}
 	slices.Sort(drawn)
 	return fmt.Sprintf("%.2f (%.2f–%.2f)", float64(t.median())/float64(base.median()), drawn[draws/40], drawn[draws-draws/40])
+}
+
+// texts lists the two most frequent errors of each library without a guard.
+func (r *report) texts() string {
+	var b strings.Builder
+	for _, l := range append(r.rows(false), r.rows(true)...) {
+		counts, silent := map[string]int{}, 0
+		for _, t := range l.all {
+			if t.Mode.guarded() {
+				continue
+			}
+			silent += t.Silent
+			for text, n := range t.Texts {
+				counts[text] += n
+			}
+		}
+		texts := slices.SortedFunc(maps.Keys(counts), func(a, b string) int { return 2*(counts[b]-counts[a]) + strings.Compare(a, b) })
+		for _, text := range texts[:min(2, len(texts))] {
+			fmt.Fprintf(&b, "- %s, %d ×: `%s`\n", l.title(), counts[text], strings.ReplaceAll(text, "`", "'"))
+		}
+		if silent > 0 {
+			fmt.Fprintf(&b, "- %s, %d ×: no error at all, while a table or index was missing\n", l.title(), silent)
+		}
+	}
+	return b.String()
+}
+
+func (l row) title() string {
+	if l.Special == "" {
+		return l.Library
+	}
+	var sizes []int
+	for _, t := range l.all {
+		if !slices.Contains(sizes, t.N) {
+			sizes = append(sizes, t.N)
+		}
+	}
+	slices.Sort(sizes)
+	return fmt.Sprintf("%s, %s, N = %s", l.Library, l.Special, joined(sizes))
+}
+
+func joined(sizes []int) string {
+	parts := make([]string, len(sizes))
+	for i, n := range sizes {
+		parts[i] = fmt.Sprint(n)
+	}
+	return strings.Join(parts, " · ")
 }

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/internal/secret"
+	"github.com/bootlock/bootlock/internal/serverpid"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 )
 
@@ -40,11 +41,11 @@ const (
 // is finished off in the background and never goes back to the pool.
 var ErrNoReturn = errors.New("the driver did not come back in time; its connection is abandoned")
 
-// Do runs a call of a driver and returns its error, or ErrNoReturn when ctx has
-// ended and Grace has passed. What call assigns must not be read after
-// ErrNoReturn.
+// Do runs a call of a driver and returns its error, as [Ended] has it, or
+// ErrNoReturn when ctx has ended and Grace has passed. What call assigns must not be
+// read after ErrNoReturn.
 func Do(ctx context.Context, call func() error) error {
-	if ctx.Done() == nil {
+	if ctx.Done() == nil && hooksOf(ctx) == nil {
 		return call()
 	}
 	return await(ctx, start(call))
@@ -72,22 +73,20 @@ type panicked struct{ value any }
 func (p panicked) Error() string { return fmt.Sprint("panic: ", p.value) }
 
 func await(ctx context.Context, done <-chan error) error {
-	var err error
-	select {
-	case err = <-done:
-	case <-ctx.Done():
+	err, ok := Until(ctx, done)
+	if !ok {
 		grace := time.NewTimer(Grace)
 		defer grace.Stop()
 		select {
 		case err = <-done:
 		case <-grace.C:
-			return ErrNoReturn
+			return Ended(ctx, ErrNoReturn)
 		}
 	}
 	if p, ok := err.(panicked); ok { //nolint:errorlint // what start made, not what the driver returned
 		panic(p.value)
 	}
-	return err
+	return Ended(ctx, err)
 }
 
 // state is what may still be done with a connection. It only ever moves down
@@ -112,6 +111,7 @@ const (
 type Conn struct {
 	conn  *sql.Conn // nil if it was never opened
 	state state
+	mock  bool
 	under <-chan error // the call that has not come back, when stuck
 
 	tx   *sql.Tx
@@ -141,9 +141,9 @@ func poolHint(ctx context.Context, db *sql.DB, err error) error {
 	}
 	switch stats := db.Stats(); {
 	case stats.MaxOpenConnections > 0 && stats.InUse >= stats.MaxOpenConnections:
-		return fmt.Errorf("all %d connections of the pool are in use: %w", stats.MaxOpenConnections, Ended(ctx, err))
+		return fmt.Errorf("all %d connections of the pool are in use: %w", stats.MaxOpenConnections, err)
 	case stats.MaxOpenConnections == 0 && stats.InUse > 0:
-		return fmt.Errorf("if the driver has a pool of its own, such as pgxpool, give its size to SetMaxOpenConns: %w", Ended(ctx, err))
+		return fmt.Errorf("if the driver has a pool of its own, such as pgxpool, give its size to SetMaxOpenConns: %w", err)
 	}
 	return err
 }
@@ -152,9 +152,9 @@ func poolHint(ctx context.Context, db *sql.DB, err error) error {
 // come back.
 func (c *Conn) do(ctx context.Context, call func() error) error {
 	if c.state >= stuck {
-		return ErrNoReturn
+		return Ended(ctx, ErrNoReturn)
 	}
-	if ctx.Done() == nil {
+	if ctx.Done() == nil && hooksOf(ctx) == nil {
 		return call()
 	}
 	done := start(call)
@@ -175,8 +175,19 @@ func (c *Conn) Abandon(p *Pending) {
 // Distrust keeps the connection from going back to the pool.
 func (c *Conn) Distrust() { c.state = max(c.state, doubtful) }
 
-// Usable reports whether the connection can be asked for anything more.
-func (c *Conn) Usable() bool { return c.state == sound }
+// Mock reports whether the connection is a mock's. No driver for PostgreSQL has a
+// LastInsertId; the mocks that people use do.
+func (c *Conn) Mock() bool { return c.mock }
+
+// ServerPID returns the server process that the driver was told it talks to, 0 if
+// the driver does not say.
+func (c *Conn) ServerPID() (pid int64) {
+	_ = raw(c.conn, func(driverConn any) error {
+		pid = serverpid.Of(driverConn)
+		return nil
+	})
+	return pid
+}
 
 // Begin begins a transaction. ctx bounds the call, and no more than the call:
 // it can end later without taking the transaction with it, as it would if it
@@ -196,7 +207,7 @@ func (c *Conn) Begin(ctx context.Context, opts *sql.TxOptions) error {
 	c.tx = tx
 	if !detached { // database/sql is rolling it back already
 		_ = c.Rollback(ctx)
-		return context.Cause(ctx)
+		return Ended(ctx, ctx.Err())
 	}
 	return nil
 }
@@ -226,6 +237,9 @@ func (c *Conn) exec(ctx context.Context, query string) (int64, error) {
 	res, err := run(ctx, query)
 	if err != nil {
 		return 0, err
+	}
+	if _, err := res.LastInsertId(); err == nil {
+		c.mock = true
 	}
 	return res.RowsAffected()
 }
@@ -325,8 +339,8 @@ func (c *Conn) Release(ctx context.Context) error {
 }
 
 func (c *Conn) close(fit bool) error {
-	if !fit {
-		discard(c.conn)
+	if !fit && !c.mock { // a mock that is closed without being told to expect it fails from then on
+		_ = raw(c.conn, func(any) error { return driver.ErrBadConn })
 	}
 	if err := c.conn.Close(); err != nil && !errors.Is(err, sql.ErrConnDone) {
 		return err
@@ -334,13 +348,13 @@ func (c *Conn) close(fit bool) error {
 	return nil
 }
 
-// discard keeps conn out of the pool, in the documented way. database/sql may be
-// closing it at this very moment, after a rollback of its own that failed, and
-// then Raw dereferences nil: it looks whether the connection is there before it
-// takes the mutex that guards it.
-func discard(conn *sql.Conn) {
+// raw gives f the driver's connection; with ErrBadConn, f keeps it out of the pool, in
+// the documented way. database/sql may be closing it at this very moment, after a
+// rollback of its own that failed, and then Raw dereferences nil: it looks whether the
+// connection is there before it takes the mutex that guards it.
+func raw(conn *sql.Conn, f func(driverConn any) error) error {
 	defer func() { _ = recover() }()
-	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+	return conn.Raw(f)
 }
 
 func (c *Conn) finishOff(under <-chan error) {

@@ -17,7 +17,7 @@ import (
 	"github.com/bootlock/bootlock/internal/recdriver"
 )
 
-var errBoom = errors.New("boom")
+var errBoom, errCause = errors.New("boom"), errors.New("cause")
 
 // bubble runs test in a synctest bubble, which fails if a goroutine outlives it,
 // and checks that no connection does.
@@ -83,15 +83,15 @@ func TestDoWaitsForTheGrace(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errCause)
 				defer cancel()
 				start := time.Now()
 				err := bounded.Do(ctx, func() error {
 					time.Sleep(time.Minute + tt.late)
 					return errBoom
 				})
-				if !errors.Is(err, tt.want) {
-					t.Errorf("got %v; want %v", err, tt.want)
+				if !errors.Is(err, tt.want) || tt.late > 0 && !errors.Is(err, errCause) {
+					t.Errorf("got %v; want %v, and why the context ended", err, tt.want)
 				}
 				if took, want := time.Since(start), time.Minute+min(tt.late, bounded.Grace); took != want {
 					t.Errorf("took %v; want %v", took, want)
@@ -115,6 +115,64 @@ func TestDoPanics(t *testing.T) {
 		err := bounded.Do(t.Context(), func() error { panic("boom") })
 		t.Errorf("came back with %v", err)
 	})
+}
+
+// Whatever waits runs the hooks, on its own goroutine and with its own context: also
+// in a call whose context never ends.
+func TestHooks(t *testing.T) {
+	t.Parallel()
+	type key struct{}
+	ctx := context.WithValue(context.Background(), key{}, "caller")
+	for name, wait := range map[string]func(ctx context.Context, c *bounded.Conn, until <-chan struct{}) error{
+		"Until": func(ctx context.Context, _ *bounded.Conn, until <-chan struct{}) error {
+			_, _ = bounded.Until(ctx, until)
+			return nil
+		},
+		"Do": func(ctx context.Context, _ *bounded.Conn, until <-chan struct{}) error {
+			return bounded.Do(ctx, func() error { <-until; return nil })
+		},
+		"Exec": func(ctx context.Context, c *bounded.Conn, _ <-chan struct{}) error {
+			_, err := c.Exec(ctx, "SELECT 1")
+			return err
+		},
+	} {
+		bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+			c := begun(t, db)
+			hooks, told := make(chan func(context.Context), 1), make(chan struct{})
+			d.OnCall(recdriver.HangOn(recdriver.Exec, "", told))
+			var at, from any
+			hooks <- func(ctx context.Context) {
+				at, from = goroutine(), ctx.Value(key{})
+				close(told)
+			}
+			if err := wait(bounded.WithHooks(ctx, hooks), c, told); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if want := goroutine(); at != want || from != "caller" {
+				t.Errorf("%s: the hook ran on goroutine %v, from %v; want %s, from the caller", name, at, from, want)
+			}
+			_ = c.Release(t.Context())
+		})
+	}
+	var at string
+	none := bounded.WithHooks(bounded.WithHooks(ctx, make(chan func(context.Context))), nil)
+	if _ = bounded.Do(none, func() error { at = goroutine(); return nil }); at != goroutine() {
+		t.Error("without hooks or an end of its context, the call has a goroutine of its own")
+	}
+}
+
+func goroutine() string {
+	stack := make([]byte, 64)
+	return strings.Fields(string(stack[:runtime.Stack(stack, false)]))[1]
+}
+
+func TestUntilEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, ok := bounded.Until(ctx, make(chan int)); ok {
+		t.Error("there was no value")
+	}
 }
 
 func TestDoGoexit(t *testing.T) {
@@ -161,16 +219,10 @@ func TestTransaction(t *testing.T) {
 				if err := tt.end(c, t.Context()); err != nil {
 					t.Error(err)
 				}
-				if !c.Usable() {
-					t.Error("not usable before its release")
-				}
 				for range 2 { // the second does nothing
 					if err := c.Release(t.Context()); err != nil {
 						t.Error(err)
 					}
-				}
-				if c.Usable() {
-					t.Error("still usable after its release")
 				}
 				if got := d.String(); got != tt.want {
 					t.Errorf("got %s; want %s", got, tt.want)
@@ -218,9 +270,6 @@ func TestErrorsPassThrough(t *testing.T) {
 			}
 			// After a COMMIT or ROLLBACK that failed, the transaction may still be open.
 			ended := kind == recdriver.Commit || kind == recdriver.Rollback
-			if c.Usable() == ended {
-				t.Errorf("%s: usable: %t", kind, c.Usable())
-			}
 			_ = c.Release(t.Context())
 			if closed := strings.HasSuffix(d.String(), "close"); closed != ended {
 				t.Errorf("%s: got %s; want the connection closed: %t", kind, d, ended)
@@ -264,9 +313,6 @@ func TestUserEndsTheTransaction(t *testing.T) {
 		if err := c.Commit(t.Context()); !errors.Is(err, sql.ErrTxDone) {
 			t.Errorf("Commit: got %v; want sql.ErrTxDone", err)
 		}
-		if !c.Usable() {
-			t.Error("not usable, but nothing is in doubt")
-		}
 		_ = c.Release(t.Context())
 		if got, want := d.String(), "connect > begin > commit > begin > rollback > release"; got != want {
 			t.Errorf("got %s; want %s", got, want)
@@ -279,9 +325,6 @@ func TestDistrust(t *testing.T) {
 	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 		c := begun(t, db)
 		c.Distrust()
-		if c.Usable() {
-			t.Error("still usable")
-		}
 		if err := c.Rollback(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -290,6 +333,64 @@ func TestDistrust(t *testing.T) {
 		}
 		if got, want := d.String(), "connect > begin > rollback > close"; got != want {
 			t.Errorf("got %s; want %s", got, want)
+		}
+	})
+}
+
+// A mock that is closed without being told to expect it fails from then on. It is told
+// by its LastInsertId, which no driver for PostgreSQL has.
+func TestMockIsNotClosed(t *testing.T) {
+	t.Parallel()
+	for _, mock := range []bool{true, false} {
+		bubble(t, func(t *testing.T, d *recdriver.Driver, _ *sql.DB) {
+			db := sql.OpenDB(connector{d, func(c driverConn) driver.Conn { return mockConn{c, mock} }})
+			defer db.Close()
+			c := begun(t, db)
+			if c.Mock() {
+				t.Error("a mock before it has answered")
+			}
+			if rows, err := c.Exec(t.Context(), "SELECT 1"); rows != 1 || err != nil || c.Mock() != mock {
+				t.Errorf("got %d rows, %v, mock %t; want 1, mock %t", rows, err, c.Mock(), mock)
+			}
+			c.Distrust()
+			_ = c.Rollback(t.Context())
+			if err := c.Release(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if closed := strings.HasSuffix(d.String(), "close"); closed == mock {
+				t.Errorf("mock %t: got %s; want it closed: %t", mock, d, !mock)
+			}
+		})
+	}
+}
+
+// mockConn answers like a mock, or like a driver for PostgreSQL.
+type mockConn struct {
+	driverConn
+	mock bool
+}
+
+func (c mockConn) ExecContext(context.Context, string, []driver.NamedValue) (driver.Result, error) {
+	if c.mock {
+		return mockResult{}, nil
+	}
+	return driver.RowsAffected(1), nil
+}
+
+type mockResult struct{}
+
+func (mockResult) RowsAffected() (int64, error) { return 1, nil }
+func (mockResult) LastInsertId() (int64, error) { return 0, nil }
+
+func TestServerPID(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+		for want := range int64(2) {
+			c := begun(t, db)
+			defer c.Release(t.Context()) //nolint:errcheck // not what is tested
+			if got := c.ServerPID(); got != want+1 {
+				t.Errorf("got %d; want %d", got, want+1)
+			}
 		}
 	})
 }
@@ -330,7 +431,7 @@ func TestBeginAtTheEndOfItsContext(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, d *recdriver.Driver, _ *sql.DB) {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		db := sql.OpenDB(lateConnector{d, func() { cancel(errBoom) }})
+		db := sql.OpenDB(connector{d, func(c driverConn) driver.Conn { return lateConn{c, func() { cancel(errBoom) }} }})
 		defer db.Close()
 		c, err := bounded.Open(ctx, db)
 		if err != nil {
@@ -350,33 +451,34 @@ func TestBeginAtTheEndOfItsContext(t *testing.T) {
 	})
 }
 
-// lateConnector calls afterBegin after each BEGIN that succeeded, before anybody
-// hears of it.
-type lateConnector struct {
+// connector puts something between database/sql and each connection.
+type connector struct {
 	driver.Connector
-	afterBegin func()
+	between func(driverConn) driver.Conn
 }
 
-func (l lateConnector) Connect(ctx context.Context) (driver.Conn, error) {
-	c, err := l.Connector.Connect(ctx)
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return lateConn{c.(beginner), l.afterBegin}, nil
+	return c.between(conn.(driverConn)), nil
 }
 
-type beginner interface {
+type driverConn interface {
 	driver.Conn
 	driver.ConnBeginTx
 }
 
+// lateConn calls afterBegin after each BEGIN that succeeded, before anybody hears of
+// it.
 type lateConn struct {
-	beginner
+	driverConn
 	afterBegin func()
 }
 
 func (c lateConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
-	tx, err := c.beginner.BeginTx(ctx, opts)
+	tx, err := c.driverConn.BeginTx(ctx, opts)
 	if err == nil {
 		c.afterBegin()
 	}
@@ -414,11 +516,8 @@ func TestStuckConnection(t *testing.T) {
 					t.Errorf("got %v; want ErrNoReturn", err)
 				}
 				asked := len(d.Calls())
-				if _, err := c.Exec(t.Context(), "SELECT 1"); !errors.Is(err, bounded.ErrNoReturn) {
-					t.Errorf("next call: got %v; want ErrNoReturn", err)
-				}
-				if c.Usable() {
-					t.Error("still usable")
+				if _, err := c.Exec(ctx, "SELECT 1"); !errors.Is(err, bounded.ErrNoReturn) || !errors.Is(err, ctx.Err()) {
+					t.Errorf("next call: got %v; want ErrNoReturn, and the end of the context", err)
 				}
 				if err := c.Release(t.Context()); !errors.Is(err, bounded.ErrNoReturn) {
 					t.Errorf("Release: got %v; want ErrNoReturn", err)

@@ -42,7 +42,8 @@ type backendConn struct {
 	inTx    bool
 	aborted bool     // the transaction can only be rolled back
 	bad     bool     // the client knows that the session is over
-	said    int      // the answer of the last DO block of package advisorylock
+	queued  int64    // the key whose queue the next DO block of package advisorylock stands in
+	inVain  bool     // and did, until its burst was over
 	work    []string // the statements of the transaction that are not about locks
 }
 
@@ -230,7 +231,6 @@ func (c *backendConn) BeginTx(ctx context.Context, _ driver.TxOptions) (driver.T
 		return nil, err
 	}
 	c.inTx = true
-	c.session.begin()
 	return backendTx{c}, nil
 }
 

@@ -14,6 +14,10 @@ type conn struct {
 	n     int
 	inner driver.Conn
 
+	// processID is the number of the fake server process, under the name that lib/pq
+	// has for it; zero with any other backend.
+	processID int
+
 	// discard makes the pool close the connection at its next release.
 	discard bool
 }
@@ -23,6 +27,9 @@ type conn struct {
 // database/sql has checked the arguments without the statement's help.
 func newConn(d *Driver, n int, inner driver.Conn) driver.Conn {
 	c := &conn{d: d, n: n, inner: inner}
+	if backendOf(inner) != nil {
+		c.processID = n
+	}
 	_, exec := inner.(driver.ExecerContext)
 	if !exec {
 		_, exec = inner.(driver.Execer) //nolint:staticcheck // older drivers have nothing else

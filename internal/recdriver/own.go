@@ -10,22 +10,22 @@ import (
 	"time"
 )
 
-// The statements of packages advisorylock and fence, as far as they go beyond a
-// lock function or two: what they mean is written here once more, in Go. That
-// the SQL means the same is for the tests on real servers to say.
+// What the statements of packages advisorylock and fence mean, as far as they go
+// beyond a lock function or two. Tests on real servers check that the SQL means the
+// same. How a waiter goes on after an answer is not here: tests run the package itself.
 
 var (
 	lockCall = regexp.MustCompile(`advisory_xact_lock(_shared)?\((-?\d+)\)`)
-	blockFor = regexp.MustCompile(`set_config\('lock_timeout', '(\d+)ms'`)
-	ownMark  = regexp.MustCompile(`mark OPERATOR\(pg_catalog\.<>\) (-?\d+)`)
-	seenGate = regexp.MustCompile(`l\.classid OPERATOR\(pg_catalog\.=\) (\d+)::pg_catalog\.oid AND l\.objid OPERATOR\(pg_catalog\.=\) (\d+)::`)
+	queueKey = regexp.MustCompile(`set_config\('bootlock\.k', '(-?\d+)'`)
+	oids     = regexp.MustCompile(`'(\d+)'::pg_catalog\.oid`)
+	ownPID   = regexp.MustCompile(`pg_backend_pid\(\) OPERATOR\(pg_catalog\.<>\) '(\d+)'::pg_catalog.int8 THEN 0`)
+	idleFor  = regexp.MustCompile(`set_config\('idle_in_transaction_session_timeout', '(\d+)ms'`)
 )
 
-// What the statements answer, as package room has it.
+// What they answer, as the number of rows.
 const (
-	granted, refused, back, leave, glance = 1, 2, 3, 4, 5
-	answers                               = 8
-	marks                                 = 32
+	taken, granted, standby, short = 0, 1, 2, 3
+	burst                          = 900 * time.Millisecond
 )
 
 type lockCalled struct {
@@ -47,145 +47,146 @@ func (b *backendConn) own(ctx context.Context, st string) (*answer, bool, error)
 	calls := lockCalls(st)
 	switch {
 	case strings.HasPrefix(st, "DO $bootlock$"):
-		b.session.server.mu.Lock()
-		plain := b.session.server.plain
-		b.session.server.mu.Unlock()
-		if plain {
-			return nil, true, SQLError{Code: "42501", Message: "permission denied for language plpgsql"}
-		}
-		if strings.Contains(st, "BL001") {
-			return &answer{}, true, b.raise(calls)
-		}
-		err := b.doBlock(ctx, st, calls)
-		return &answer{}, true, err
-	case strings.Contains(st, "generate_series(1, pg_catalog.current_setting('bootlock.answer')"):
-		return rowsOf(b.said), true, nil
-	case strings.Contains(st, "generate_series(1, CASE WHEN"):
-		return rowsOf(b.ask(st, calls)), true, nil
-	case strings.HasPrefix(st, "SELECT 1 WHERE CASE WHEN") && len(calls) == 3:
-		n := 0
-		if b.lives(calls) {
-			n = 1
+		return &answer{}, true, b.queue(ctx)
+	case strings.Contains(st, "set_config('bootlock.k'"):
+		b.inVain = false
+		b.queued, _ = strconv.ParseInt(queueKey.FindStringSubmatch(st)[1], 10, 64)
+		b.limitIdle(st)
+		return &answer{}, true, nil
+	case strings.Contains(st, "pg_is_in_recovery() THEN 2"):
+		n := b.take(st, calls)
+		if n == granted {
+			b.limitIdle(st)
 		}
 		return rowsOf(n), true, nil
+	case strings.Contains(st, "generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock_shared"):
+		return rowsOf(b.free(st, calls[0].key)), true, nil
+	case ownPID.MatchString(st):
+		return rowsOf(b.mayQueue(ownPID.FindStringSubmatch(st)[1])), true, nil
+	case strings.HasPrefix(st, "SELECT 1 WHERE EXISTS (SELECT FROM pg_catalog.pg_roles"):
+		return rowsOf(map[bool]int{true: 1}[b.session.server.isShort()]), true, nil
+	case len(calls) == 3:
+		return b.fence(st, calls)
 	}
 	return nil, false, nil
+}
+
+// fence answers the two forms of the check that a transaction of a lease makes.
+func (b *backendConn) fence(st string, calls []lockCalled) (*answer, bool, error) {
+	raises := strings.Contains(st, "CASE WHEN CASE WHEN")
+	switch {
+	case !raises && !strings.HasPrefix(st, "SELECT 1 WHERE CASE WHEN"):
+		return nil, false, nil
+	case b.lives(calls):
+		return rowsOf(1), true, nil
+	case raises:
+		return nil, true, SQLError{Code: "22P02", Message: `invalid input syntax for type integer: "bootlock: the lock was lost, and somebody else may have it"`}
+	}
+	return rowsOf(0), true, nil
 }
 
 func rowsOf(n int) *answer {
 	return &answer{"", make([]driver.Value, n)}
 }
 
-// ask is the asking without plpgsql: the lock, the number of a lease, and a look
-// at its gates, which are not taken.
-func (b *backendConn) ask(st string, calls []lockCalled) int {
-	if !b.session.try(calls[0].key, calls[0].exclusively) {
-		return refused
+func (b *backendConn) limitIdle(st string) {
+	if m := idleFor.FindStringSubmatch(st); m != nil {
+		b.session.setIdle(duration(m[1], "ms"))
 	}
-	if !strings.Contains(st, "pg_locks") {
-		if !b.inTx {
-			b.session.release(calls[0].key)
+}
+
+// take tries for the lock, and for a lease for the turn of the database and the number,
+// and looks whether anything is left of an earlier lease. The first call stands in
+// front of the condition.
+func (b *backendConn) take(st string, calls []lockCalled) int {
+	s := b.session
+	switch {
+	case s.server.isStandby():
+		return standby
+	case b.inVain && strings.Contains(st, "current_setting('bootlock.k')"):
+		return taken
+	}
+	for _, c := range calls[1:] {
+		if !s.try(c.key, c.exclusively) {
+			return taken
 		}
+	}
+	parts := oids.FindAllStringSubmatch(st, -1)
+	if parts == nil {
 		return granted
 	}
-	b.session.try(calls[1].key, true)
-	for _, m := range seenGate.FindAllStringSubmatch(st, -1) {
-		high, _ := strconv.ParseUint(m[1], 10, 32)
-		low, _ := strconv.ParseUint(m[2], 10, 32)
-		if b.session.server.Held()[int64(high<<32|low)] > 0 {
-			return refused
-		}
+	part := func(i int) int64 {
+		n, _ := strconv.ParseUint(parts[i][1], 10, 32)
+		return int64(n) //nolint:gosec // 32 bits
+	}
+	if s.server.left(s, part(0), part(1)<<32|part(2)) {
+		return taken
 	}
 	return granted
 }
 
-// doBlock is asking with plpgsql: try, look, block, draw the number, pass the
-// gates.
-func (b *backendConn) doBlock(ctx context.Context, st string, calls []lockCalled) error {
-	b.said = refused
-	mark, own := 0, int(b.session.number%marks)+1
-	key := calls[0]
-	burst := time.Duration(0)
-	if m := blockFor.FindStringSubmatch(st); m != nil {
-		ms, _ := strconv.Atoi(m[1])
-		burst = time.Duration(ms) * time.Millisecond
-	}
-	m := ownMark.FindStringSubmatch(st)
-	switch {
-	case m != nil:
-		mark = own
-		got := b.session.try(key.key, key.exclusively)
-		b.session.server.mu.Lock()
-		short := b.session.server.short && strings.Contains(st, "pg_stat_get_activity")
-		b.session.server.mu.Unlock()
-		switch {
-		case got:
-		case short:
-			b.said = leave
-		case m[1] == "-1":
-			b.said = glance
-		case m[1] != strconv.Itoa(mark):
-			b.said = back
-		}
-		calls = calls[1:]
-	case burst == 0:
-		if !b.session.try(key.key, key.exclusively) {
-			return nil
-		}
-		calls = calls[1:]
-	}
-	if b.said == refused {
-		if err := b.grant(ctx, calls, burst); err != nil {
-			return err
-		}
-		if b.said == refused && strings.Contains(st, "INTO mark") {
-			mark = own
+// left reports whether another session than s has a number of the family, or is in the
+// gate.
+func (s *Server) left(own *session, family, gate int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, l := range s.locks {
+		for h, exclusive := range l.holders {
+			if h != own && (key == gate || key>>32&(1<<32-1) == family && exclusive) {
+				return true
+			}
 		}
 	}
-	b.said += mark * answers
-	return nil
+	return false
 }
 
-// grant takes the lock, the number of a lease, and passes its gates.
-func (b *backendConn) grant(ctx context.Context, calls []lockCalled, burst time.Duration) error {
-	until := time.Now().Add(burst)
-	for i, c := range calls {
-		limit := time.Until(until)
-		gate := i > 1
-		switch {
-		case burst == 0 && gate && !b.session.try(c.key, c.exclusively):
-			return nil
-		case burst == 0 && gate:
-			b.session.release(c.key)
-			continue
+// free says whether the lock is free, and if it is not, whether connections are short.
+func (b *backendConn) free(st string, key int64) int {
+	if b.session.try(key, false) {
+		if !b.inTx {
+			b.session.release(key)
 		}
-		err := b.session.acquire(ctx, c.key, c.exclusively, max(limit, 1))
-		if errors.Is(err, errTimeout) {
-			for _, c := range calls[:i] {
-				b.session.release(c.key)
-			}
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if gate {
-			b.session.release(c.key)
-		}
+		return granted
 	}
-	b.said = granted
-	return nil
+	if strings.Contains(st, "THEN 3") && b.session.server.isShort() {
+		return short
+	}
+	return taken
+}
+
+func (b *backendConn) mayQueue(pid string) int {
+	s := b.session.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.pooled || pid != strconv.Itoa(b.number):
+		return taken
+	case s.short:
+		return short
+	}
+	return granted
+}
+
+// queue blocks for the lock, for a burst.
+func (b *backendConn) queue(ctx context.Context) error {
+	s := b.session.server
+	s.mu.Lock()
+	plain := s.plain
+	s.mu.Unlock()
+	if plain {
+		return SQLError{Code: "42501", Message: "permission denied for language plpgsql"}
+	}
+	err := b.session.acquire(ctx, b.queued, true, burst)
+	if errors.Is(err, errTimeout) {
+		b.inVain = true
+		b.session.setIdle(time.Second)
+		return nil
+	}
+	return err
 }
 
 // lives is the check of a fence: the number, the gate, and the number again.
 func (b *backendConn) lives(calls []lockCalled) bool {
 	number, gate := calls[0].key, calls[1].key
 	return !b.session.try(number, false) && b.session.try(gate, false) && !b.session.try(number, false)
-}
-
-func (b *backendConn) raise(calls []lockCalled) error {
-	if b.lives(calls) {
-		return nil
-	}
-	return SQLError{Code: "BL001", Message: "bootlock: the lock was lost, and somebody else may have it"}
 }

@@ -37,8 +37,7 @@ var (
 // database, for all connections of the drivers made by [Server.Driver]. It
 // understands the functions pg_advisory_xact_lock and
 // pg_try_advisory_xact_lock, their _shared forms, with one number or parameter;
-// lock_timeout in the same text before the lock, caught or not by a DO block;
-// and idle_in_transaction_session_timeout until the end of the transaction.
+// lock_timeout in the same text before the lock; and idle_in_transaction_session_timeout until the end of the transaction.
 //
 // It also understands the statements that package advisorylock sends, which are
 // too much for the above: see own.go.
@@ -47,11 +46,12 @@ var (
 // in shared mode waits behind a waiter for exclusive mode, and a try fails.
 // There are no savepoints and no deadlock detection.
 type Server struct {
-	mu     sync.Mutex
-	locks  map[int64]*lock
-	short  bool
-	plain  bool
-	pooled bool
+	mu      sync.Mutex
+	locks   map[int64]*lock
+	short   bool
+	plain   bool
+	pooled  bool
+	replica bool
 
 	onCommit func(statements []string)
 }
@@ -116,7 +116,28 @@ func (s *Server) SetShort(short bool) {
 	s.short = short
 }
 
-// SetPooled says whether others use the sessions too, between two transactions.
+func (s *Server) isShort() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.short
+}
+
+// SetStandby says whether the server is a standby, whose locks exclude nobody on the
+// primary.
+func (s *Server) SetStandby(standby bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.replica = standby
+}
+
+func (s *Server) isStandby() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.replica
+}
+
+// SetPooled says whether a pooler is in between: the server process is not the one
+// that the driver was told of.
 func (s *Server) SetPooled(pooled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -201,7 +222,6 @@ type session struct {
 	dead   error         // why it ended
 	idle   time.Duration // idle_in_transaction_session_timeout
 	turn   int           // counts calls, so that a late timer does no harm
-	number int64         // of the session and its transactions: the next one has the next
 }
 
 // start begins a call of the client.
@@ -306,16 +326,6 @@ func (l *lock) leave(w *waiter) bool {
 		}
 	}
 	return false
-}
-
-// begin gives the next transaction its number.
-func (s *session) begin() {
-	s.server.mu.Lock()
-	defer s.server.mu.Unlock()
-	s.number++
-	if s.server.pooled {
-		s.number += 5
-	}
 }
 
 // release gives up one lock, as the end of a subtransaction does.

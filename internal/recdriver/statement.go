@@ -3,7 +3,6 @@ package recdriver
 import (
 	"context"
 	"database/sql/driver"
-	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -17,12 +16,10 @@ var point = regexp.MustCompile(`(?i)\bpg_(try_)?advisory_xact_lock(_shared)?\s*\
 	`|\b(lock_timeout|idle_in_transaction_session_timeout)['"]?\s*(?:,|=|\bto\b)\s*'?(\d+)\s*(ms|s|min|h)?\b`)
 
 var (
-	where   = regexp.MustCompile(`(?i)\bwhere\b`)
-	block   = regexp.MustCompile(`(?i)^\s*do\b`)
-	catches = regexp.MustCompile(`(?is)\bexception\s+when\b.*\b(lock_not_available|others|55p03)\b`)
-	opens   = regexp.MustCompile(`(?i)^\s*(begin|start\s+transaction)\b`)
-	closes  = regexp.MustCompile(`(?i)^\s*(commit|end|rollback|abort)\b`)
-	goBack  = regexp.MustCompile(`(?i)^\s*rollback\s+to\b`)
+	where  = regexp.MustCompile(`(?i)\bwhere\b`)
+	opens  = regexp.MustCompile(`(?i)^\s*(begin|start\s+transaction)\b`)
+	closes = regexp.MustCompile(`(?i)^\s*(commit|end|rollback|abort)\b`)
+	goBack = regexp.MustCompile(`(?i)^\s*rollback\s+to\b`)
 )
 
 // answer is what the lock server says to the last statement of a text; nil if
@@ -71,7 +68,6 @@ func (b *backendConn) statement(ctx context.Context, st string, args []driver.Na
 		return ans, err
 	}
 	var ans *answer
-	isBlock := block.MatchString(st)
 	taken := true
 	for _, at := range point.FindAllStringSubmatchIndex(st, -1) {
 		group := func(i int) string {
@@ -81,12 +77,7 @@ func (b *backendConn) statement(ctx context.Context, st string, args []driver.Na
 			return st[at[2*i]:at[2*i+1]]
 		}
 		if name := group(4); name != "" {
-			d := duration(group(5), group(6))
-			if strings.EqualFold(name, "lock_timeout") {
-				*timeout = d
-			} else {
-				b.session.setIdle(d)
-			}
+			b.limit(name, duration(group(5), group(6)), timeout)
 			continue
 		}
 
@@ -105,27 +96,28 @@ func (b *backendConn) statement(ctx context.Context, st string, args []driver.Na
 				}
 			}
 		} else {
-			err := b.session.acquire(ctx, key, exclusive, *timeout)
-			if errors.Is(err, errTimeout) && isBlock && catches.MatchString(st) {
-				return &answer{}, nil
-			}
-			if err != nil {
+			if err := b.session.acquire(ctx, key, exclusive, *timeout); err != nil {
 				return nil, err
 			}
 			ans = &answer{"pg_advisory_xact_lock", []driver.Value{[]byte{}}}
 		}
 	}
-	if ans != nil && isBlock {
-		ans = &answer{}
-	}
 	return ans, nil
+}
+
+func (b *backendConn) limit(name string, d time.Duration, lockTimeout *time.Duration) {
+	if strings.EqualFold(name, "lock_timeout") {
+		*lockTimeout = d
+	} else {
+		b.session.setIdle(d)
+	}
 }
 
 // aboutLocks spares most statements the regular expressions.
 func aboutLocks(st string) bool {
 	low := strings.ToLower(st)
 	return strings.Contains(low, "advisory_xact_lock") || strings.Contains(low, "lock_timeout") ||
-		strings.Contains(low, "idle_in_transaction_session_timeout") || strings.Contains(st, "bootlock")
+		strings.Contains(low, "idle_in_transaction_session_timeout") || strings.Contains(st, "bootlock") || strings.Contains(st, "pg_stat_get_activity")
 }
 
 func number(text string, args []driver.NamedValue) (int64, error) {
@@ -173,20 +165,7 @@ func split(text string) []string {
 		st.Reset()
 	}
 	for len(text) > 0 {
-		n := 1
-		if special := strings.IndexAny(text, ";-/'\"$"); special != 0 {
-			n = len(text) // plain text, as nearly all of it is
-			if special > 0 {
-				n = special
-			}
-		} else if t := token.FindString(text); t != "" {
-			n = len(t)
-		} else if tag := dollar.FindString(text); tag != "" {
-			n = len(text)
-			if end := strings.Index(text[len(tag):], tag); end >= 0 {
-				n = end + 2*len(tag)
-			}
-		}
+		n := piece(text)
 		switch {
 		case text[0] == ';':
 			cut()
@@ -199,4 +178,28 @@ func split(text string) []string {
 	}
 	cut()
 	return statements
+}
+
+// piece is the length of what text begins with: plain text up to something special, a
+// comment, something in quotes, or a single character.
+func piece(text string) int {
+	special := strings.IndexAny(text, ";-/'\"$")
+	if special < 0 {
+		return len(text)
+	}
+	if special > 0 {
+		return special
+	}
+	if t := token.FindString(text); t != "" {
+		return len(t)
+	}
+	tag := dollar.FindString(text)
+	if tag == "" {
+		return 1
+	}
+	end := strings.Index(text[len(tag):], tag)
+	if end < 0 {
+		return len(text)
+	}
+	return end + 2*len(tag)
 }

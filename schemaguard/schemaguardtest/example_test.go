@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/DATA-DOG/go-sqlmock"
 
+	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/schemaguard/schemaguardtest"
@@ -39,19 +41,25 @@ func ExampleExpectEnsure() {
 
 // guard is the Guard of the code under test.
 var guard = schemaguard.Guard{
-	Owner:     "app_owner",
-	Serialize: true,
+	Once:  "v1", // in a program, schemaguard.HashFS of the migrations
+	Owner: "app_owner",
 	Bootstrap: func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, "GRANT USAGE ON SCHEMA app TO app_reader")
 		return err
 	},
 }
 
+// migrations are those of the code under test.
+func migrations(ctx context.Context, db *sql.DB) error {
+	_, err := db.ExecContext(ctx, "CREATE TABLE app.users (id bigint)")
+	return err
+}
+
 // With options, a Scene says what the functions of the code under test send.
 func ExampleExpectGuard() {
 	db, mock, _ := sqlmock.New()
 
-	schemaguardtest.ExpectGuard(mock, guard, "app", schemaguardtest.Scene{
+	order := schemaguardtest.ExpectGuard(mock, guard, "app", schemaguardtest.Scene{
 		Bootstrap: func(mock sqlmock.Sqlmock) {
 			mock.ExpectExec("GRANT USAGE").WillReturnResult(sqlmock.NewResult(0, 0))
 		},
@@ -60,21 +68,60 @@ func ExampleExpectGuard() {
 		},
 	})
 
-	err := guard.Ensure(context.Background(), db, "app", func(ctx context.Context, db *sql.DB) error {
-		_, err := db.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS app.users (id bigint)")
-		return err
-	})
-	fmt.Println(err, mock.ExpectationsWereMet())
-	// Output: <nil> <nil>
+	fmt.Println(guard.Ensure(context.Background(), db, "app", migrations), mock.ExpectationsWereMet())
+	fmt.Println(strings.ReplaceAll(order, " > connect", "\n> connect"))
+	// Output:
+	// <nil> <nil>
+	// up to date
+	// > connect > begin > lock > create schema > bootstrap > commit > release
+	// > connect > begin > lock > up to date > migrate > record > commit > release
 }
 
-// The second lock of this start, that of migrate, fails as it does when the
-// server shuts down. The transaction is rolled
-// back, the connection released, and migrate is not called.
-func ExampleExpectGuard_failingStep() {
+// The migrations have run: the start is one statement.
+func ExampleScene_secondStart() {
+	db, mock, _ := sqlmock.New()
+
+	order := schemaguardtest.ExpectGuard(mock, guard, "app", schemaguardtest.Scene{Ran: true})
+
+	fmt.Println(guard.Ensure(context.Background(), db, "app", migrations), mock.ExpectationsWereMet())
+	fmt.Println(order)
+	// Output:
+	// <nil> <nil>
+	// up to date
+}
+
+// A migration that fails. Nothing is recorded, so that the next start tries again.
+func ExampleScene_migrateFails() {
 	db, mock, _ := sqlmock.New()
 
 	order := schemaguardtest.ExpectGuard(mock, guard, "app", schemaguardtest.Scene{
+		Exists: true,
+		Bootstrap: func(mock sqlmock.Sqlmock) {
+			mock.ExpectExec("GRANT USAGE").WillReturnResult(sqlmock.NewResult(0, 0))
+		},
+		Migrate: func(mock sqlmock.Sqlmock) {
+			mock.ExpectExec("CREATE TABLE").WillReturnError(errors.New("disk full"))
+		},
+		Fail: locktrace.Migrate,
+	})
+
+	fmt.Println(guard.Ensure(context.Background(), db, "app", migrations))
+	fmt.Println(mock.ExpectationsWereMet())
+	fmt.Println(strings.ReplaceAll(order, " > connect", "\n> connect"))
+	// Output:
+	// schemaguard.Ensure app: migrate: disk full
+	// <nil>
+	// up to date
+	// > connect > begin > lock > create schema > bootstrap > commit > release
+	// > connect > begin > lock > up to date > migrate! > rollback > release
+}
+
+// The second lock of this start, that of migrate, fails as it does when the server
+// shuts down: migrate is not called.
+func ExampleScene_failingStep() {
+	db, mock, _ := sqlmock.New()
+
+	schemaguardtest.ExpectGuard(mock, guard, "app", schemaguardtest.Scene{
 		Bootstrap: func(mock sqlmock.Sqlmock) {
 			mock.ExpectExec("GRANT USAGE").WillReturnResult(sqlmock.NewResult(0, 0))
 		},
@@ -83,14 +130,46 @@ func ExampleExpectGuard_failingStep() {
 		Err:       errors.New("the server is shutting down"),
 	})
 
-	err := guard.Ensure(context.Background(), db, "app", func(context.Context, *sql.DB) error { return nil })
-	fmt.Println(err)
+	fmt.Println(guard.Ensure(context.Background(), db, "app", migrations))
 	fmt.Println(mock.ExpectationsWereMet())
-	fmt.Println(order)
 	// Output:
 	// schemaguard.Ensure app: lock: the server is shutting down
 	// <nil>
-	// connect > begin > lock > create schema > bootstrap > commit > release > connect > begin > lock! > rollback > release
+}
+
+// A mock in the wrapper of a tracer cannot be seen to be one.
+func ExampleMock() {
+	db, mock, _ := sqlmock.New() // in a test, with otelsql or the like around it
+	defer schemaguardtest.Mock(db)()
+
+	schemaguardtest.ExpectGuard(mock, guard, "app", schemaguardtest.Scene{Ran: true})
+	fmt.Println(guard.Ensure(context.Background(), db, "app", migrations))
+	// Output: <nil>
+}
+
+// Package advisorylock needs no kit. A mock grants a lock by one row, and by none it
+// tells a Try that somebody has it.
+func Example_tryHold() {
+	db, mock, _ := sqlmock.New()
+
+	for _, rows := range []int64{1, 0} {
+		mock.ExpectBegin()
+		mock.ExpectExec("pg_advisory_xact_lock").WillReturnResult(sqlmock.NewResult(0, rows))
+		if rows == 1 {
+			mock.ExpectCommit()
+		} else {
+			mock.ExpectRollback()
+		}
+		err := advisorylock.TryHold(context.Background(), db, 42, func(context.Context) error {
+			fmt.Println("working")
+			return nil
+		})
+		fmt.Println(err, errors.Is(err, advisorylock.ErrNotAcquired), mock.ExpectationsWereMet())
+	}
+	// Output:
+	// working
+	// <nil> false <nil>
+	// advisorylock.TryHold 42: lock: advisorylock: somebody else has the lock true <nil>
 }
 
 // A Recorder in the Guard's Trace sees what sqlmock does not: that the

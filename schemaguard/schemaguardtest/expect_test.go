@@ -5,6 +5,7 @@ package schemaguardtest_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"os"
@@ -71,6 +72,8 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	return err
 }
 
+var once = schemaguard.Guard{Once: "v1"}
+
 // scene expects what bootstrap, upToDate and migrate send; answers are those of
 // upToDate.
 func (m *mockCase) scene(answers ...bool) schemaguardtest.Scene {
@@ -102,37 +105,54 @@ func (m *mockCase) scene(answers ...bool) schemaguardtest.Scene {
 // matcher: Ensure is content with the answers, and nothing is left over.
 func TestExpectGuard(t *testing.T) {
 	t.Parallel()
-	const committed = "connect > begin > lock > create schema > commit > release"
+	const (
+		committed    = "connect > begin > lock > create schema > commit > release"
+		onceMigrates = " > connect > begin > lock > up to date > migrate > record > commit > release"
+	)
+	none, there := schemaguardtest.Scene{}, schemaguardtest.Scene{Exists: true}
 	for name, test := range map[string]struct {
 		guard   schemaguard.Guard
-		schema  string
-		exists  bool
+		scene   schemaguardtest.Scene
 		answers []bool // of UpToDate
 		order   string
 	}{
-		"zero":               {schemaguard.Guard{}, "app", false, nil, committed + " > migrate"},
-		"zero, there":        {schemaguard.Guard{}, "app", true, nil, committed + " > migrate"},
-		"odd name":           {schemaguard.Guard{SkipIfExists: true}, `a.b "(c)" $d+ [e]\f'  *|^`, false, nil, "connect > look > release > " + committed + " > migrate"},
-		"owner":              {schemaguard.Guard{Owner: "the (owner)"}, "app", false, nil, committed + " > migrate"},
-		"key":                {schemaguard.Guard{Key: -1 << 63}, "app", false, nil, committed + " > migrate"},
-		"ttl":                {schemaguard.Guard{TTL: time.Minute}, "app", false, nil, committed + " > migrate"},
-		"bootstrap":          {schemaguard.Guard{Bootstrap: bootstrap}, "app", false, nil, "connect > begin > lock > create schema > bootstrap > commit > release > migrate"},
-		"skip, there":        {schemaguard.Guard{SkipIfExists: true, Bootstrap: bootstrap}, "app", true, nil, "connect > look > release > migrate"},
-		"skip, not there":    {schemaguard.Guard{SkipIfExists: true}, "app", false, nil, "connect > look > release > " + committed + " > migrate"},
-		"serialize":          {schemaguard.Guard{Serialize: true}, "app", false, nil, committed + " > connect > begin > lock > migrate > commit > release"},
-		"serialize, options": {schemaguard.Guard{Serialize: true, Key: 7, TTL: time.Hour, Owner: "bob"}, "app", false, nil, committed + " > connect > begin > lock > migrate > commit > release"},
-		"skip, serialize":    {schemaguard.Guard{SkipIfExists: true, Serialize: true}, "app", true, nil, "connect > look > release > connect > begin > lock > migrate > commit > release"},
-		"up to date":         {schemaguard.Guard{UpToDate: upToDate}, "app", false, []bool{true}, "up to date"},
-		"once":               {schemaguard.Guard{UpToDate: upToDate, Bootstrap: bootstrap}, "app", false, []bool{false, false}, "up to date > connect > begin > lock > create schema > bootstrap > commit > release > connect > begin > lock > up to date > migrate > commit > release"},
-		"once, by another":   {schemaguard.Guard{UpToDate: upToDate}, "app", false, []bool{false, true}, "up to date > " + committed + " > connect > begin > lock > up to date > commit > release"},
+		"zero":               {schemaguard.Guard{}, none, nil, committed + " > migrate"},
+		"zero, there":        {schemaguard.Guard{}, there, nil, committed + " > migrate"},
+		"owner":              {schemaguard.Guard{Owner: "the (owner)"}, none, nil, committed + " > migrate"},
+		"key":                {schemaguard.Guard{Key: -1 << 63}, none, nil, committed + " > migrate"},
+		"ttl":                {schemaguard.Guard{TTL: time.Minute}, none, nil, committed + " > migrate"},
+		"bootstrap":          {schemaguard.Guard{Bootstrap: bootstrap}, none, nil, "connect > begin > lock > create schema > bootstrap > commit > release > migrate"},
+		"skip, there":        {schemaguard.Guard{SkipIfExists: true, Bootstrap: bootstrap}, there, nil, "connect > look > release > migrate"},
+		"skip, not there":    {schemaguard.Guard{SkipIfExists: true}, none, nil, "connect > look > release > " + committed + " > migrate"},
+		"serialize":          {schemaguard.Guard{Serialize: true}, none, nil, committed + " > connect > begin > lock > migrate > commit > release"},
+		"serialize, options": {schemaguard.Guard{Serialize: true, Key: 7, TTL: time.Hour, Owner: "bob"}, none, nil, committed + " > connect > begin > lock > migrate > commit > release"},
+		"skip, serialize":    {schemaguard.Guard{SkipIfExists: true, Serialize: true}, there, nil, "connect > look > release > connect > begin > lock > migrate > commit > release"},
+
+		"up to date":             {schemaguard.Guard{UpToDate: upToDate}, none, []bool{true}, "up to date"},
+		"up to date, bootstrap":  {schemaguard.Guard{UpToDate: upToDate, Bootstrap: bootstrap}, none, []bool{false, false}, "up to date > connect > begin > lock > create schema > bootstrap > commit > release > connect > begin > lock > up to date > migrate > commit > release"},
+		"up to date, by another": {schemaguard.Guard{UpToDate: upToDate}, none, []bool{false, true}, "up to date > " + committed + " > connect > begin > lock > up to date > commit > release"},
+
+		"once":             {once, none, nil, "up to date > " + committed + onceMigrates},
+		"once, again":      {once, schemaguardtest.Scene{Ran: true}, nil, "up to date"},
+		"once, there":      {once, there, nil, "up to date" + onceMigrates},
+		"once, by another": {once, schemaguardtest.Scene{RanMeanwhile: true}, nil, "up to date > " + committed + " > connect > begin > lock > up to date > commit > release"},
+		"once, by another, there": {
+			once, schemaguardtest.Scene{Exists: true, RanMeanwhile: true}, nil, "up to date > connect > begin > lock > up to date > commit > release",
+		},
+		"once, options": {
+			schemaguard.Guard{Once: "v2 (x)", Owner: "bob", Bootstrap: bootstrap, TTL: time.Hour, SkipIfExists: true},
+			none, nil,
+			"up to date > connect > begin > lock > create schema > bootstrap > commit > release" + onceMigrates,
+		},
 	} {
 		eachMock(t, name, func(t *testing.T, m *mockCase) {
+			const schema = `a.b "(c)" $d+ [e]\f'  *|^`
 			play := m.scene(test.answers...)
-			play.Exists = test.exists
-			if got := schemaguardtest.ExpectGuard(m.mock, test.guard, test.schema, play); got != test.order {
+			play.Exists, play.Ran, play.RanMeanwhile = test.scene.Exists, test.scene.Ran, test.scene.RanMeanwhile
+			if got := schemaguardtest.ExpectGuard(m.mock, test.guard, schema, play); got != test.order {
 				t.Errorf("returned order\ngot  %s\nwant %s", got, test.order)
 			}
-			if err := m.ensure(t, test.guard, test.schema, test.order); err != nil {
+			if err := m.ensure(t, test.guard, schema, test.order); err != nil {
 				t.Error(err)
 			}
 		})
@@ -200,8 +220,9 @@ func TestExpectGuardFails(t *testing.T) {
 		"skip":                {schemaguard.Guard{SkipIfExists: true}, nil},
 		"serialize":           {schemaguard.Guard{Serialize: true}, nil},
 		"serialize, options":  {schemaguard.Guard{Serialize: true, SkipIfExists: true, Bootstrap: bootstrap, Key: 7, TTL: time.Hour}, nil},
-		"once":                {schemaguard.Guard{UpToDate: upToDate}, []bool{false, false}},
-		"once, with the rest": {schemaguard.Guard{UpToDate: upToDate, SkipIfExists: true, Bootstrap: bootstrap}, []bool{false, false}},
+		"up to date":          {schemaguard.Guard{UpToDate: upToDate, SkipIfExists: true, Bootstrap: bootstrap}, []bool{false, false}},
+		"once":                {once, nil},
+		"once, with the rest": {schemaguard.Guard{Once: "v1", SkipIfExists: true, Bootstrap: bootstrap, TTL: time.Minute}, nil},
 	} {
 		_, mock := newMock(t, nil)
 		plain := mockCase{mock: mock, quote: regexp.QuoteMeta}
@@ -217,7 +238,9 @@ func TestExpectGuardFails(t *testing.T) {
 			order := failing(steps, i)
 			eachMock(t, fmt.Sprintf("%s/%s %d", name, step, after+1), func(t *testing.T, m *mockCase) {
 				boom := errors.New("boom")
-				m.fail, m.failing, m.after = boom, step, after
+				if step != "up to date" || test.guard.Once == "" {
+					m.fail, m.failing, m.after = boom, step, after
+				}
 				play := m.scene(test.answers...)
 				play.Fail, play.FailAfter, play.Err = locktrace.Step(step), after, boom
 				if got := schemaguardtest.ExpectGuard(m.mock, test.guard, "app", play); got != order {
@@ -288,17 +311,6 @@ func TestExpectGuardFailsAndGoesOn(t *testing.T) {
 	}
 }
 
-// The default error says which step it is of.
-func TestExpectGuardDefaultError(t *testing.T) {
-	t.Parallel()
-	db, mock := newMock(t, nil)
-	schemaguardtest.ExpectGuard(mock, schemaguard.Guard{}, "app", schemaguardtest.Scene{Fail: locktrace.Commit})
-	err := schemaguard.Ensure(t.Context(), db, "app", nil)
-	if want := "schemaguardtest: commit fails"; err == nil || !strings.Contains(err.Error(), want) {
-		t.Errorf("got error %v; want %q in it", err, want)
-	}
-}
-
 // A test that waits for a failure that cannot come would prove nothing.
 func TestExpectGuardPanics(t *testing.T) {
 	t.Parallel()
@@ -333,7 +345,7 @@ func TestOrdersInTheDocs(t *testing.T) {
 	_, table, _ := strings.Cut(string(docs), "\n## The order, option by option\n")
 	table, _, _ = strings.Cut(table, "\n## ")
 	rows := regexp.MustCompile("(?m)^\\| ([^|]+) \\| `([^|`]+)` \\|$").FindAllStringSubmatch(table, -1)
-	once := schemaguard.Guard{UpToDate: upToDate}
+	asks := schemaguard.Guard{UpToDate: upToDate}
 	fail := func(step locktrace.Step, after int) schemaguardtest.Scene {
 		return schemaguardtest.Scene{Fail: step, FailAfter: after}
 	}
@@ -350,14 +362,20 @@ func TestOrdersInTheDocs(t *testing.T) {
 		guard schemaguard.Guard
 		scene schemaguardtest.Scene
 	}{
+		"`Once`, the row is there at the start":       {once, schemaguardtest.Scene{Ran: true}},
+		"`Once`, this process migrates":               {guard: once},
+		"`Once`, another build has migrated before":   {once, schemaguardtest.Scene{Exists: true}},
+		"`Once`, another process has migrated":        {once, schemaguardtest.Scene{RanMeanwhile: true}},
+		"`Once`, migrate fails":                       {once, fail(locktrace.Migrate, 0)},
+		"`Once`, the row cannot be written":           {once, fail(locktrace.Record, 0)},
 		"`Ensure`":                                    {},
 		"`Bootstrap`":                                 {guard: booting},
 		"`SkipIfExists`, the schema exists":           {skip, schemaguardtest.Scene{Exists: true}},
 		"`SkipIfExists`, it does not":                 {guard: skip},
 		"`Migrate`, `Serialize`":                      {guard: serialize},
-		"`UpToDate`, true at the start":               {once, asked(true)},
-		"`UpToDate`, this process migrates":           {once, asked(false, false)},
-		"`UpToDate`, another process has migrated":    {once, asked(false, true)},
+		"`UpToDate`, true at the start":               {asks, asked(true)},
+		"`UpToDate`, this process migrates":           {asks, asked(false, false)},
+		"`UpToDate`, another process has migrated":    {asks, asked(false, true)},
 		"begin fails":                                 {scene: fail(locktrace.Begin, 0)},
 		"lock fails":                                  {scene: fail(locktrace.Lock, 0)},
 		"create schema fails":                         {scene: fail(locktrace.CreateSchema, 0)},
@@ -369,8 +387,8 @@ func TestOrdersInTheDocs(t *testing.T) {
 		"`Serialize`, migrate's lock fails":           {serialize, fail(locktrace.Lock, 1)},
 		"`Serialize`, migrate fails":                  {serialize, fail(locktrace.Migrate, 0)},
 		"`Serialize`, commit of migrate's lock fails": {serialize, fail(locktrace.Commit, 1)},
-		"`UpToDate` fails at the start":               {once, fail(locktrace.UpToDate, 0)},
-		"`UpToDate` fails under the lock":             {once, fail(locktrace.UpToDate, 1)},
+		"`UpToDate` fails at the start":               {asks, fail(locktrace.UpToDate, 0)},
+		"`UpToDate` fails under the lock":             {asks, fail(locktrace.UpToDate, 1)},
 	}
 	for _, row := range rows {
 		entry, ok := known[row[1]]
@@ -386,29 +404,6 @@ func TestOrdersInTheDocs(t *testing.T) {
 	}
 	for name := range known {
 		t.Errorf("there is no row for %q", name)
-	}
-}
-
-func TestExpectEnsure(t *testing.T) {
-	t.Parallel()
-	for name, matcher := range matchers {
-		if name == "own" {
-			continue // which only a Scene can tell of
-		}
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			db, mock := newMock(t, matcher)
-			order := schemaguardtest.ExpectEnsure(mock, "My (app)")
-			if want := "connect > begin > lock > create schema > commit > release > migrate"; order != want {
-				t.Errorf("returned order %s; want %s", order, want)
-			}
-			if err := schemaguard.Ensure(t.Context(), db, "My (app)", nil); err != nil {
-				t.Error(err)
-			}
-			if err := mock.ExpectationsWereMet(); err != nil {
-				t.Error(err)
-			}
-		})
 	}
 }
 
@@ -436,69 +431,140 @@ func TestExpectationsAreSeenToFail(t *testing.T) {
 		for kind, matcher := range map[string]sqlmock.QueryMatcher{"regexp": nil, "equal": sqlmock.QueryMatcherEqual} {
 			db, mock := newMock(t, matcher)
 			schemaguardtest.ExpectEnsure(mock, "app")
-			if err := start(t.Context(), db); err == nil && mock.ExpectationsWereMet() == nil {
+			err := start(t.Context(), db)
+			if err == nil && mock.ExpectationsWereMet() == nil {
 				t.Errorf("%s, %s: neither Ensure nor the mock complains", name, kind)
+			}
+			if errors.As(err, new(*locktrace.StepError)) && !strings.Contains(err.Error(), "schemaguardtest.ExpectGuard has the expectations") {
+				t.Errorf("%s, %s: got %v; want it to say what to do", name, kind, err)
 			}
 		}
 	}
 }
 
-// What Ensure refuses it sends nothing of.
-func TestExpectRefusedName(t *testing.T) {
-	t.Parallel()
-	db, mock := newMock(t, nil)
-	schemaguardtest.ExpectEnsure(mock, "pg_app")
-	if err := schemaguard.Ensure(t.Context(), db, "pg_app", nil); err == nil {
-		t.Error("got no error")
-	}
-	if err := mock.ExpectationsWereMet(); err != nil {
-		t.Error(err)
-	}
-}
-
-// The guard's own functions and its trace are for the code under test.
+// The guard's own functions and its trace are for the code under test, and what Ensure
+// refuses it sends nothing of. The default error says which step it is of.
 func TestExpectGuardCallsNothingOfTheGuards(t *testing.T) {
 	t.Parallel()
-	_, mock := newMock(t, nil)
+	db, mock := newMock(t, nil)
 	var rec locktrace.Recorder
-	schemaguardtest.ExpectGuard(mock, schemaguard.Guard{
+	guard := schemaguard.Guard{
 		Trace:     rec.Trace(),
 		Bootstrap: func(context.Context, *sql.Tx) error { t.Error("Bootstrap was called"); return nil },
 		UpToDate:  func(context.Context, *sql.DB) (bool, error) { t.Error("UpToDate was called"); return false, nil },
-	}, "app", schemaguardtest.Scene{})
+	}
+	schemaguardtest.ExpectGuard(mock, guard, "pg_app", schemaguardtest.Scene{})
+	schemaguardtest.ExpectGuard(mock, guard, "app", schemaguardtest.Scene{Fail: locktrace.Begin})
 	if got := rec.String(); got != "" {
 		t.Errorf("traced %s", got)
 	}
-}
-
-// Expectations that come before and after stay where they are.
-func TestExpectEnsureAmongOthers(t *testing.T) {
-	t.Parallel()
-	db, mock := newMock(t, sqlmock.QueryMatcherEqual)
-	mock.ExpectExec("before").WillReturnResult(sqlmock.NewResult(0, 0))
-	schemaguardtest.ExpectEnsure(mock, "app")
-	mock.ExpectExec(sqlMigrate).WillReturnResult(sqlmock.NewResult(0, 0))
-	if _, err := db.ExecContext(t.Context(), "before"); err != nil {
-		t.Fatal(err)
+	if err := schemaguard.Ensure(t.Context(), db, "pg_app", nil); err == nil {
+		t.Error("got no error")
 	}
-	if err := schemaguard.Ensure(t.Context(), db, "app", migrate); err != nil {
-		t.Error(err)
-	}
-	if err := mock.ExpectationsWereMet(); err != nil {
-		t.Error(err)
+	err := schemaguard.Ensure(t.Context(), db, "app", nil)
+	if want := "schemaguardtest: begin fails"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got error %v; want %q in it", err, want)
 	}
 }
 
-// Code that behaves otherwise with a mock must not do so with a server.
-func TestMocksAreKnown(t *testing.T) {
+// With a LockDB, what the guard sends is for its mock, and what the user's functions
+// send for the other one.
+func TestExpectGuardWithLockDB(t *testing.T) {
 	t.Parallel()
+	db, mock := newMock(t, nil)
+	lockDB, lockMock := newMock(t, nil)
+	guard := schemaguard.Guard{Once: "v1", LockDB: lockDB}
+	order := schemaguardtest.ExpectGuard(lockMock, guard, "app", schemaguardtest.Scene{Migrate: func(sqlmock.Sqlmock) {
+		mock.ExpectExec("ALTER TABLE").WillReturnResult(sqlmock.NewResult(0, 0))
+	}})
+	var rec locktrace.Recorder
+	guard.Trace = rec.Trace()
+	if err := guard.Ensure(t.Context(), db, "app", migrate); err != nil {
+		t.Error(err)
+	}
+	schemaguardtest.CheckOrder(t, &rec, order)
+	if err := errors.Join(mock.ExpectationsWereMet(), lockMock.ExpectationsWereMet()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A mock in a wrapper is one when the test says so. Pools that are none are not taken
+// for one: code that behaves otherwise with a mock must not do so with a server.
+func TestMock(t *testing.T) {
+	t.Parallel()
+	guard := schemaguard.Guard{Once: "v1"}
+	start := func(told bool) error {
+		plain, mock, err := sqlmock.NewWithDSN(fmt.Sprint(t.Name(), told))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer plain.Close()
+		db := sql.OpenDB(wrapper{plain.Driver(), fmt.Sprint(t.Name(), told)})
+		defer db.Close()
+		if told {
+			defer schemaguardtest.Mock(db)()
+		}
+		schemaguardtest.ExpectGuard(mock, guard, "app", schemaguardtest.Scene{})
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		return errors.Join(guard.Ensure(ctx, db, "app", nothing), mock.ExpectationsWereMet())
+	}
+	if err := start(true); err != nil {
+		t.Error(err)
+	}
+	if err := start(false); err == nil {
+		t.Error("got no error; want one, since nobody can know this mock: else Mock is of no use")
+	}
 	db, _ := newMock(t, nil)
-	if !mocked.Is(db) {
-		t.Error("a pool of sqlmock is not known as a mock")
+	other := recdriver.New().OpenDB()
+	defer other.Close()
+	if !mocked.Is(db) || mocked.Is(other) {
+		t.Errorf("a mock is known as one: %t; another pool is: %t", mocked.Is(db), mocked.Is(other))
 	}
-	real := recdriver.New().OpenDB()
-	defer real.Close()
-	if mocked.Is(real) {
-		t.Error("a pool that is none is taken for a mock")
+	forget := schemaguardtest.Mock(other)
+	forget()
+	if mocked.Is(other) {
+		t.Error("a mock is not forgotten")
+	}
+}
+
+// wrapper hides a driver as those of tracers do.
+type wrapper struct {
+	inner driver.Driver
+	dsn   string
+}
+
+func (w wrapper) Connect(context.Context) (driver.Conn, error) { return w.inner.Open(w.dsn) }
+func (w wrapper) Driver() driver.Driver                        { return w }
+func (w wrapper) Open(name string) (driver.Conn, error)        { return w.inner.Open(name) }
+
+func nothing(context.Context, *sql.DB) error { return nil }
+
+// A mock that expects the end of its pool: one ExpectClose for each connection.
+func TestExpectClose(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		guard schemaguard.Guard
+		scene schemaguardtest.Scene
+		conns int
+	}{
+		"zero":        {schemaguard.Guard{}, schemaguardtest.Scene{}, 1},
+		"serialize":   {schemaguard.Guard{Serialize: true}, schemaguardtest.Scene{}, 2},
+		"once":        {once, schemaguardtest.Scene{}, 2},
+		"once, again": {once, schemaguardtest.Scene{Ran: true}, 1},
+		"once, fails": {once, schemaguardtest.Scene{Fail: locktrace.Commit, FailAfter: 1}, 2},
+	} {
+		db, mock := newMock(t, nil)
+		test.scene.Migrate = func(mock sqlmock.Sqlmock) {
+			mock.ExpectExec("ALTER TABLE").WillReturnResult(sqlmock.NewResult(0, 0))
+		}
+		schemaguardtest.ExpectGuard(mock, test.guard, "app", test.scene)
+		for range test.conns {
+			mock.ExpectClose()
+		}
+		_ = test.guard.Ensure(t.Context(), db, "app", migrate)
+		if err := errors.Join(db.Close(), mock.ExpectationsWereMet()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -139,7 +139,7 @@ func (r Race) run(t TB, newPlace func(ctx context.Context) (place, error), boot 
 }
 
 func (r Race) advice() string {
-	if r.Guarded != nil || r.Guard.Serialize || r.Guard.UpToDate != nil {
+	if r.Guarded != nil || r.Guard.Serialize || r.Guard.UpToDate != nil || r.Guard.Once != "" {
 		return ""
 	}
 	return "\n\tOnly CREATE SCHEMA was guarded. Code that has no lock of its own needs Guard.Serialize."

@@ -185,6 +185,7 @@ func TestRaceFailsUnderTheGuard(t *testing.T) {
 		advice bool
 	}{
 		"schema only": {schemaguardtest.Race{Processes: 3, Rounds: 2}, true},
+		"once":        {schemaguardtest.Race{Processes: 3, Rounds: 2, Guard: schemaguard.Guard{Once: "it's refused"}}, false},
 		"own": {schemaguardtest.Race{Processes: 3, Rounds: 2, Guarded: func(context.Context, *sql.DB, string) error {
 			return errors.New("no luck")
 		}}, false},

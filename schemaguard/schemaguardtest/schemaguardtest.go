@@ -3,8 +3,9 @@
 //
 //   - [ExpectEnsure] tells a sqlmock what schemaguard.Ensure sends, so that a
 //     unit test of code that calls it needs no database.
-//   - [ExpectGuard] does the same for schemaguard.Migrate and for a Guard with
-//     its options. A [Scene] describes what happens, a failing step included.
+//   - [ExpectGuard] does the same for a Guard with its options, Once first, and for
+//     schemaguard.Migrate. A [Scene] describes what happens, a failing step included.
+//   - [Mock] says that a pool is a mock where that cannot be seen.
 //   - [CheckOrder] compares the order of the steps with the one expected.
 //   - [Race] starts bootstrap code many times at once on a real database,
 //     without and with the guard: does it lose the race, and does the guard
@@ -34,10 +35,24 @@ import (
 // Its functions are called once for each time that Ensure will call the Guard's
 // function of the same name, at that place in the order. They expect what that
 // function sends. Any of them may be nil.
+//
+// A migrate that fails is one whose last expected statement does, and the Scene
+// says so in two places, the statement for the mock and Fail for the order:
+//
+//	Scene{
+//		Migrate: func(mock sqlmock.Sqlmock) { mock.ExpectExec("ALTER TABLE").WillReturnError(err) },
+//		Fail:    locktrace.Migrate,
+//	}
 type Scene struct {
 	// Exists is what Ensure finds when it looks for the schema: with
-	// SkipIfExists, and after it was refused to create it.
+	// SkipIfExists, and after it was refused to create it. With Once it is
+	// whether the table of Once exists, without the row.
 	Exists bool
+
+	// Ran is whether the row of Once is there at the start, as at a second start.
+	// RanMeanwhile is whether it is there under migrate's lock: another process
+	// has migrated since the start.
+	Ran, RanMeanwhile bool
 
 	// Bootstrap expects what Guard.Bootstrap sends.
 	Bootstrap func(mock sqlmock.Sqlmock)
@@ -53,15 +68,16 @@ type Scene struct {
 	// after such a failure: it rolls back and releases, and for some errors it
 	// goes on to look for the schema or tries again. The step fails once.
 	//
-	// Begin, Lock, CreateSchema, Look and Commit fail by an answer of the mock.
-	// Bootstrap, UpToDate and Migrate are the user's: let the Scene's function
-	// expect a statement that fails. Connect, Release and Rollback cannot be
+	// Begin, Lock, CreateSchema, Look, Record, Commit, and UpToDate of a Guard with
+	// Once, fail by an answer of the mock. Bootstrap, Migrate and a Guard's own
+	// UpToDate are the user's: let the Scene's function expect a statement that
+	// fails. Connect, Release and Rollback cannot be
 	// chosen, since sqlmock sees neither of the first two, and the last comes
 	// only after another failure.
 	Fail locktrace.Step
 
-	// FailAfter is how many times the step succeeds first. With Serialize or
-	// UpToDate, begin, lock and commit come twice: 0 stands for those of the
+	// FailAfter is how many times the step succeeds first. With Once, UpToDate or
+	// Serialize, begin, lock and commit come twice: 0 stands for those of the
 	// schema and 1 for those of migrate's lock.
 	FailAfter int
 
@@ -93,7 +109,14 @@ func ExpectEnsure(mock sqlmock.Sqlmock, schema string) (order string) {
 // Ensure refuses the name of the schema, nothing is expected.
 //
 // The heartbeats that keep migrate's lock on a server are not sent to a mock,
-// however long a test takes.
+// however long a test takes, and neither is the statement by which a process makes
+// sure of a connection for migrate.
+//
+// If guard has a LockDB, mock is the one of that. migrate and a Guard's own
+// UpToDate send to the other pool, so let the Scene's functions expect that of its
+// mock. A mock that expects db.Close needs one ExpectClose for each connection that
+// its pool opened: sqlmock counts connections, and Once, UpToDate and Serialize use
+// two at a time.
 //
 // ExpectGuard panics if the step that should fail does not come.
 func ExpectGuard(mock sqlmock.Sqlmock, guard schemaguard.Guard, schema string, scene Scene) (order string) {
@@ -119,6 +142,9 @@ type player struct {
 
 	steps  locktrace.Recorder
 	look   string // the statement that looks for the schema
+	ask    string // the statement that asks for the row of Once
+	asked  int    // how many times it came
+	rows   int64  // how many the statement under way affects
 	came   int    // how many times the step that should fail has come
 	failed bool
 }
@@ -128,6 +154,7 @@ type player struct {
 type stepKey struct{}
 
 func (p *player) play(guard schemaguard.Guard, schema string) {
+	guard.LockDB = nil // what goes to it goes to the one pool here
 	guard.Trace = p.steps.Trace()
 	guard.Trace.Start = func(ctx context.Context, e locktrace.Event) context.Context {
 		return context.WithValue(ctx, stepKey{}, e.Step)
@@ -146,10 +173,9 @@ func (p *player) play(guard schemaguard.Guard, schema string) {
 	}
 	driver := recdriver.New()
 	driver.OnCall(p.expect)
-	driver.OnExec(func(c recdriver.Call) (int64, error) { return p.rows(c.Query), nil })
+	driver.OnExec(func(recdriver.Call) (int64, error) { return p.rows, nil })
 	db := driver.OpenDB()
-	players.Store(db, nil)
-	defer players.Delete(db)
+	defer Mock(db)()
 	defer db.Close()
 	_ = guard.Ensure(context.Background(), db, schema, func(context.Context, *sql.DB) error {
 		call(p.scene.Migrate, p.mock)
@@ -195,19 +221,37 @@ func (p *player) expect(ctx context.Context, c *recdriver.Call) (err error) {
 		if step == locktrace.Look {
 			p.look = c.Query
 		}
-		err = p.fail(step)
-		p.mock.ExpectExec(p.quote(c.Query)).WillReturnResult(sqlmock.NewResult(0, p.rows(c.Query))).WillReturnError(err)
+		if step == locktrace.UpToDate && p.ask == "" {
+			p.ask = c.Query
+		}
+		if err = p.fail(step); err == nil {
+			p.rows, err = p.answer(c.Query)
+		}
+		p.mock.ExpectExec(p.quote(c.Query)).WillReturnResult(sqlmock.NewResult(0, p.rows)).WillReturnError(err)
 	}
 	return err
 }
 
-// rows is how many rows query affects: one for a lock that is granted, and one
-// for a look if the schema is there.
-func (p *player) rows(query string) int64 {
-	if query == p.look && !p.scene.Exists {
-		return 0
+// errNoTable is what asking for the row of Once comes to before there is a table.
+var errNoTable = recdriver.SQLError{Code: "42P01", Message: `relation "bootlock_once" does not exist`}
+
+// answer is how many rows query affects: one for a lock that is granted, one for a look
+// if the schema is there, and one for the row of Once if that is.
+func (p *player) answer(query string) (rows int64, err error) {
+	switch {
+	case query == p.look && !p.scene.Exists:
+		return 0, nil
+	case query != p.ask:
+		return 1, nil
 	}
-	return 1
+	p.asked++
+	switch {
+	case p.scene.Ran, p.asked > 1 && p.scene.RanMeanwhile:
+		return 1, nil
+	case p.asked == 1 && !p.scene.Exists:
+		return 0, errNoTable
+	}
+	return 0, nil
 }
 
 // quote returns what to expect, in the form that the matcher takes for query.

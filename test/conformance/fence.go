@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/fence"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/test/await"
@@ -22,7 +23,6 @@ var fencePromises = []promise{
 	{"nobody begins while a fenced transaction lasts", fenceKeepsOut},
 	{"a late transaction is refused", fenceRefusesLate},
 	{"a fence works at every isolation level", fenceIsolation},
-	{"sharers do not wait for each other's fences", fenceShared},
 	{"the innermost Hold is the one that is fenced", fenceNested},
 	{"a context without a lease is refused, the transaction untouched", fenceElsewhere},
 	{"a fenced transaction has an idle limit", fenceIdleLimit},
@@ -35,6 +35,7 @@ var fencePromises = []promise{
 type lost struct {
 	ctx context.Context // that Hold gave
 	tx  *sql.Tx         // fenced
+	pid int             // of its session
 	end func()          // lets Hold's function return
 }
 
@@ -54,18 +55,14 @@ func lose(t *testing.T, tg Target, l advisorylock.Locker, before func(ctx contex
 			if err != nil {
 				t.Error(err)
 			}
-			begun <- lost{ctx: context.WithoutCancel(ctx), tx: tx}
+			pid := sqltest.Rows(t, tx, "SELECT FROM pg_catalog.generate_series(1, pg_catalog.pg_backend_pid())")
+			begun <- lost{ctx: context.WithoutCancel(ctx), tx: tx, pid: pid}
 			<-done
 			return nil
 		})
 	}()
 	old := await.Value(t, begun)
-	if l.Shared {
-		sqltest.Exec(t, admin, fmt.Sprintf("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE mode = 'ExclusiveLock' AND granted"+
-			" AND classid = %d AND objid = %d", uint32(numberOf(t, old.ctx)>>32), uint32(numberOf(t, old.ctx)))) //nolint:gosec // the two halves
-	} else {
-		terminate(tg.ctx(t), t, admin, key)
-	}
+	terminate(tg.ctx(t), t, admin, key)
 	old.end = func() {
 		close(done)
 		wantIs(t, await.Value(t, returned), advisorylock.ErrLost)
@@ -139,13 +136,7 @@ func fenceKeepsOut(t *testing.T, tg Target) {
 	} {
 		old := lose(t, tg, advisorylock.Locker{}, advisorylock.Fence)
 		wantIs(t, tryHold(ctx, advisorylock.Locker{}, next, key), advisorylock.ErrNotAcquired)
-		granted := hold(ctx, advisorylock.Locker{}, next, key)
-		awaitFenced(t, tg, old.ctx)
-		select {
-		case err := <-granted:
-			t.Errorf("got the next Hold back (%v) before the %s of the fenced transaction", err, end)
-		default:
-		}
+		granted := holdReported(t, ctx, next, key, old.pid)
 		// In a fence, a second one changes nothing.
 		wantIs(t, late(ctx, old.ctx, old.tx), advisorylock.ErrLost)
 		if err := finish(old.tx); err != nil {
@@ -158,22 +149,21 @@ func fenceKeepsOut(t *testing.T, tg Target) {
 	}
 }
 
-// awaitFenced waits until somebody waits at the gate of the lease that ctx carries.
-func awaitFenced(t *testing.T, tg Target, ctx context.Context) {
+// holdReported waits for key in the background, and returns once that has lasted: while
+// a transaction of an earlier lease, or what is left of its session, keeps it out. The
+// report names that session.
+func holdReported(t *testing.T, ctx context.Context, db *sql.DB, key advisorylock.Key, pid int) <-chan error {
 	t.Helper()
-	statement, err := fence.SQL(ctx)
-	if err != nil {
+	var r locktrace.Recorder
+	locker, reported := reporting(&r)
+	granted := hold(ctx, locker, db, key)
+	if err := awaitReport(ctx, reported, granted); err != nil {
 		t.Fatal(err)
 	}
-	gate := regexp.MustCompile(`pg_try_advisory_xact_lock_shared\((-?\d+)\) THEN NOT`).FindStringSubmatch(statement)
-	if gate == nil {
-		t.Fatalf("no gate in %q", statement)
+	if w := r.Waits()[0]; pid != 0 && (len(w.Holders) != 1 || w.Holders[0].PID != pid) {
+		t.Errorf("got %+v of the wait; want process %d named", w, pid)
 	}
-	admin := tg.admin(t)
-	await.True(t, "somebody at the gate", func() bool {
-		return sqltest.Ask[bool](t, admin, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"+
-			" AND (classid::bigint << 32) | objid::bigint = "+gate[1]+")")
-	})
+	return granted
 }
 
 // late asks the server, as another program does, whether the lease of old lives.
@@ -184,7 +174,7 @@ func late(ctx, old context.Context, tx *sql.Tx) error {
 	}
 	_, err = tx.ExecContext(ctx, "SAVEPOINT late; "+statement)
 	_, undone := tx.ExecContext(ctx, "ROLLBACK TO SAVEPOINT late")
-	if sqlstate.Of(err) == "BL001" {
+	if sqlstate.Of(err) == "22P02" && strings.Contains(err.Error(), "the lock was lost") {
 		return errors.Join(advisorylock.ErrLost, undone)
 	}
 	return errors.Join(err, undone)
@@ -260,32 +250,6 @@ func fenceIsolation(t *testing.T, tg Target) {
 		})
 		wantIs(t, err, advisorylock.ErrLost)
 	}
-}
-
-func fenceShared(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	exclusive, shared := advisorylock.Locker{}, advisorylock.Locker{Shared: true}
-	next := tg.open(t)
-
-	old := lose(t, tg, shared, advisorylock.Fence)
-	await.Until(t, "a sharer beside another one's fence", func() error { return tryHold(ctx, shared, next, key) })
-	wantIs(t, tryHold(ctx, exclusive, next, key), advisorylock.ErrNotAcquired)
-	granted := hold(ctx, exclusive, next, key)
-	awaitFenced(t, tg, old.ctx)
-	sqltest.Commit(t, old.tx)
-	if err := await.Value(t, granted); err != nil {
-		t.Error(err)
-	}
-	old.end()
-
-	old = lose(t, tg, exclusive, advisorylock.Fence)
-	wantIs(t, tryHold(ctx, shared, next, key), advisorylock.ErrNotAcquired)
-	granted = hold(ctx, shared, next, key)
-	sqltest.Commit(t, old.tx)
-	if err := await.Value(t, granted); err != nil {
-		t.Error(err)
-	}
-	old.end()
 }
 
 func fenceNested(t *testing.T, tg Target) {
@@ -378,42 +342,15 @@ func fenceFrozen(t *testing.T, tg Target) {
 	old.end()
 }
 
-// indexWhileDraining: whoever waits for a fence keeps a snapshot meanwhile, for
-// which the CREATE INDEX CONCURRENTLY of a holder that is stuck would wait.
+// indexWhileDraining: a next holder that blocked for the fence would keep a snapshot,
+// for which the CREATE INDEX CONCURRENTLY of a holder that is stuck would wait, for ever.
 func indexWhileDraining(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
 	next, admin := tg.open(t), tg.admin(t)
 	sqltest.Exec(t, admin, "CREATE TABLE public.indexed_while_draining (n int)")
-	const index = "CREATE INDEX CONCURRENTLY ON public.indexed_while_draining (n)"
 	old := lose(t, tg, advisorylock.Locker{}, advisorylock.Fence)
-	granted := hold(ctx, advisorylock.Locker{}, next, key)
-	awaitFenced(t, tg, old.ctx)
-	began := time.Now()
-	sqltest.Exec(t, admin, index)
-	t.Logf("the index took %v", time.Since(began))
-
-	// Control: whoever waits without bursts is waited for.
-	statement, _ := fence.SQL(old.ctx)
-	gate := regexp.MustCompile(`pg_try_advisory_xact_lock_shared\((-?\d+)\) THEN NOT`).FindStringSubmatch(statement)
-	blocked, cancel := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_, _ = admin.ExecContext(blocked, "SELECT pg_advisory_xact_lock("+gate[1]+")")
-	}()
-	await.True(t, "two at the gate", func() bool {
-		return sqltest.Ask[int](t, admin, "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"+
-			" AND (classid::bigint << 32) | objid::bigint = "+gate[1]) >= 1 &&
-			sqltest.Ask[int](t, admin, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND query LIKE 'SELECT pg_advisory_xact_lock("+gate[1]+")'") == 1
-	})
-	short, stop := context.WithTimeout(ctx, 2500*time.Millisecond)
-	if _, err := admin.ExecContext(short, index); err == nil {
-		t.Error("control: got the index built while a session blocks; want it to hang")
-	}
-	stop()
-	cancel()
-	<-ended
-
+	granted := holdReported(t, ctx, next, key, old.pid)
+	sqltest.Exec(t, admin, "CREATE INDEX CONCURRENTLY ON public.indexed_while_draining (n)")
 	sqltest.Commit(t, old.tx)
 	if err := await.Value(t, granted); err != nil {
 		t.Error(err)
@@ -427,29 +364,23 @@ func indexWhileDraining(t *testing.T, tg Target) {
 func fenceLeaving(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
 	next, admin := tg.open(t), tg.admin(t)
-	for _, l := range []advisorylock.Locker{{}, {Shared: true}} {
-		old := lose(t, tg, l, unfenced)
-		number := numberOf(t, old.ctx)
-		leaving := sqltest.Begin(t, admin)
-		sqltest.Exec(t, leaving, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", number))
-		wantIs(t, tryHold(ctx, advisorylock.Locker{}, next, key), advisorylock.ErrNotAcquired)
-		granted := hold(ctx, advisorylock.Locker{}, next, key)
-		await.True(t, "the next one to wait for the number", func() bool {
-			return sqltest.Ask[bool](t, admin, fmt.Sprintf("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"+
-				" AND (classid::bigint << 32) | objid::bigint = %d)", number))
-		})
-		sqltest.Commit(t, leaving)
-		if err := await.Value(t, granted); err != nil {
-			t.Error(err)
-		}
-
-		// Control: one that has another lock too is not on its way out.
-		living := sqltest.Begin(t, admin)
-		sqltest.Exec(t, living, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d), pg_advisory_xact_lock(%d)", key+1, number))
-		if err := tryHold(ctx, advisorylock.Locker{}, next, key); err != nil {
-			t.Errorf("got %v beside a lease of another lock; want the lock", err)
-		}
-		sqltest.Commit(t, living)
-		old.end()
+	old := lose(t, tg, advisorylock.Locker{}, unfenced)
+	number := numberOf(t, old.ctx)
+	leaving := sqltest.Begin(t, admin)
+	sqltest.Exec(t, leaving, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", number))
+	wantIs(t, tryHold(ctx, advisorylock.Locker{}, next, key), advisorylock.ErrNotAcquired)
+	granted := holdReported(t, ctx, next, key, 0)
+	sqltest.Commit(t, leaving)
+	if err := await.Value(t, granted); err != nil {
+		t.Error(err)
 	}
+
+	// Control: a transaction that was late has the number in shared mode.
+	late := sqltest.Begin(t, admin)
+	sqltest.Exec(t, late, fmt.Sprintf("SELECT pg_advisory_xact_lock_shared(%d)", number))
+	if err := tryHold(ctx, advisorylock.Locker{}, next, key); err != nil {
+		t.Errorf("got %v beside a transaction that was late; want the lock", err)
+	}
+	sqltest.Commit(t, late)
+	old.end()
 }

@@ -23,7 +23,6 @@ import (
 var lockPromises = []promise{
 	{"four round trips, nothing prepared", roundTrips},
 	{"one inside at a time", exclusion},
-	{"sharers together", sharers},
 	{"try does not wait", tries},
 	{"a failed callback rolls back", rollsBack},
 	{"a panic or Goexit rolls back", abrupt},
@@ -116,32 +115,6 @@ func exclusion(t *testing.T, tg Target) {
 	})
 	if most := overlapped.most.Load(); most < 2 {
 		t.Errorf("control: got %d inside at once without the lock; want more than one", most)
-	}
-}
-
-func sharers(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	a, b := tg.open(t), tg.open(t)
-	shared := advisorylock.Locker{Shared: true}
-	err := shared.WithXactLock(ctx, a, key, func(ctx context.Context, _ *sql.Tx) error {
-		if err := shared.TryWithXactLock(ctx, b, key, nothing); err != nil {
-			t.Errorf("got %v for a second sharer; want it inside", err)
-		}
-		if err := shared.TryHold(ctx, b, key, func(context.Context) error { return nil }); err != nil {
-			t.Errorf("got %v for a second sharer's lease; want it inside", err)
-		}
-		wantIs(t, advisorylock.TryWithXactLock(ctx, b, key, nothing), advisorylock.ErrNotAcquired)
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = advisorylock.WithXactLock(ctx, a, key, func(ctx context.Context, _ *sql.Tx) error {
-		wantIs(t, shared.TryWithXactLock(ctx, b, key, nothing), advisorylock.ErrNotAcquired)
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -262,7 +235,7 @@ func waitEnds(t *testing.T, tg Target) {
 				// Who holds it is found out on a pool of one as well.
 				{"a pool of one", waits(begins, one, key)["WithXactLock"], func() { await.Value(t, begun) }},
 			} {
-				err := endWait(ctx, w.begun, w.wait)
+				err := endWait(tg.ctx(t), w.begun, w.wait) // not from this callback, as another process
 				wantIs(t, err, context.Canceled, errOwn)
 				wantHolder(t, w.what, err, key, holders[0])
 				await.True(t, "the waiter to go", func() bool {
@@ -553,9 +526,16 @@ func keysInSQL(t *testing.T, tg Target) {
 
 func nested(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
-	db := tg.open(t)
+	db, other := tg.open(t), tg.open(t)
 	err := advisorylock.Hold(ctx, db, key, func(ctx context.Context) error {
 		wantIs(t, advisorylock.WithXactLock(ctx, db, key, nothing), advisorylock.ErrNested)
+		// Over a second pool it waits for itself, and must not be told to end its own session.
+		short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		defer cancel()
+		err := advisorylock.WithXactLock(short, other, key, nothing)
+		if !errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "pg_terminate_backend") || !strings.Contains(err.Error(), "this call itself") {
+			t.Errorf("over another pool: got %v; want a wait that may be for this call itself", err)
+		}
 		return nil
 	})
 	if err != nil {

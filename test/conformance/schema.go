@@ -34,6 +34,12 @@ var schemaPromises = []promise{
 	{"Serialize: one migrates at a time", serialize},
 	{"UpToDate: one migrates for all", upToDate},
 	{"UpToDate: another one, if the winner fails", winnerFails},
+	{"UpToDate: what does not exist yet is no", notThereYet},
+	{"Once: one migrates for all, later starts are one round trip", once},
+	{"Once: another one, if the winner fails", onceWinnerFails},
+	{"Once: two builds run once each", twoBuilds},
+	{"Once: a table that migrate drops is made again", onceDropped},
+	{"Await: a right that comes with the migration", awaitsRight},
 }
 
 const hasSchema = "SELECT count(*) FROM pg_namespace WHERE nspname = '%s'"
@@ -349,7 +355,7 @@ func weakRole(t *testing.T, tg Target) {
 			t.Errorf("got holders %+v; want one with its process id, and what may not be seen to be zero", holders)
 		}
 		begins, begun := beginning()
-		err := endWait(ctx, func() { await.Value(t, begun) }, waits(begins, weak, key)["WithXactLock"])
+		err := endWait(tg.ctx(t), func() { await.Value(t, begun) }, waits(begins, weak, key)["WithXactLock"])
 		if err == nil || !strings.Contains(err.Error(), holders[0].TerminateSQL()) || strings.Contains(err.Error(), "privilege") {
 			t.Errorf("got %v; want the holder's process id, and nothing about privileges", err)
 		}
@@ -499,5 +505,218 @@ func winnerFails(t *testing.T, tg Target) {
 	}
 	if failed != 1 || calls.Load() != 2 {
 		t.Errorf("got %d failures, %d calls of migrate; want 1 and 2", failed, calls.Load())
+	}
+}
+
+// notThereYet: a question may be about the very column, function or type that the
+// migration makes. As an error it ended every start.
+func notThereYet(t *testing.T, tg Target) {
+	db, admin := tg.open(t), tg.admin(t)
+	sqltest.Exec(t, admin, "CREATE SCHEMA not_yet; CREATE TABLE not_yet.t (n int)")
+	for i, c := range []struct{ what, question, migration string }{
+		{"schema", "SELECT FROM not_yet_%[1]d.t", "CREATE SCHEMA not_yet_%[1]d; CREATE TABLE not_yet_%[1]d.t (); INSERT INTO not_yet_%[1]d.t DEFAULT VALUES"},
+		{"table", "SELECT FROM not_yet.t_%[1]d", "CREATE TABLE not_yet.t_%[1]d (); INSERT INTO not_yet.t_%[1]d DEFAULT VALUES"},
+		{"column", "SELECT count(c) FROM not_yet.t", "ALTER TABLE not_yet.t ADD c int"},
+		{"function", "SELECT not_yet.f()", "CREATE FUNCTION not_yet.f() RETURNS int LANGUAGE sql AS 'SELECT 1'"},
+		{"type", "SELECT NULL::not_yet.c", "CREATE TYPE not_yet.c AS ENUM ('a')"},
+	} {
+		question, migration := c.question, c.migration
+		if strings.Contains(question, "%") {
+			question, migration = fmt.Sprintf(question, i), fmt.Sprintf(migration, i)
+		}
+		migrated := 0
+		guard := schemaguard.Guard{UpToDate: func(ctx context.Context, db *sql.DB) (bool, error) {
+			res, err := db.ExecContext(ctx, question)
+			if err != nil {
+				return false, err
+			}
+			n, err := res.RowsAffected()
+			return n > 0, err
+		}}
+		for range 2 {
+			err := guard.Ensure(tg.ctx(t), db, "not_yet", func(ctx context.Context, db *sql.DB) error {
+				migrated++
+				_, err := db.ExecContext(ctx, migration)
+				return err
+			})
+			if err != nil {
+				t.Errorf("%s: got %v; want nil", c.what, err)
+			}
+		}
+		if migrated != 1 {
+			t.Errorf("%s: got %d calls of migrate; want 1", c.what, migrated)
+		}
+	}
+}
+
+// oddName is whatever a name of Once may have.
+const oddName = "1/$1 %s --/* \" ;~$bootlock$"
+
+func wantRows(t *testing.T, admin *sql.DB, schema string, want int) {
+	t.Helper()
+	if got := sqltest.Ask[int](t, admin, "SELECT count(*) FROM "+schema+".bootlock_once"); got != want {
+		t.Errorf("got %d rows in bootlock_once; want %d", got, want)
+	}
+}
+
+// once: a start that is the first of several migrates, all others wait for it, and what
+// ran is known to all that come later.
+func once(t *testing.T, tg Target) {
+	ctx := tg.ctx(t)
+	const n = 6
+	admin := tg.admin(t)
+	dbs := warmed(ctx, t, tg, n)
+	guard := schemaguard.Guard{Once: oddName}
+	var inside crowd
+	migrate := func(ctx context.Context, db *sql.DB) error {
+		inside.enter()
+		defer inside.leave()
+		_, err := db.ExecContext(ctx, "CREATE TABLE at_once.t (n int)")
+		return err
+	}
+	noErrors(t, together(n, func(i int) error { return guard.Ensure(ctx, dbs[i], "at_once", migrate) }))
+	if total := inside.total.Load(); total != 1 {
+		t.Errorf("got %d calls of migrate; want 1", total)
+	}
+	wantRows(t, admin, "at_once", 1)
+
+	rec, db := tg.record(t)
+	if err := errors.Join(guard.Ensure(ctx, db, "at_once", migrate), guard.Await(ctx, db, "at_once")); err != nil {
+		t.Error(err)
+	}
+	if got, want := rec.String(), "connect > exec > release > take > exec > release"; got != want {
+		t.Errorf("got driver calls %q; want %q", got, want)
+	}
+
+	var r locktrace.Recorder
+	guard.Trace = r.Trace()
+	for range 2 {
+		if err := guard.Ensure(ctx, db, "once_in_order", func(context.Context, *sql.DB) error { return nil }); err != nil {
+			t.Error(err)
+		}
+	}
+	wantOrder(t, &r, "up to date > connect > begin > lock > create schema > commit > release > "+
+		"connect > begin > lock > up to date > migrate > record > commit > release > up to date")
+}
+
+func onceWinnerFails(t *testing.T, tg Target) {
+	ctx := tg.ctx(t)
+	const n = 4
+	dbs := warmed(ctx, t, tg, n)
+	guard := schemaguard.Guard{Once: "build 1"}
+	var calls atomic.Int32
+	failed := 0
+	for _, err := range together(n, func(i int) error {
+		return guard.Ensure(ctx, dbs[i], "once_fails", func(context.Context, *sql.DB) error {
+			if calls.Add(1) == 1 {
+				return errOwn
+			}
+			return nil
+		})
+	}) {
+		if errors.Is(err, errOwn) {
+			failed++
+			wantStep(t, err, locktrace.Migrate)
+		} else if err != nil {
+			t.Errorf("got %v; want nil", err)
+		}
+	}
+	if failed != 1 || calls.Load() != 2 {
+		t.Errorf("got %d failures, %d calls of migrate; want 1 and 2", failed, calls.Load())
+	}
+	wantRows(t, tg.admin(t), "once_fails", 1)
+
+	// A lease that is lost leaves no row, whatever migrate returns.
+	lost := schemaguard.Guard{Once: "build 2"}
+	err := lost.Ensure(ctx, dbs[0], "once_fails", func(context.Context, *sql.DB) error {
+		terminate(ctx, t, tg.admin(t), schemaguard.MigrateKey(schemaguard.KeyFor("once_fails")))
+		return nil
+	})
+	wantIs(t, err, advisorylock.ErrLost)
+	wantRows(t, tg.admin(t), "once_fails", 1)
+}
+
+// twoBuilds: in a rolling deploy processes of both builds start, in any order, and
+// again, and after a rollback.
+func twoBuilds(t *testing.T, tg Target) {
+	ctx := tg.ctx(t)
+	const n = 6
+	dbs := warmed(ctx, t, tg, n)
+	var inside crowd
+	var of [2]atomic.Int32
+	for range 2 {
+		noErrors(t, together(n, func(i int) error {
+			return schemaguard.Guard{Once: fmt.Sprintf("build %d", i%2)}.Ensure(ctx, dbs[i], "two_builds", func(context.Context, *sql.DB) error {
+				inside.enter()
+				defer inside.leave()
+				of[i%2].Add(1)
+				return nil
+			})
+		}))
+	}
+	if a, b, most := of[0].Load(), of[1].Load(), inside.most.Load(); a != 1 || b != 1 || most != 1 {
+		t.Errorf("got %d and %d calls of migrate, %d at once; want 1 of each, one at a time", a, b, most)
+	}
+	wantRows(t, tg.admin(t), "two_builds", 2)
+}
+
+func onceDropped(t *testing.T, tg Target) {
+	ctx := tg.ctx(t)
+	db := tg.open(t)
+	for _, drop := range []string{"DROP TABLE once_dropped.bootlock_once", "DROP SCHEMA once_dropped CASCADE"} {
+		calls := 0
+		for range 2 {
+			err := schemaguard.Guard{Once: drop[:9]}.Ensure(ctx, db, "once_dropped", func(ctx context.Context, db *sql.DB) error {
+				calls++
+				_, err := db.ExecContext(ctx, drop)
+				return err
+			})
+			if err != nil {
+				t.Errorf("%s: got %v; want nil", drop, err)
+			}
+		}
+		if calls != 1 {
+			t.Errorf("%s: got %d calls of migrate; want 1", drop, calls)
+		}
+		wantRows(t, tg.admin(t), "once_dropped", 1)
+	}
+}
+
+// awaitsRight: a migration may end with the GRANT that a worker's role needs, and 42501
+// ended the worker.
+func awaitsRight(t *testing.T, tg Target) {
+	if tg.Weak == "" {
+		t.Skip("not tested: no DSN for a role without rights")
+	}
+	ctx := tg.ctx(t)
+	weak, err := sql.Open(tg.Driver, tg.Weak)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { weak.Close() })
+	for schema, guard := range map[string]schemaguard.Guard{"granted_once": {Once: "build 1"}, "granted": upToDateGuard("granted")} {
+		var r locktrace.Recorder
+		locker, reported := reporting(&r)
+		waiting := guard
+		waiting.Trace = locker.Trace
+		awaited := await.Go(func() error { return waiting.Await(ctx, weak, schema) })
+		err := guard.Ensure(ctx, tg.open(t), schema, func(ctx context.Context, db *sql.DB) error {
+			_, err := db.ExecContext(ctx, "CREATE TABLE "+schema+".done (n int); INSERT INTO "+schema+".done VALUES (1)")
+			return err
+		})
+		if err != nil {
+			t.Errorf("%s: %v", schema, err)
+		}
+		if err := awaitReport(ctx, reported, awaited); err != nil {
+			t.Errorf("%s: %v", schema, err)
+			continue
+		}
+		if w := r.Waits()[0]; w.Err == nil {
+			t.Errorf("%s: got %+v of the wait; want what may not be read yet", schema, w)
+		}
+		sqltest.Exec(t, tg.admin(t), "GRANT USAGE ON SCHEMA "+schema+" TO PUBLIC; GRANT SELECT ON "+schema+".done TO PUBLIC")
+		if err := await.Value(t, awaited); err != nil {
+			t.Errorf("%s: got %v after the grant; want nil", schema, err)
+		}
 	}
 }

@@ -16,9 +16,10 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib"
 	_ "github.com/lib/pq"
 
-	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/internal/serverpid"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/pgbouncer"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
@@ -48,18 +49,16 @@ func taken(t *testing.T, db *sql.DB, key int) bool {
 	return sqltest.Rows(t, other, fmt.Sprintf("SELECT 1 WHERE pg_try_advisory_xact_lock(%d)", key)) == 0
 }
 
-// Statements in one Exec without arguments: settings before the lock are in
-// force when it is taken, and end with the transaction.
-func TestSetLocalAppliesWithinOneExec(t *testing.T) {
+// Statements in one Exec without arguments: what a SELECT sets by set_config is in force
+// for the next, and ends with the transaction. SET LOCAL would be the same, but for
+// pg_stat_statements, which keeps its text as it is.
+func TestSetConfigAppliesWithinOneExec(t *testing.T) {
 	fact(t, func(t *testing.T, _, dsn string, db *sql.DB) {
 		holder := sqltest.Occupy(t, dsn, 1)
 		db.SetMaxOpenConns(1)
 		tests := map[string]struct{ session, statements, code string }{
-			"lock_timeout":                  {"", "SET LOCAL lock_timeout = '50ms'; SELECT pg_advisory_xact_lock(1)", "55P03"},
-			"statement_timeout":             {"", "SET LOCAL statement_timeout = '50ms'; SELECT pg_advisory_xact_lock(1)", "57014"},
-			"lock_timeout by function":      {"", "SELECT set_config('lock_timeout', '50ms', true); SELECT pg_advisory_xact_lock(1)", "55P03"},
-			"no statement_timeout":          {"SET statement_timeout = '300ms'", "SET LOCAL statement_timeout = 0; SELECT pg_sleep(0.6)", ""},
-			"no timeout, by function":       {"SET statement_timeout = '300ms'", "SELECT set_config('statement_timeout', '0', true); SELECT pg_sleep(0.6)", ""},
+			"lock_timeout":                  {"", "SELECT set_config('lock_timeout', '50ms', true); SELECT pg_advisory_xact_lock(1)", "55P03"},
+			"no timeout":                    {"SET statement_timeout = '300ms'", "SELECT set_config('statement_timeout', '0', true); SELECT pg_sleep(0.6)", ""},
 			"the session's comes to nought": {"SET statement_timeout = '300ms'", "SELECT 1; SELECT pg_sleep(60)", "57014"},
 		}
 		for name, tt := range tests {
@@ -67,14 +66,15 @@ func TestSetLocalAppliesWithinOneExec(t *testing.T) {
 			if tt.session != "" {
 				sqltest.Exec(t, db, tt.session)
 			}
-			before := sqltest.Ask[string](t, db, "SELECT current_setting('lock_timeout') || current_setting('statement_timeout')")
+			settings := "SELECT current_setting('lock_timeout') || current_setting('statement_timeout')"
+			before := sqltest.Ask[string](t, db, settings)
 			tx := sqltest.Begin(t, db)
 			_, err := tx.ExecContext(t.Context(), tt.statements)
 			if got := sqlstate.Of(err); got != tt.code || (err == nil) != (tt.code == "") {
 				t.Errorf("%s: got %v; want %q", name, err, tt.code)
 			}
 			_ = tx.Rollback()
-			if after := sqltest.Ask[string](t, db, "SELECT current_setting('lock_timeout') || current_setting('statement_timeout')"); after != before {
+			if after := sqltest.Ask[string](t, db, settings); after != before {
 				t.Errorf("%s: got %q after the transaction; want %q", name, after, before)
 			}
 		}
@@ -82,21 +82,28 @@ func TestSetLocalAppliesWithinOneExec(t *testing.T) {
 	})
 }
 
-// A burst of waiting is a DO block that catches the lock_timeout: the lock, if
-// it is granted, outlives the block's subtransaction, and an expiry aborts
-// nothing.
+// A burst in the server's queue is a DO block that catches the lock_timeout: the lock,
+// if it is granted, outlives the block's subtransaction, and an expiry aborts nothing.
+// A transaction may take a lock again that it has, even if others wait for it.
 func TestLockOutlivesDoBlock(t *testing.T) {
 	fact(t, func(t *testing.T, _, dsn string, db *sql.DB) {
-		const burst = "SET LOCAL lock_timeout = '50ms'; DO $$ BEGIN PERFORM pg_advisory_xact_lock(1); EXCEPTION WHEN lock_not_available THEN NULL; END $$; " +
-			"SELECT 1 WHERE pg_try_advisory_xact_lock(1)"
+		const burst = "SELECT set_config('lock_timeout', '50ms', true); " +
+			"DO $$ BEGIN PERFORM pg_advisory_xact_lock(1); EXCEPTION WHEN lock_not_available THEN NULL; END $$; " +
+			"SELECT pg_advisory_xact_lock(1) FROM generate_series(1, CASE WHEN pg_try_advisory_xact_lock(1) THEN 1 ELSE 0 END)"
 		tx := sqltest.Begin(t, db)
+		sqltest.Exec(t, tx, "SELECT pg_advisory_xact_lock(1)")
+		waiter := await.Go(func() error {
+			_, err := db.ExecContext(t.Context(), "SELECT pg_advisory_xact_lock(1)")
+			return err
+		})
+		sqltest.AwaitWaiters(t, sqltest.Open(t, "pgx", dsn), 1, 1)
 		if rows := sqltest.Rows(t, tx, burst); rows != 1 {
-			t.Errorf("free: got %d rows; want 1", rows)
-		}
-		if !taken(t, db, 1) {
-			t.Error("got the lock free; want it taken")
+			t.Errorf("free, but for a waiter: got %d rows; want 1", rows)
 		}
 		sqltest.Commit(t, tx)
+		if err := await.Value(t, waiter); err != nil {
+			t.Error(err)
+		}
 
 		holder := sqltest.Occupy(t, dsn, 1)
 		tx = sqltest.Begin(t, db)
@@ -109,71 +116,27 @@ func TestLockOutlivesDoBlock(t *testing.T) {
 	})
 }
 
-// A bare lock_timeout writes an ERROR line to the server's log at each expiry,
-// one a second and waiter; caught in a DO block, it writes none.
-func TestCaughtTimeoutIsNotLogged(t *testing.T) {
-	server := pgtest.Shared(t)
-	if _, err := server.Log(t.Context()); err != nil {
-		t.Skipf("NOT TESTED: %v", err)
-	}
+// A server tells each client the number of its process; PgBouncer makes one up, since
+// any of its connections may be used for the next transaction.
+func TestServerPID(t *testing.T) {
 	fact(t, func(t *testing.T, driver, dsn string, db *sql.DB) {
-		bare := advisorylock.KeyOf(t.Name() + "bare")
-		caught := advisorylock.KeyOf(t.Name() + "caught")
-		for _, key := range []advisorylock.Key{bare, caught} {
-			defer sqltest.Commit(t, sqltest.Occupy(t, dsn, key))
-		}
-		sqltest.Exec(t, sqltest.Begin(t, db), fmt.Sprintf("SET LOCAL lock_timeout = '20ms'; DO $$ BEGIN PERFORM pg_advisory_xact_lock(%d); "+
-			"EXCEPTION WHEN lock_not_available THEN NULL; END $$", caught))
-		// Second, so that when its line is there, one of the first would be too.
-		_, err := sqltest.Begin(t, db).ExecContext(t.Context(), fmt.Sprintf("SET LOCAL lock_timeout = '20ms'; SELECT pg_advisory_xact_lock(%d)", bare))
-		if sqlstate.Of(err) != "55P03" {
-			t.Fatalf("got %v; want 55P03", err)
-		}
-		await.Until(t, "the line of the bare timeout", func() error {
-			log, err := server.Log(t.Context())
-			if err == nil && !strings.Contains(log, bare.String()) {
-				err = errors.New("not in the log")
+		for way, db := range map[string]*sql.DB{
+			"direct": db, "PgBouncer": sqltest.Open(t, driver, pgbouncer.New(t, pgtest.Shared(t), "transaction", 4).DSN(dsn)),
+		} {
+			conn, err := db.Conn(t.Context())
+			if err != nil {
+				t.Fatal(err)
 			}
-			if strings.Contains(log, caught.String()) {
-				t.Fatal("the caught timeout is in the log")
+			defer conn.Close()
+			var told int64
+			if err := conn.Raw(func(c any) error { told = serverpid.Of(c); return nil }); err != nil {
+				t.Fatal(err)
 			}
-			return err
-		})
-	})
-}
-
-// The queue of a lock is fair: who asks in shared mode stands behind a waiter
-// for the exclusive one, and all sharers are granted at once.
-func TestSharedAndExclusiveQueue(t *testing.T) {
-	fact(t, func(t *testing.T, _, dsn string, db *sql.DB) {
-		admin := sqltest.Open(t, "pgx", dsn)
-		holder := sqltest.Occupy(t, dsn, 1)
-		granted := func(function string) <-chan *sql.Tx {
-			c := make(chan *sql.Tx, 1)
-			tx := sqltest.Begin(t, db)
-			go func() {
-				if _, err := tx.ExecContext(t.Context(), "SELECT "+function); err != nil {
-					t.Error(err)
-				}
-				c <- tx
-			}()
-			return c
+			same := sqltest.Rows(t, conn, fmt.Sprintf("SELECT WHERE pg_backend_pid() = %d", told)) == 1
+			if told == 0 || same != (way == "direct") {
+				t.Errorf("%s: got %d; want that of the process, if the way is direct: %t", way, told, same)
+			}
 		}
-		exclusive := granted("pg_advisory_xact_lock(1)")
-		sqltest.AwaitWaiters(t, admin, 1, 1)
-		first, second := granted("pg_advisory_xact_lock_shared(1)"), granted("pg_advisory_xact_lock_shared(1)")
-		sqltest.AwaitWaiters(t, admin, 1, 3)
-
-		sqltest.Commit(t, holder)
-		tx := await.Value(t, exclusive)
-		sqltest.AwaitWaiters(t, admin, 1, 2) // the sharers
-		sqltest.Commit(t, tx)
-		a, b := await.Value(t, first), await.Value(t, second) // neither has ended yet
-		if sqltest.Rows(t, sqltest.Begin(t, db), "SELECT 1 WHERE pg_try_advisory_xact_lock(1)") != 0 {
-			t.Error("an exclusive try got the lock beside sharers")
-		}
-		sqltest.Commit(t, a)
-		sqltest.Commit(t, b)
 	})
 }
 
@@ -202,7 +165,8 @@ func TestRowsAffectedIsThatOfTheLastStatement(t *testing.T) {
 		for statements, want := range map[string]int{
 			"SELECT 1 WHERE pg_try_advisory_xact_lock(1)":                                                       0,
 			"SELECT 1 WHERE pg_try_advisory_xact_lock(2)":                                                       1,
-			"SET LOCAL lock_timeout = 0; SELECT 1 WHERE pg_try_advisory_xact_lock(3)":                           1,
+			"SELECT FROM generate_series(1, CASE WHEN pg_try_advisory_xact_lock(3) THEN 3 ELSE 0 END)":          3,
+			"SELECT FROM generate_series(1, CASE WHEN pg_try_advisory_xact_lock(1) THEN 3 END)":                 0,
 			"SELECT generate_series(1, 5); SELECT 1 WHERE pg_try_advisory_xact_lock(1)":                         0,
 			"SELECT 1 WHERE pg_try_advisory_xact_lock(1); SELECT 1 WHERE pg_try_advisory_xact_lock(4)":          1,
 			"SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) 'public'":               1,
@@ -432,11 +396,11 @@ func TestDefaultLosesSessionSetting(t *testing.T) {
 		db.SetMaxOpenConns(1)
 		sqltest.Exec(t, db, "SET lock_timeout = '123ms'")
 		tx := sqltest.Begin(t, db)
-		sqltest.Exec(t, tx, "SET LOCAL lock_timeout = '50ms'; SET LOCAL lock_timeout TO DEFAULT")
+		sqltest.Exec(t, tx, "SELECT set_config('lock_timeout', '50ms', true); SET LOCAL lock_timeout TO DEFAULT")
 		if got := sqltest.Ask[string](t, tx, "SHOW lock_timeout"); got == "123ms" {
 			t.Errorf("got %s; want the server's default", got)
 		}
-		sqltest.Exec(t, tx, "SELECT set_config('bootlock.x', '123ms', true); SET LOCAL lock_timeout = '50ms'; "+
+		sqltest.Exec(t, tx, "SELECT set_config('bootlock.x', '123ms', true), set_config('lock_timeout', '50ms', true); "+
 			"SELECT set_config('lock_timeout', current_setting('bootlock.x'), true)")
 		if got := sqltest.Ask[string](t, tx, "SHOW lock_timeout"); got != "123ms" {
 			t.Errorf("got %s; want 123ms back", got)

@@ -12,7 +12,7 @@ import (
 // sees it. It is not safe for concurrent use, but for Fenced and Committed.
 type Client struct {
 	log    *Log
-	op     Op // Process, Key, Shared, Lease
+	op     Op // Process, Key, Lease
 	holder int
 	asked  time.Duration
 	left   time.Duration // when the callback was over
@@ -25,7 +25,7 @@ func (l *Log) Ask(op Op) *Client { return &Client{log: l, op: op, asked: l.Now()
 // returns says that it is over.
 func (c *Client) Granted(ctx context.Context, holder int) (over func()) {
 	c.holder = holder
-	c.add(Op{Kind: Granted, Shared: c.op.Shared, Lease: c.op.Lease, Call: c.asked})
+	c.add(Op{Kind: Granted, Lease: c.op.Lease, Call: c.asked})
 	stop := context.AfterFunc(ctx, func() {
 		kind := Ended // it can be told no more, and a driver may end the session of a statement that is cancelled
 		if errors.Is(context.Cause(ctx), advisorylock.ErrLost) {

@@ -44,7 +44,6 @@ type Op struct {
 	Process      int
 	Key          int64
 	Holder       int  // unique among the grants of a history
-	Shared       bool // Granted
 	Lease        bool // Granted: by Hold, and not by WithXactLock
 	OK           bool
 	Call, Return time.Duration
@@ -56,14 +55,9 @@ type Op struct {
 func (o Op) String() string {
 	switch o.Kind {
 	case Granted:
-		how := "alone"
-		if o.Shared {
-			how = "shared"
-		}
 		if !o.Lease {
-			how += ", in a transaction"
+			return fmt.Sprintf("%d granted, in a transaction", o.Holder)
 		}
-		return fmt.Sprintf("%d granted, %s", o.Holder, how)
 	case Refused, Failed:
 		return string(o.Kind)
 	case Ended:

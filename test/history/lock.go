@@ -22,9 +22,9 @@ const (
 // holder is one who was granted the lock and has not been followed by another lease:
 // what it commits is not too late yet.
 type holder struct {
-	id, process   int
-	shared, lease bool
-	status        status
+	id, process int
+	lease       bool
+	status      status
 }
 
 // lock is the lock that histories are compared with, one for each key. Its state are
@@ -123,10 +123,6 @@ func step(before []holder, op Op) (bool, []holder) {
 func grant(before []holder, op Op) (bool, []holder) {
 	var after []holder
 	for _, h := range before {
-		if h.shared && op.Shared {
-			after = append(after, h)
-			continue
-		}
 		switch {
 		case h.status == holds:
 			return false, before
@@ -137,7 +133,7 @@ func grant(before []holder, op Op) (bool, []holder) {
 		}
 		after = append(after, h)
 	}
-	return true, append(after, holder{op.Holder, op.Process, op.Shared, op.Lease, holds})
+	return true, append(after, holder{op.Holder, op.Process, op.Lease, holds})
 }
 
 // ended leaves those in doubt whose sessions may have been met.

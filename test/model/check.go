@@ -1,14 +1,12 @@
-// Package model says in a small model what the locks promise, and goes through all
-// states of it.
+// Package model says in a small model what the lease and its fence promise, and goes
+// through all states of it.
 //
 //   - check.go: the search: whatever holds in all states, and who waits for ever
 //   - lease.go: the lock, its lease, the messages between a holder and the server, and
 //     the fence, with faults
-//   - room.go: waiters that share few connections with the holder, and take turns
-//   - sharers.go: those who share a lock beside one who wants it alone
-//   - replay.go: whether what was recorded is something that the lease model can do
+//   - replay.go: whether what was recorded is something that the model can do
 //
-// Each model has variants that leave out one of its rules. They are there to be found
+// The model has variants that leave out one of its rules. They are there to be found
 // wanting: a search that finds nothing proves nothing.
 package model
 

@@ -18,8 +18,9 @@ const (
 // likes. Once, at any time after its beginning, it writes: a fenced transaction shares
 // the gate, looks whether the number of its lease is taken, and is committed some time
 // later, by a process that looks at nothing else. The server takes the locks from a
-// session that ends one by one, in any order. Whoever is next takes a number, waits until
-// no other one is taken, passes the gate alone, and is granted the lock.
+// session that ends one by one, in any order. The next holder takes the lock and a number,
+// and looks once at all locks: if another number is taken, or the gate shared, it gives
+// back what it has and tries again; else it is granted the lock.
 //
 // Ticks are the same for all clocks; a tick does not come before an answer that gets
 // through, nor before what is due. Faults, of which there are a few at any time: a process
@@ -39,7 +40,10 @@ type Lease struct {
 	NoLock      bool // whoever asks is granted the lock
 	NoFence     bool // transactions are committed without a look
 	NumberFirst bool // a transaction looks at its number before it shares the gate
-	GateOnly    bool // whoever is next does not wait for old numbers
+	NoLook      bool // the next holder looks at no locks
+	GateOnly    bool // it does not look at old numbers
+	NumberOnly  bool // it does not look at the gate
+	TwoLooks    bool // it looks at the gate, and then at old numbers
 	LateGrant   bool // a grant counts from its answer, however old that is
 	NoDeadline  bool // nobody gives up for want of a heartbeat
 	NoIdleLimit bool // the server does not end idle sessions
@@ -78,6 +82,7 @@ type process struct {
 
 	queue        uint8 // its place; 0 outside
 	lock, number bool
+	sawGate      bool  // shared by nobody
 	granted      bool  // the lock, by the server: the answer is under way, or has come
 	ending       bool  // its session
 	idle         uint8 // ticks since the last answer
@@ -298,8 +303,19 @@ func (l Lease) server(st *steps, i int) {
 	case p.ending && p.lock:
 		st.now("has its lock taken away", i, func(_ *LeaseState, p *process) { p.lock = false; p.gone() })
 	case p.queue == 1 && (!s.locked() || l.NoLock):
-		st.now("is next", i, func(s *LeaseState, p *process) { s.leaveQueue(p); p.lock, p.number = true, true })
-	case p.lock && !p.granted && (l.GateOnly || l.NoLock || !s.otherNumber(i)) && !s.inGate():
+		next := st.now
+		if !l.passes(s, i) { // it pauses after each time in vain
+			next = func(name string, by int, change change) { st.add(name, by, change) }
+		}
+		next("is next", i, func(s *LeaseState, p *process) { s.leaveQueue(p); p.lock, p.number = true, true })
+	case p.lock && !p.granted && l.TwoLooks && !p.sawGate && !s.inGate():
+		st.add("finds the gate free", i, func(_ *LeaseState, p *process) { p.sawGate = true })
+	case p.lock && !p.granted && !l.passes(s, i):
+		st.add("gives the lock back", i, func(s *LeaseState, p *process) {
+			p.lock, p.number, p.sawGate = false, false, false
+			p.queue = s.tail()
+		})
+	case p.lock && !p.granted:
 		st.now("is granted the lock", i, func(s *LeaseState, p *process) {
 			p.granted, p.idle = true, 0
 			for j := range s.p {
@@ -325,6 +341,16 @@ func (l Lease) server(st *steps, i int) {
 	}
 }
 
+// passes is what the next holder finds when it looks at all locks.
+func (l Lease) passes(s *LeaseState, i int) bool {
+	number := l.GateOnly || !s.otherNumber(i)
+	gate := l.NumberOnly || !s.inGate()
+	if l.TwoLooks {
+		gate = s.p[i].sawGate
+	}
+	return l.NoLook || l.NoLock || number && gate
+}
+
 func (s *LeaseState) leaveQueue(p *process) {
 	for j := range s.p {
 		if s.p[j].queue > p.queue {
@@ -337,7 +363,7 @@ func (s *LeaseState) leaveQueue(p *process) {
 // gone ends the session when it has nothing left.
 func (p *process) gone() {
 	if !p.hasSession() {
-		p.ending, p.granted, p.idle = false, false, 0
+		p.ending, p.granted, p.sawGate, p.idle = false, false, false, 0
 	}
 }
 

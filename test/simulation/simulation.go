@@ -41,6 +41,7 @@ const (
 	NoFence Control = "no fence" // transactions of a lease do without
 
 	LateGrant Control = "late grant" // leases begin however late the grant is told
+	LooseRow  Control = "loose row"  // the row of Once is committed by itself, and not with the end of the lock
 )
 
 // Result is what a schedule came to.
@@ -48,6 +49,8 @@ type Result struct {
 	Violations []string
 	Entered    int // callbacks that ran
 	Committed  int // transactions that wrote
+	Migrated   int // callbacks of Once or UpToDate that went well
+	Rows       int // names that have run
 	Refused    int // fences that said that the lease was lost
 	Overlaps   int // of two holders, each with its excuse
 	Faults     int
@@ -61,6 +64,8 @@ func (r *Result) Add(o Result) {
 	r.Violations = append(r.Violations, o.Violations...)
 	r.Entered += o.Entered
 	r.Committed += o.Committed
+	r.Migrated += o.Migrated
+	r.Rows += o.Rows
 	r.Refused += o.Refused
 	r.Overlaps += o.Overlaps
 	r.Faults += o.Faults
@@ -68,6 +73,6 @@ func (r *Result) Add(o Result) {
 }
 
 func (r Result) String() string {
-	return fmt.Sprintf("%d callbacks, %d faults, %d overlaps with an excuse, %d commits, %d refused by their fence, %v of simulated time",
-		r.Entered, r.Faults, r.Overlaps, r.Committed, r.Refused, r.Took.Round(time.Second))
+	return fmt.Sprintf("%d callbacks, %d faults, %d overlaps with an excuse, %d commits, %d refused by their fence, %d migrations of %d names, %v of simulated time",
+		r.Entered, r.Faults, r.Overlaps, r.Committed, r.Refused, r.Migrated, r.Rows, r.Took.Round(time.Second))
 }

@@ -86,7 +86,7 @@ func TestSchedules(t *testing.T) {
 
 // The checks find what they are there to find.
 func TestControls(t *testing.T) {
-	for _, c := range []Control{NoLock, NoFence} {
+	for _, c := range []Control{NoLock, NoFence, LooseRow} {
 		t.Run(string(c), func(t *testing.T) {
 			t.Parallel()
 			for s := range uint64(500) {

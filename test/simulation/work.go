@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/sqlstate"
+	"github.com/bootlock/bootlock/internal/waiting"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/history"
 	"github.com/bootlock/bootlock/test/sqltest"
@@ -26,6 +28,9 @@ type task struct {
 	ctx   time.Duration // 0: for ever
 	write int           // transactions of the callback
 	late  time.Duration // how long after its end it still writes, as one that was frozen does
+
+	schema string
+	name   string // of Once; empty means UpToDate
 }
 
 const (
@@ -40,16 +45,21 @@ const (
 
 var keys = []advisorylock.Key{1001, 1002}
 
-const schema = "app"
+var (
+	schemas = []string{"app", "web", "api"}
+	names   = []string{"", "v1", "v2"}
+)
 
 func (w *world) keyOf(rng *rand.Rand) advisorylock.Key {
 	if w.Small {
 		return keys[0]
 	}
-	all := append([]advisorylock.Key{schemaguard.MigrateKey(schemaguard.KeyFor(schema))}, keys...)
+	all := append([]advisorylock.Key{schemaguard.MigrateKey(schemaguard.KeyFor(schemas[0]))}, keys...)
 	return all[rng.IntN(len(all))]
 }
 
+// plan is what the process will do: what it awaits comes last, so that no two processes
+// await each other.
 func (p *process) plan() []task {
 	rng := p.w.rng
 	tasks := make([]task, 1+rng.IntN(3))
@@ -58,26 +68,36 @@ func (p *process) plan() []task {
 			after: time.Duration(rng.Int64N(int64(time.Second))),
 			op:    rng.IntN(ops),
 			key:   keys[rng.IntN(100)/70],
-			lock:  advisorylock.Locker{TTL: time.Duration(1+rng.IntN(4)) * time.Second, Shared: rng.IntN(3) == 0},
+			lock:  advisorylock.Locker{TTL: time.Duration(1+rng.IntN(4)) * time.Second},
 			lasts: time.Duration(rng.Int64N(int64(3 * time.Second))),
 			write: rng.IntN(3),
 			late:  time.Duration(rng.Int64N(int64(3 * time.Second))),
+
+			schema: schemas[0],
+			name:   names[rng.IntN(len(names))],
+		}
+		if p.w.narrow {
+			tasks[i].op, tasks[i].schema = opOnce, schemas[rng.IntN(len(schemas))]
 		}
 		if p.w.pooler != nil { // each holder has one of its connections
-			tasks[i].key, tasks[i].lock.Shared = keys[0], false
+			tasks[i].key = keys[0]
 		}
 		if tasks[i].op == opXact || tasks[i].op == opTryXact {
 			tasks[i].lock.TTL = 0 // no heartbeat shows that a callback lives that does nothing for a while
 		}
 		if p.w.Small {
-			tasks[i].op, tasks[i].key, tasks[i].lock.Shared, tasks[i].write = opHold, keys[0], false, 1
+			tasks[i].op, tasks[i].key, tasks[i].write = opHold, keys[0], 1
 			tasks[i].lock.TTL = time.Second
 			continue
 		}
 		if rng.IntN(5) == 0 {
 			tasks[i].ctx = time.Duration(1 + rng.Int64N(int64(5*time.Second)))
 		}
+		if tasks[i].op == opOnce && tasks[i].ctx == 0 {
+			p.w.migrates[tasks[i].row()] = true
+		}
 	}
+	slices.SortStableFunc(tasks, func(a, b task) int { return a.op/opAwait - b.op/opAwait })
 	return tasks
 }
 
@@ -115,19 +135,21 @@ func (p *process) do(t task) error {
 		defer cancel()
 	}
 	var h *holder
-	seen := p.w.log.Ask(history.Op{Process: p.number, Key: int64(t.held()), Shared: t.lock.Shared && t.op != opOnce, Lease: t.op != opXact && t.op != opTryXact})
+	seen := p.w.log.Ask(history.Op{Process: p.number, Key: int64(t.held()), Lease: t.op != opXact && t.op != opTryXact})
 	err := p.call(ctx, t, func(ctx context.Context, tx *sql.Tx) error {
 		if ctx.Err() != nil {
 			p.w.violated("process %d: a callback was called with a context that had ended (%v), in %+v", p.number, context.Cause(ctx), t)
 		}
-		h = p.w.enter(&holder{p: p, key: t.held(), exclusive: !t.lock.Shared || t.op == opOnce, lease: tx == nil, ctx: ctx, ttl: t.lock.TTL})
+		h = p.w.enter(&holder{p: p, key: t.held(), once: t.op == opOnce, name: t.row(), lease: tx == nil, ctx: ctx, ttl: t.lock.TTL})
 		h.seen = seen
 		over := seen.Granted(ctx, h.id)
 		defer func() { p.w.leave(h); over() }()
-		return p.callback(ctx, t, h, tx)
+		err := p.callback(ctx, t, h, tx)
+		p.w.migrated(h, err)
+		return err
 	})
 	if h != nil {
-		p.w.returned(h, err)
+		p.w.returned(ctx, h, err)
 	} else if ctx.Err() == nil && t.gaveUp(err) {
 		p.w.violated("process %d: a wait ended before its context, in %+v: %v", p.number, t, err)
 	}
@@ -136,19 +158,24 @@ func (p *process) do(t task) error {
 }
 
 // gaveUp reports whether err ended a wait for the lock that should have gone on: only
-// the end of its context ends one, and not that of its session.
+// the end of its context ends one, and neither that of its session nor that there are no
+// connections.
 func (t task) gaveUp(err error) bool {
 	wait, step := new(advisorylock.WaitError), new(locktrace.StepError)
-	waits := t.op == opHold || t.op == opXact
-	return errors.As(err, &wait) || waits && errors.As(err, &step) && step.Step == locktrace.Lock && sqlstate.Lost(err)
+	if t.op == opTryHold || t.op == opTryXact || !errors.As(err, &step) || errors.Is(err, advisorylock.ErrUnsupported) {
+		return errors.As(err, &wait)
+	}
+	return errors.As(err, &wait) || waiting.Short(err) || step.Step == locktrace.Lock && sqlstate.Lost(err)
 }
 
 func (t task) held() advisorylock.Key {
 	if t.op == opOnce {
-		return schemaguard.MigrateKey(schemaguard.KeyFor(schema))
+		return schemaguard.MigrateKey(schemaguard.KeyFor(t.schema))
 	}
 	return t.key
 }
+
+func (t task) row() row { return row{onceTable(t.schema), t.name} }
 
 func (p *process) call(ctx context.Context, t task, fn func(ctx context.Context, tx *sql.Tx) error) error {
 	alone := func(ctx context.Context) error { return fn(ctx, nil) }
@@ -158,7 +185,13 @@ func (p *process) call(ctx context.Context, t task, fn func(ctx context.Context,
 	if p.w.Control == LateGrant && (t.op == opHold || t.op == opTryHold) {
 		return p.holdLate(ctx, t, alone)
 	}
-	guard := schemaguard.Guard{TTL: t.lock.TTL, UpToDate: p.upToDate}
+	guard := schemaguard.Guard{TTL: t.lock.TTL, Once: t.name}
+	if t.name == "" {
+		guard.UpToDate = func(ctx context.Context, db *sql.DB) (bool, error) {
+			_, err := db.ExecContext(ctx, "SELECT version")
+			return p.w.has(t.row()), err
+		}
+	}
 	switch t.op {
 	case opHold:
 		return t.lock.Hold(ctx, p.db, t.key, alone)
@@ -169,35 +202,38 @@ func (p *process) call(ctx context.Context, t task, fn func(ctx context.Context,
 	case opTryXact:
 		return t.lock.TryWithXactLock(ctx, p.db, t.key, fn)
 	case opOnce:
-		return guard.Ensure(ctx, p.db, schema, func(ctx context.Context, _ *sql.DB) error {
-			if err := alone(ctx); err != nil {
-				return err
-			}
-			p.w.mu.Lock()
-			defer p.w.mu.Unlock()
-			p.w.done = true
-			return nil
-		})
+		if p.w.Control == LooseRow && t.name != "" {
+			return p.onceLoosely(ctx, t, alone)
+		}
+		return p.w.hasRow(t.row(), guard.Ensure(ctx, p.db, t.schema, func(ctx context.Context, _ *sql.DB) error { return alone(ctx) }))
 	default:
-		if !p.w.migrates() {
+		if !p.w.migrates[t.row()] {
 			return nil // nobody to wait for
 		}
-		return guard.Await(ctx, p.db, schema)
+		return p.w.hasRow(t.row(), guard.Await(ctx, p.db, t.schema))
 	}
 }
 
-func (p *process) upToDate(ctx context.Context, db *sql.DB) (bool, error) {
-	_, err := db.ExecContext(ctx, "SELECT version")
-	p.w.mu.Lock()
-	defer p.w.mu.Unlock()
-	return p.w.done, err
-}
-
-// migrates reports whether anybody has migrated, or does.
-func (w *world) migrates() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.done
+// onceLoosely is Once as one would write it: the row is no part of the lock.
+func (p *process) onceLoosely(ctx context.Context, t task, migrate func(ctx context.Context) error) error {
+	return t.lock.Hold(ctx, p.db, t.held(), func(ctx context.Context) error {
+		if p.w.has(t.row()) {
+			return nil
+		}
+		if err := migrate(ctx); err != nil {
+			return err
+		}
+		tx, err := p.db.BeginTx(context.Background(), nil)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback() //nolint:errcheck // ends a transaction that failed
+		if _, err := tx.ExecContext(context.WithoutCancel(ctx), fmt.Sprintf("INSERT INTO %s (name) VALUES ('%s')", onceTable(t.schema), t.name)); err != nil {
+			return err
+		}
+		time.Sleep(t.late)
+		return tx.Commit()
+	})
 }
 
 // callback is what is done under the lock: it lasts, and writes.
@@ -288,7 +324,7 @@ func (p *process) fence(bound, ctx context.Context, tx *sql.Tx, h *holder, froze
 	default:
 		err = advisorylock.Fence(ctx, tx)
 	}
-	if late := errors.Is(err, advisorylock.ErrLost) || sqlstate.Of(err) == "BL001"; late || err == nil {
+	if late := errors.Is(err, advisorylock.ErrLost) || sqlstate.Of(err) == "22P02"; late || err == nil {
 		h.seen.Fenced(asked, !late)
 	}
 	return err

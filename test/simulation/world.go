@@ -29,6 +29,9 @@ type world struct {
 	rate   float64       // of faults among driver calls
 	log    *history.Log
 	pooler chan struct{} // a place for each of its connections; nil without one
+
+	narrow   bool         // the pooler has fewer of them than there are locks
+	migrates map[row]bool // that somebody migrates until it succeeds
 	record
 }
 
@@ -56,6 +59,8 @@ func Run(cfg Config) Result {
 		began:  time.Now(),
 		calm:   make(chan struct{}),
 		log:    history.New(0),
+
+		migrates: map[row]bool{},
 	}
 	w.init(w)
 	w.server.OnCommit(w.committed)
@@ -67,21 +72,27 @@ func Run(cfg Config) Result {
 	if w.rng.IntN(4) == 0 {
 		w.pooler = make(chan struct{}, 4+w.rng.IntN(2)) // three locks, and one to work with
 		w.server.SetPooled(true)
+		if w.narrow = w.rng.IntN(3) == 0 && w.Control != LooseRow; w.narrow {
+			w.pooler = make(chan struct{}, 2)
+		}
 	}
 	w.server.SetPlain(w.rng.IntN(8) == 0)
 	w.server.SetShort(w.rng.IntN(8) == 0)
 	if cfg.Small {
-		n, w.pooler = 3, nil
+		n, w.pooler, w.narrow = 3, nil, false
 		w.server.SetPooled(false)
 	}
 	for i := range n {
 		w.procs = append(w.procs, w.start(i))
 	}
 
+	tasks := make([][]task, n)
+	for i, p := range w.procs {
+		tasks[i] = p.plan()
+	}
 	var all sync.WaitGroup
-	for _, p := range w.procs {
-		tasks := p.plan()
-		all.Go(func() { p.work(tasks) })
+	for i, p := range w.procs {
+		all.Go(func() { p.work(tasks[i]) })
 	}
 	all.Go(w.storm)
 	done := make(chan struct{})
@@ -92,7 +103,7 @@ func Run(cfg Config) Result {
 		w.violated("somebody still waits %v after the faults were over: held %v, waited for %v", settled-stormy, w.server.Held(), w.server.Waiting())
 		panic(fmt.Sprint(w.result.Violations))
 	}
-	w.result.Took = time.Since(w.began)
+	w.result.Took, w.result.Rows = time.Since(w.began), len(w.rows)
 	time.Sleep(time.Minute) // for what was left behind by faults
 	w.nothingLeft()
 	w.result.History = w.log.Ops()
@@ -104,6 +115,7 @@ func (w *world) start(i int) *process {
 	p.driver = w.server.Driver(recdriver.Mode(w.rng.IntN(3)))
 	p.driver.Forget()
 	p.driver.OnCall(p.meet)
+	p.driver.OnExec(w.answer)
 	p.db = p.driver.OpenDB()
 	p.db.SetMaxOpenConns([]int{0, 3, 4, 6}[w.rng.IntN(4)])
 	return p
@@ -117,6 +129,7 @@ func (w *world) storm() {
 			p.cut, p.refused = time.Time{}, time.Time{}
 			p.mu.Unlock()
 		}
+		w.server.SetStandby(false)
 		close(w.calm)
 	}()
 	if w.rate == 0 {
@@ -127,7 +140,7 @@ func (w *world) storm() {
 		w.count()
 		p := w.procs[w.rng.IntN(len(w.procs))]
 		d := time.Duration(w.rng.Int64N(int64(3 * time.Second)))
-		switch w.rng.IntN(6) {
+		switch w.rng.IntN(7) {
 		case 0: // pg_terminate_backend of a holder
 			key := w.keyOf(w.rng)
 			w.killed(nil)
@@ -149,7 +162,11 @@ func (w *world) storm() {
 			for _, p := range w.procs {
 				p.refuse(d)
 			}
-		case 5: // a spell of calm
+		case 5: // connections lead to a standby for a while
+			w.server.SetStandby(true)
+			time.Sleep(d)
+			w.server.SetStandby(false)
+		case 6: // a spell of calm
 		}
 	}
 }

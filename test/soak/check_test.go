@@ -16,7 +16,6 @@ func TestOverlaps(t *testing.T) {
 	told := func(s section, at int64) section { s.Told = at; return s }
 	asked := func(s section, at int64) section { s.Asked = at; return s }
 	inTx := func(s section) section { s.Lease = false; return s }
-	shared := func(s section) section { s.Shared = true; return s }
 	for name, c := range map[string]struct {
 		a, b  section
 		fault fault
@@ -25,8 +24,6 @@ func TestOverlaps(t *testing.T) {
 	}{
 		"one after the other":     {lease(1, 10, 20, true), lease(2, 20, 30, true), fault{}, "", ""},
 		"no fault":                {lease(1, 10, 20, false), lease(2, 15, 30, true), fault{}, "", "no fault explains it"},
-		"two share it":            {shared(lease(1, 10, 20, true)), shared(lease(2, 15, 30, true)), fault{}, "", ""},
-		"one shares it":           {shared(lease(1, 10, 20, false)), lease(2, 15, 30, true), fault{}, "", "no fault explains it"},
 		"terminated":              {lease(1, 10, 20, false), lease(2, 15, 30, true), fault{terminate, 1, 14, 14}, terminate, ""},
 		"another one's":           {lease(1, 10, 20, false), lease(2, 15, 30, true), fault{terminate, 3, 14, 14}, "", "no fault explains it"},
 		"terminated afterwards":   {lease(1, 10, 20, false), lease(2, 15, 30, true), fault{terminate, 1, 16, 16}, "", "no fault explains it"},

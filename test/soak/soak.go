@@ -32,7 +32,6 @@ type section struct {
 	ID      int
 	Process int
 	Key     int64
-	Shared  bool
 	Lease   bool // by Hold, and not by WithXactLock
 
 	Asked   int64
@@ -108,9 +107,6 @@ func overlaps(sections []section, faults []fault) (all []overlap) {
 		for _, b := range ss {
 			before = slices.DeleteFunc(before, func(a section) bool { return a.Left <= b.Entered })
 			for _, a := range before {
-				if a.Shared && b.Shared {
-					continue
-				}
 				if o, ok := compare(a, b, faults); ok {
 					all = append(all, o)
 				}
@@ -172,14 +168,14 @@ func cause(a, b section, faults []fault) string {
 type tally struct {
 	lasted time.Duration
 
-	held, inTx, shared int // sections, by kind
-	failed             int // calls that failed before their function was called
-	lost               int // sections whose call returned an error
-	refused, stale     int
-	faults             map[string]int
-	causes             map[string]int // of overlaps
-	longest            map[string]time.Duration
-	wrong              []overlap
+	held, inTx     int // sections, by kind
+	failed         int // calls that failed before their function was called
+	lost           int // sections whose call returned an error
+	refused, stale int
+	faults         map[string]int
+	causes         map[string]int // of overlaps
+	longest        map[string]time.Duration
+	wrong          []overlap
 
 	// The transactions that wrote have left a row each, and one more in a counter.
 	rows, counted int
@@ -192,8 +188,6 @@ func sum(sections []section, faults []fault) tally {
 		case s.Entered == 0:
 			t.failed++
 			continue
-		case s.Shared:
-			t.shared++
 		case s.Lease:
 			t.held++
 		default:
@@ -224,12 +218,12 @@ func one(is bool) int {
 	return 0
 }
 
-func (t tally) sections() int { return t.held + t.inTx + t.shared }
+func (t tally) sections() int { return t.held + t.inTx }
 
 func (t tally) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d critical sections in %v: %d by Hold, %d by WithXactLock, %d shared; %d ended with an error, %d calls failed before\n",
-		t.sections(), t.lasted.Round(time.Second), t.held, t.inTx, t.shared, t.lost, t.failed)
+	fmt.Fprintf(&b, "%d critical sections in %v: %d by Hold, %d by WithXactLock; %d ended with an error, %d calls failed before\n",
+		t.sections(), t.lasted.Round(time.Second), t.held, t.inTx, t.lost, t.failed)
 	fmt.Fprintf(&b, "updates of counters: %d committed, of which %d were lost; %d stale; %d refused by their fence\n",
 		t.rows, t.rows-t.counted, t.stale, t.refused)
 	n := 0

@@ -105,7 +105,7 @@ func (w *worker) leftBehind() error {
 }
 
 func (w *worker) quick(ctx context.Context) error {
-	s := section{Key: xactKeys + rand.Int64N(fastKeys), Shared: rand.IntN(20) == 0}
+	s := section{Key: xactKeys + rand.Int64N(fastKeys)}
 	if rand.IntN(4) == 0 {
 		s.Key, s.Lease = holdKeys+rand.Int64N(fastKeys), true
 	}
@@ -113,10 +113,10 @@ func (w *worker) quick(ctx context.Context) error {
 }
 
 func (w *worker) slow(ctx context.Context) error {
-	s := section{Key: slowXactKey, Shared: rand.IntN(3) == 0}
+	s := section{Key: slowXactKey}
 	switch kind := rand.IntN(3); {
 	case w.Control == noFence: // nothing else shows it
-		s.Key, s.Lease, s.Shared = slowHoldKey, true, false
+		s.Key, s.Lease = slowHoldKey, true
 	case kind == 0:
 		s.Key, s.Lease = slowHoldKey, true
 	case kind == 1:
@@ -172,24 +172,22 @@ func (w *worker) section(ctx context.Context, s section, lasts time.Duration) er
 
 func (w *worker) call(ctx context.Context, s section, fn func(ctx context.Context, tx *sql.Tx) error) error {
 	alone := func(ctx context.Context) error { return fn(ctx, nil) }
-	l := advisorylock.Locker{Shared: s.Shared}
 	switch {
 	case w.Control == noLock && s.Lease:
 		return alone(ctx)
 	case w.Control == noLock:
 		return inTx(ctx, w.locks, func(tx *sql.Tx) error { return fn(ctx, tx) })
 	case s.Lease:
-		l.TTL = ttl
-		return l.Hold(ctx, w.locks, advisorylock.Key(s.Key), alone)
+		return advisorylock.Locker{TTL: ttl}.Hold(ctx, w.locks, advisorylock.Key(s.Key), alone)
 	}
-	return l.WithXactLock(ctx, w.locks, advisorylock.Key(s.Key), fn)
+	return advisorylock.WithXactLock(ctx, w.locks, advisorylock.Key(s.Key), fn)
 }
 
 // inside reads a counter, waits, and writes it. Every other one that holds a lease does
 // so whatever becomes of the lease meanwhile, and looks at nothing but its fence.
 func (w *worker) inside(ctx context.Context, s *section, tx *sql.Tx, lasts time.Duration) error {
 	switch {
-	case s.Shared || s.Key == slowMixedKey:
+	case s.Key == slowMixedKey:
 		return sleep(ctx, lasts)
 	case tx != nil:
 		n, err := counter(ctx, tx, s.Key)
@@ -215,7 +213,7 @@ func (w *worker) inside(ctx context.Context, s *section, tx *sql.Tx, lasts time.
 		return err
 	}
 	err = inTx(bound, w.writes, func(tx *sql.Tx) error { return w.write(bound, ctx, s, tx, began) })
-	s.Refused = errors.Is(err, advisorylock.ErrLost) || sqlstate.Of(err) == "BL001"
+	s.Refused = errors.Is(err, advisorylock.ErrLost) || sqlstate.Of(err) == "22P02"
 	return err
 }
 

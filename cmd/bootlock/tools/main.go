@@ -1,8 +1,8 @@
 // Command tools races migration tools that are not Go, N processes on a fresh
-// database, as they are and under bootlock run, and writes docs/tools.md.
+// database, as they are and under bootlock run, and prints a table of it.
 //
 //	go run ./tools            # in cmd/bootlock; ten minutes on two cores
-//	go run ./tools -short     # one round each, printed and not written
+//	go run ./tools -short     # one round each
 //	go run ./tools -only knex
 //
 // It needs npm, and of the other tools those that are installed; which ones were
@@ -33,9 +33,8 @@ const patience = 90 * time.Second
 func main() {
 	log.SetFlags(0)
 	log.SetPrefix("tools: ")
-	short := flag.Bool("short", false, "one round each, printed and not written")
-	only := flag.String("only", "", "a regular expression: race these tools, print, and write nothing")
-	out := flag.String("out", "../../docs/tools.md", "the file to write")
+	short := flag.Bool("short", false, "one round each")
+	only := flag.String("only", "", "a regular expression: race these tools only")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -47,13 +46,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if *short || *only != "" {
-		fmt.Print(text)
-		return
-	}
-	if err := os.WriteFile(*out, []byte(text), 0o644); err != nil {
-		log.Fatal(err)
-	}
+	fmt.Print(text)
 }
 
 func race(ctx context.Context, chosen *regexp.Regexp, short bool) (text string, err error) {

@@ -49,7 +49,7 @@ func table(version string, r *racer, results []*result) string {
 	short, _, _ := strings.Cut(version, " ")
 	fmt.Fprintf(&b, `# Migration tools that are not Go, raced
 
-Written by `+"`go run ./tools`"+` in [cmd/bootlock](../cmd/bootlock); not by hand.
+Printed by `+"`go run ./tools`"+` in [cmd/bootlock](../cmd/bootlock).
 
 %s processes on a fresh database, %s times: PostgreSQL %s, %d CPUs, loopback. A gate in front of the
 server lets their first connections through together, and times count from then.
@@ -85,7 +85,7 @@ A round counts as broken if the next start, by a single process, fails or finds 
 ## Once for all
 
 %d processes, time from the gate until all are ready, median of %d rounds. Under the lock each starts the tool in its turn, which then
-finds nothing to do; with `+"`--unless`"+` those who wait go on together when the first is done.
+finds nothing to do; with `+"`--unless`"+` it is not even started.
 
 | tool | --unless | under the lock | with --unless | failed |
 | --- | --- | --- | --- | --- |

@@ -45,7 +45,7 @@ var tools = []tool{
 	{name: "pg-boss", folder: "node/pg-boss", needs: "npm", ask: npm("pg-boss"), command: "node start.js", check: "SELECT count(*) = 1 FROM pgboss.version", lock: "an advisory lock in the transaction"},
 	{
 		name: "graphile-worker", folder: "node", needs: "npm", ask: "node -p \"require('graphile-worker/package.json').version\"", command: "npx graphile-worker --schema-only",
-		check: "SELECT count(*) > 0 FROM graphile_worker.migrations", unless: "SELECT max(id) >= 18 FROM graphile_worker.migrations", lock: "none before 0.18",
+		check: "SELECT count(*) > 0 FROM graphile_worker.migrations", unless: "SELECT count(*) > 0 FROM graphile_worker.migrations WHERE id >= 18", lock: "none before 0.18",
 	},
 	{
 		name: "@workflow/world-postgres", folder: "node", needs: "npm", ask: "node -p \"JSON.parse(fs.readFileSync('node_modules/@workflow/world-postgres/package.json')).version\"",

@@ -3,12 +3,13 @@ package start
 import (
 	"context"
 	"database/sql"
-	"fmt"
-	"io"
+	"io/fs"
 	"os"
-	"strings"
 	"testing"
+	"testing/fstest"
 
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
+	"github.com/bootlock/bootlock/schemaguard"
 	_ "github.com/jackc/pgx/v5/stdlib"
 )
 
@@ -30,10 +31,14 @@ func exec(t *testing.T, db *sql.DB, statement string) {
 	}
 }
 
+// Two starts of one build migrate once, and one of the next build once more.
 func TestStartOnAServer(t *testing.T) {
 	db := connect(t)
-	for range 2 {
-		err := Start(db, func(ctx context.Context, db *sql.DB) error {
+	migrated := 0
+	start := func(migrations fs.FS) {
+		t.Helper()
+		err := Start(db, migrations, func(ctx context.Context, db *sql.DB) error {
+			migrated++
 			_, err := db.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS app.t (x int)")
 			return err
 		})
@@ -41,60 +46,29 @@ func TestStartOnAServer(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	build := fstest.MapFS{"1.sql": {Data: []byte("CREATE TABLE t (x int)")}}
+	start(build)
+	start(build)
+	if migrated != 1 {
+		t.Errorf("migrated %d times; want once", migrated)
+	}
+	build["2.sql"] = &fstest.MapFile{Data: []byte("CREATE INDEX ON t (x)")}
+	start(build)
+	if migrated != 2 {
+		t.Errorf("migrated %d times; want once for each build", migrated)
+	}
 	exec(t, db, "INSERT INTO app.t VALUES (1)")
 }
 
-func TestShow(t *testing.T) {
+func TestOrder(t *testing.T) {
 	db := connect(t)
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout := os.Stdout
-	os.Stdout = w
-	err = Show(context.Background(), db, func(context.Context, *sql.DB) error { return nil })
-	os.Stdout = stdout
-	w.Close()
-	if err != nil {
+	db.SetMaxOpenConns(1)
+	var steps locktrace.Recorder
+	guard := schemaguard.Guard{Trace: steps.Trace()}
+	if err := guard.Ensure(context.Background(), db, "app", func(context.Context, *sql.DB) error { return nil }); err != nil {
 		t.Error(err)
 	}
-	printed, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, want := strings.TrimSpace(string(printed)), os.Getenv("README_ORDER"); got != want {
-		t.Errorf("printed %q; the README says %q", got, want)
-	}
-}
-
-// A fleet starts where nothing is there yet, where the schema is, and where the
-// table is there and empty; its second start migrates nothing.
-func TestFleet(t *testing.T) {
-	const table = "CREATE TABLE IF NOT EXISTS app.migrations (version int)"
-	for name, before := range map[string]string{
-		"nothing": "", "schema": "CREATE SCHEMA app", "empty table": "CREATE SCHEMA app; " + table,
-	} {
-		t.Run(name, func(t *testing.T) {
-			db := connect(t)
-			exec(t, db, before)
-			migrated := 0
-			migrate := func(ctx context.Context, db *sql.DB) error {
-				migrated++
-				_, err := db.ExecContext(ctx, fmt.Sprintf("%s; INSERT INTO app.migrations VALUES (%d)", table, version))
-				return err
-			}
-			for range 2 {
-				if err := Fleet.Ensure(context.Background(), db, "app", migrate); err != nil {
-					t.Error(err)
-				}
-			}
-			if migrated != 1 {
-				t.Errorf("migrated %d times; want once", migrated)
-			}
-			exec(t, db, fmt.Sprintf("INSERT INTO app.migrations VALUES (%d)", version+1))
-			if err := Fleet.Ensure(context.Background(), db, "app", migrate); err == nil || !strings.Contains(err.Error(), "newer than this build") {
-				t.Errorf("got %v; want an error that says that the schema is newer", err)
-			}
-		})
+	if got, want := steps.String(), os.Getenv("README_ORDER"); got != want {
+		t.Errorf("the order is %q; the README says %q", got, want)
 	}
 }

@@ -96,10 +96,10 @@ func (c *Command) Run(ctx context.Context) (code int, err error) {
 			}
 		case <-lost:
 			lost = nil
-			c.Say(fmt.Sprintf("%v: ending %s", context.Cause(ctx), c.cmd.Args[0]))
 			c.asked = true
 			c.terminate()
 			kill = time.After(c.Grace)
+			c.Say(fmt.Sprintf("%v: ending %s", context.Cause(ctx), c.cmd.Args[0]))
 		case <-kill:
 			c.kill()
 		case code := <-exited:

@@ -8,6 +8,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -126,7 +127,7 @@ func (d *doctor) locks(ctx context.Context) {
 	const advice = "do not rely on advisory locks here: let one process create the schema and migrate, such as a deploy job"
 	protects := true
 	for _, p := range []lockProof{
-		{"exclusive lock", "a second session was kept out", d.excludes(false, false)},
+		{"exclusive lock", "a second session was kept out", d.excludes},
 		{"shared lock", "sharers get in together, and keep an exclusive one out, and the other way round", d.sharing},
 		{"wait", "a second session waited, and was let in when the first had committed", d.wait},
 		{"release", "commit and rollback free the lock", d.release},
@@ -162,36 +163,63 @@ type txFunc = func(ctx context.Context, tx *sql.Tx) error
 func nothing(context.Context, *sql.Tx) error { return nil }
 
 // excludes proves that while a has the lock, b does not get it.
-func (d *doctor) excludes(aShared, bShared bool) func(context.Context, advisorylock.Key) error {
-	return func(ctx context.Context, key advisorylock.Key) error {
-		holder, other := advisorylock.Locker{Shared: aShared}, advisorylock.Locker{Shared: bShared}
-		return holder.WithXactLock(ctx, d.a, key, func(ctx context.Context, _ *sql.Tx) error {
-			err := other.TryWithXactLock(ctx, d.b, key, nothing)
-			switch {
-			case err == nil:
-				return errors.New("two sessions had the lock at the same time: this server, or what stands in front of it, answers the lock functions without locking, or the two connections reached different servers")
-			case errors.Is(err, advisorylock.ErrNotAcquired):
-				return nil
-			}
-			return fmt.Errorf("the second session could not ask for the lock: %w", err)
-		})
-	}
+func (d *doctor) excludes(ctx context.Context, key advisorylock.Key) error {
+	return advisorylock.WithXactLock(ctx, d.a, key, func(ctx context.Context, _ *sql.Tx) error { return d.keptOut(ctx, key) })
 }
 
-func (d *doctor) sharing(ctx context.Context, key advisorylock.Key) error {
-	if err := d.excludes(true, false)(ctx, key); err != nil {
-		return err
-	}
-	if err := d.excludes(false, true)(ctx, key); err != nil {
-		return err
-	}
-	shared := advisorylock.Locker{Shared: true}
-	return shared.WithXactLock(ctx, d.a, key, func(ctx context.Context, _ *sql.Tx) error {
-		if err := shared.TryWithXactLock(ctx, d.b, key, nothing); err != nil {
-			return fmt.Errorf("two sharers kept each other out: %w", err)
-		}
+func (d *doctor) keptOut(ctx context.Context, key advisorylock.Key) error {
+	err := advisorylock.TryWithXactLock(ctx, d.b, key, nothing)
+	switch {
+	case err == nil:
+		return errTogether
+	case errors.Is(err, advisorylock.ErrNotAcquired):
 		return nil
+	}
+	return fmt.Errorf("the second session could not ask for the lock: %w", err)
+}
+
+var errTogether = errors.New("two sessions had the lock at the same time: this server, or what stands in front of it, answers the lock functions without locking, or the two connections reached different servers")
+
+// sharing proves what the fence of a lock relies on.
+func (d *doctor) sharing(ctx context.Context, key advisorylock.Key) error {
+	nobody := func(context.Context) error { return nil }
+	if got, err := share(ctx, d.a, key, func(ctx context.Context) error {
+		if err := d.keptOut(ctx, key); err != nil {
+			return err
+		}
+		got, err := share(ctx, d.b, key, nobody)
+		if err == nil && !got {
+			err = errors.New("two sharers kept each other out")
+		}
+		return err
+	}); err != nil || !got {
+		return cmp.Or(err, errors.New("a lock that is free could not be shared"))
+	}
+	return advisorylock.WithXactLock(ctx, d.a, key, func(ctx context.Context, _ *sql.Tx) error {
+		got, err := share(ctx, d.b, key, nobody)
+		if got {
+			err = errTogether
+		}
+		return err
 	})
+}
+
+// share calls fn while it shares the lock, and reports whether it got it.
+func share(ctx context.Context, db *sql.DB, key advisorylock.Key, fn func(context.Context) error) (got bool, err error) {
+	conn, err := bounded.Open(ctx, db)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Release(ctx) //nolint:errcheck // nothing was changed
+	if err := conn.Begin(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted}); err != nil {
+		return false, err
+	}
+	defer conn.Rollback(ctx) //nolint:errcheck // it frees the lock
+	n, err := conn.Exec(ctx, fmt.Sprintf("SELECT 1 WHERE pg_catalog.pg_try_advisory_xact_lock_shared((%d)::pg_catalog.int8)", key))
+	if err != nil || n != 1 {
+		return false, err
+	}
+	return true, fn(ctx)
 }
 
 // wait proves that b, which blocks, gets in after a has left and not before.

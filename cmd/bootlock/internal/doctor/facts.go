@@ -284,18 +284,26 @@ func (d *doctor) unseenLimit(ctx context.Context) (had int, limited bool) {
 	return had, false
 }
 
-// room is how many connections the server has left.
+// room is how many connections are left of the limits of the server, the role and the
+// database.
 func (d *doctor) room(ctx context.Context) {
-	free, ok := d.fact(ctx, "server connections", `SELECT (pg_catalog.current_setting('max_connections')::pg_catalog.int4
-OPERATOR(pg_catalog.-) pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int4
-OPERATOR(pg_catalog.-) (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type OPERATOR(pg_catalog.=) 'client backend'))::pg_catalog.text`)
-	if !ok {
-		return
+	const count = "(SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_get_activity(NULL) a WHERE a.usesysid IS NOT NULL AND a.datid IS NOT NULL"
+	for _, limit := range []struct{ name, question, where, advice string }{
+		{"server connections", "SELECT (pg_catalog.current_setting('max_connections')::pg_catalog.int8 OPERATOR(pg_catalog.-) pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int8 OPERATOR(pg_catalog.-) " +
+			count + "))::pg_catalog.text", "on the server", "raise max_connections, or use a pooler"},
+		{"role connections", "SELECT (SELECT (r.rolconnlimit OPERATOR(pg_catalog.-) " + count + " AND a.usesysid OPERATOR(pg_catalog.=) r.oid))::pg_catalog.text" +
+			" FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) SESSION_USER AND r.rolconnlimit OPERATOR(pg_catalog.>=) 0)", "for the role", "ALTER ROLE … CONNECTION LIMIT"},
+		{"database connections", "SELECT (SELECT (d.datconnlimit OPERATOR(pg_catalog.-) " + count + " AND a.datid OPERATOR(pg_catalog.=) d.oid))::pg_catalog.text" +
+			" FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database() AND d.datconnlimit OPERATOR(pg_catalog.>=) 0)", "for the database", "ALTER DATABASE … CONNECTION LIMIT"},
+	} {
+		free, ok := d.fact(ctx, limit.name, limit.question)
+		if !ok || free == "" && limit.name != "server connections" {
+			continue
+		}
+		level := OK
+		if n, err := strconv.Atoi(free); err != nil || n < 10 {
+			level = Warn
+		}
+		d.add(level, limit.name, free+" are free "+limit.where, "many processes that start at once need one each: "+limit.advice)
 	}
-	n, err := strconv.Atoi(free)
-	level := OK
-	if err != nil || n < 10 {
-		level = Warn
-	}
-	d.add(level, "server connections", fmt.Sprintf("%d are free on the server", n), "many processes that start at once need one each: raise max_connections, or use a pooler")
 }

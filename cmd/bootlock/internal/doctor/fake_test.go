@@ -181,7 +181,7 @@ func statements(text string) []string {
 
 var (
 	// aLock is the lock of a statement that says by its number of rows whether it
-	// was granted: one, or two if somebody else has it. Inside a DO block it waits.
+	// was granted: one, or none if somebody else has it. After a DO block it waits.
 	aLock    = regexp.MustCompile(`pg_(?:try_)?advisory_xact_lock(_shared)?\((-?\d+)\)`)
 	lockCall = regexp.MustCompile(`pg_(try_)?advisory_xact_lock(_shared)?\((.*)\)$`)
 	bareKey  = strings.NewReplacer("(", "", ")::pg_catalog.int8", "")
@@ -207,7 +207,7 @@ func (c *fakeConn) run(statement string) {
 		if c.server.locks.take(c, m[2], m[1] != "", !strings.Contains(statement, "DO $")) {
 			c.done("SELECT 1")
 		} else {
-			c.done("SELECT 2")
+			c.done("SELECT 0")
 		}
 	case lockCall.MatchString(statement):
 		m := lockCall.FindStringSubmatch(statement)

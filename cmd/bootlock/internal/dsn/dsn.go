@@ -9,95 +9,121 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Config is where to connect, and what was left out on the way there.
 type Config struct {
 	*pgx.ConnConfig
-	Dropped []string // keywords of libpq that mean nothing to the driver
+	Dropped []string // what means nothing to the driver or the server
 }
 
 // Parse reads text, a URL or a list of key=value; empty means the PG*
 // environment. Its errors show nothing of text, since any part of it may be a
 // part of a password.
 func Parse(text string) (*Config, error) {
-	text = plainScheme(text)
-	if scheme, _, isURL := strings.Cut(text, ":"); isURL && strings.EqualFold(scheme, "jdbc") {
+	text = plainScheme(strings.TrimSpace(text))
+	switch scheme, rest, isURL := strings.Cut(text, ":"); {
+	case isURL && strings.EqualFold(scheme, "jdbc"):
 		return nil, errors.New("it is a JDBC URL; leave out jdbc:, and put user and password before the host: postgres://user:password@host:5432/database")
-	}
-	if ambiguous(text) {
+	case isURL && strings.HasPrefix(rest, "//") && scheme != "postgres" && scheme != "postgresql":
+		return nil, errors.New("it is a URL of something else than PostgreSQL; write postgres://")
+	case adoNet.MatchString(text):
+		return nil, errors.New("its parts are separated by semicolons; separate them by blanks, or write postgres://user:password@host:5432/database")
+	case misread(text):
 		return nil, errors.New(encodeHint)
 	}
 	config, err := parse(text)
 	if err != nil {
-		return nil, errors.New(problem(err))
+		return nil, errors.New(problem(text, err))
 	}
 	return config, nil
 }
 
+// adoNet is how .NET writes a list.
+var adoNet = regexp.MustCompile(`(?i)^(?:host|server)\s*=[^;'\s]*;`)
+
 func parse(text string) (*Config, error) {
 	config, err := pgx.ParseConfig(text)
+	if err != nil && strings.Contains(err.Error(), "sslmode is invalid") {
+		// node-postgres encrypts and does not verify with no-verify, as libpq with require.
+		config, err = pgx.ParseConfig(strings.Replace(text, "sslmode=no-verify", "sslmode=require", 1))
+	}
 	if err != nil {
 		return nil, err
 	}
+	if demandsTLS(config.RuntimeParams["ssl"]) && !strings.Contains(text, "sslmode") {
+		text = with(text, "sslmode", "require")
+		if config, err = pgx.ParseConfig(text); err != nil {
+			return nil, err
+		}
+	}
 	if addresses := hostaddr(config); addresses != "" && !namesHost(text) {
-		if config, err = pgx.ParseConfig(withHost(text, addresses)); err != nil {
+		if config, err = pgx.ParseConfig(with(text, "host", addresses)); err != nil {
 			return nil, err
 		}
 		delete(config.RuntimeParams, "hostaddr")
 	} else if err := dial(config, addresses); err != nil {
 		return nil, err
 	}
-	for _, name := range foreign {
-		delete(config.RuntimeParams, name)
-	}
 	dropped, err := drop(config.RuntimeParams)
 	return &Config{config, dropped}, err
 }
 
-// foreign is what other tools put into DATABASE_URL for themselves: Prisma,
-// SQLAlchemy, Rails, node-postgres. The server would refuse these as settings
-// that it does not know.
-var foreign = []string{
-	"schema", "connection_limit", "pool_timeout", "socket_timeout", "pgbouncer", "statement_cache_size", "sslaccept", "sslidentity",
-	"prepared_statement_cache_size", "async_fallback",
-	"pool", "prepared_statements", "encoding", "checkout_timeout", "reaping_frequency", "idle_timeout",
-	"uselibpqcompat",
+// demandsTLS reports whether ssl=…, which Node.js and asyncpg write, asks for it.
+func demandsTLS(ssl string) bool {
+	return ssl != "" && !slices.Contains([]string{"false", "0", "off", "no", "disable", "allow", "prefer"}, strings.ToLower(ssl))
 }
 
-var (
-	// harmless are keywords of libpq that only tune a connection.
-	harmless = []string{
-		"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
-		"gsslib", "gssdelegation", "sslcompression", "requiressl", "sslkeylogfile", "load_balance_hosts",
-		"fallback_application_name", "scram_client_key", "scram_server_key",
-	}
-	// demanding are those that ask for something that the driver does not do, so
-	// that a connection without it is not what was asked for.
-	demanding = []string{
-		"requirepeer", "sslcrl", "sslcrldir", "ssl_min_protocol_version", "ssl_max_protocol_version", "replication",
-		"oauth_issuer", "oauth_client_id", "oauth_client_secret", "oauth_scope",
-	}
-)
+// demanding are keywords of libpq that ask for something that the driver does not
+// do, so that a connection without it is not what was asked for.
+var demanding = []string{
+	"requirepeer", "sslcrl", "sslcrldir", "ssl_min_protocol_version", "ssl_max_protocol_version", "replication",
+	"oauth_issuer", "oauth_client_id", "oauth_client_secret", "oauth_scope",
+}
 
-// drop takes out of params what the driver has taken for settings of the server
-// although it is for libpq.
+// foreign are what libpq and other tools put into a connection string for themselves,
+// or how it begins. The server would refuse each of them with a line in its log.
+var foreign = regexp.MustCompile(`^(?:(?:x-|pool_|keepalives).*|schema|connection_limit|socket_timeout|pgbouncer|pool|prepared_statements|` +
+	`prefer_simple_protocol|gssencmode|tcp_user_timeout|fallback_application_name|load_balance_hosts|ssl)$`)
+
+// drop takes out of params what no server takes for a setting of its own. What it
+// does not find the server will name; see [Config.Drop].
 func drop(params map[string]string) (dropped []string, err error) {
 	for name, value := range params {
 		switch {
 		case slices.Contains(demanding, name), name == "gssencmode" && value == "require":
 			return nil, unsupportedError(name)
-		case slices.Contains(harmless, name), name == "gssencmode", name == "client_encoding" && !isUTF8(value):
+		case foreign.MatchString(name), name == "client_encoding" && !isUTF8(value):
 			delete(params, name)
 			dropped = append(dropped, name)
 		}
 	}
 	slices.Sort(dropped)
 	return dropped, nil
+}
+
+// Drop leaves out what the server, or a pooler, has refused as a setting: what
+// libpq or another tool puts into a connection string for itself. It returns the
+// names, or none if err says something else.
+func (c *Config) Drop(err error) (dropped []string) {
+	var server *pgconn.PgError
+	if !errors.As(err, &server) || server.Code != "42704" && server.Code != "08P01" {
+		return nil
+	}
+	for name := range c.RuntimeParams {
+		if regexp.MustCompile(`(?:^|[^\w.-])` + regexp.QuoteMeta(name) + `(?:$|[^\w.-])`).MatchString(server.Message) {
+			delete(c.RuntimeParams, name)
+			dropped = append(dropped, name)
+		}
+	}
+	slices.Sort(dropped)
+	return dropped
 }
 
 func isUTF8(encoding string) bool {
@@ -137,13 +163,14 @@ func namesHost(text string) bool {
 	return false
 }
 
-func withHost(text, host string) string {
+// with is text with one more parameter.
+func with(text, name, value string) string {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme == "" {
-		return text + " host=" + host
+		return text + " " + name + "=" + value
 	}
 	q := u.Query()
-	q.Set("host", host)
+	q.Set(name, value)
 	u.RawQuery = q.Encode()
 	return u.String()
 }
@@ -175,55 +202,64 @@ func dial(config *pgx.ConnConfig, addresses string) error {
 	return nil
 }
 
-// plainScheme takes the driver out of SQLAlchemy's "postgresql+psycopg://".
+// plainScheme takes for postgres:// what other tools write in its place, such as
+// SQLAlchemy's postgresql+psycopg://.
 func plainScheme(text string) string {
 	scheme, rest, isURL := strings.Cut(text, "://")
-	name, _, hasDriver := strings.Cut(scheme, "+")
-	if isURL && hasDriver && (name == "postgresql" || name == "postgres") {
-		return name + "://" + rest
+	name, _, _ := strings.Cut(strings.ToLower(scheme), "+")
+	if isURL && slices.Contains([]string{"postgres", "postgresql", "postgis", "ecto", "pg", "pgsql", "psql", "pgx", "pgx4", "pgx5", "timescaledb"}, name) {
+		return "postgres://" + rest
 	}
 	return text
 }
 
 const encodeHint = "in a URL, special characters in user and password must be percent-encoded, such as %40 for @ and %2F for /"
 
-// ambiguous reports whether a URL has an @ where the parser would take a part of
-// the password for the host or the database, which errors show.
-func ambiguous(text string) bool {
+// misread reports whether a URL has an @ where the parser would take a part of
+// the password for the host, the database or a parameter, which errors show.
+func misread(text string) bool {
 	_, rest, isURL := strings.Cut(text, "://")
 	if !isURL {
 		return false
 	}
-	userinfo, _, _ := strings.Cut(rest, "?")
-	first, last := strings.IndexAny(userinfo, "@/"), strings.LastIndex(userinfo, "@")
-	return last >= 0 && first != last
+	path, query, _ := strings.Cut(rest, "?")
+	name, _, _ := strings.Cut(query, "=")
+	first, last := strings.IndexAny(path, "@/"), strings.LastIndex(path, "@")
+	return last >= 0 && first != last || last < 0 && strings.Contains(name, "@")
+}
+
+// encoded reports whether all of a URL before its last @ is as it must be.
+func encoded(text string) bool {
+	_, rest, isURL := strings.Cut(text, "://")
+	user := rest[:max(0, strings.LastIndex(rest, "@"))]
+	_, err := url.PathUnescape(user)
+	return !isURL || err == nil && !strings.ContainsAny(user, "/?#[] ")
 }
 
 // problem says what is wrong without showing any of the text: what the parser
 // says has parts of it.
-func problem(err error) string {
+func problem(text string, err error) string {
 	var unsupported unsupportedError
+	what := "it is neither a URL nor a list of key=value"
 	if errors.As(err, &unsupported) {
-		return unsupported.Error()
+		what = unsupported.Error()
+	} else if i := slices.IndexFunc(problems, func(known string) bool { return strings.Contains(err.Error(), known) }); i >= 0 {
+		what = problems[i]
+	} else if strings.Contains(text, "://") {
+		what = "it is not a valid URL"
 	}
-	text := err.Error()
-	for _, known := range []string{
-		"hostaddr is not an IP address", "hostaddr has not one address for each host",
-	} {
-		if text == known {
-			return known
-		}
+	if !encoded(text) {
+		what += "; " + encodeHint
 	}
-	for _, known := range []string{
-		"invalid port", "invalid sslcertmode", "invalid connect_timeout", "invalid require_auth",
-		"unknown target_session_attrs", "invalid min_protocol_version", "invalid max_protocol_version",
-		"unknown channel_binding", "sslmode is invalid", "failed to read service", "failed to configure TLS",
-	} {
-		if strings.Contains(text, known) {
-			return known + "; " + encodeHint
-		}
-	}
-	return "it is neither a URL nor a list of key=value; " + encodeHint
+	return what
+}
+
+// problems are those of what the parser says that have nothing of the text in them.
+var problems = []string{
+	"hostaddr is not an IP address", "hostaddr has not one address for each host",
+	"invalid port", "invalid sslcertmode", "invalid connect_timeout", "invalid require_auth",
+	"unknown target_session_attrs", "invalid min_protocol_version", "invalid max_protocol_version",
+	"unknown channel_binding", "sslmode is invalid", "failed to read service", "failed to configure TLS",
 }
 
 // Address is where config connects to first, for people.

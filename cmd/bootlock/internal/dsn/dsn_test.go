@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/dsn"
 )
 
@@ -18,41 +20,75 @@ func noEnvironment(t *testing.T) {
 	}
 }
 
-// The server would refuse each of these as a setting that it does not know:
-// "unrecognized configuration parameter".
-func TestKeywordsOfOthers(t *testing.T) {
+// What other tools put into DATABASE_URL for themselves the server refuses as a
+// setting that it does not know, or a pooler does, by name.
+func TestDrop(t *testing.T) {
 	noEnvironment(t)
 	for _, test := range []struct {
-		text    string
-		dropped []string
+		code, message string
+		dropped       []string
 	}{
-		{"postgres://u@h/d?keepalives=1&keepalives_idle=30&keepalives_interval=10&keepalives_count=3", []string{"keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval"}},
-		{"postgres://u@h/d?tcp_user_timeout=1000", []string{"tcp_user_timeout"}},
-		{"postgres://u@h/d?gssencmode=disable", []string{"gssencmode"}},
-		{"postgres://u@h/d?gssencmode=prefer", []string{"gssencmode"}},
-		{"postgres://u@h/d?client_encoding=auto", []string{"client_encoding"}},
-		{"postgres://u@h/d?client_encoding=utf-8", nil},
-		{"host=h user=u fallback_application_name=psql load_balance_hosts=disable", []string{"fallback_application_name", "load_balance_hosts"}},
-		// Prisma, SQLAlchemy, Rails: without a word, since they are for others.
-		{"postgres://u@h/d?schema=public&connection_limit=1&pgbouncer=true", nil},
-		{"postgres://u@h/d?pool=5&prepared_statements=false&encoding=unicode", nil},
-		{"postgresql+psycopg://u@h/d", nil},
+		{"42704", `unrecognized configuration parameter "checkout_timeout"`, []string{"checkout_timeout"}},
+		{"42704", "unbekannter Konfigurationsparameter »async-fallback«", []string{"async-fallback"}},
+		{"08P01", "unsupported startup parameter: other", []string{"other"}},
+		{"08P01", "unsupported startup parameters: other, checkout_timeout", []string{"checkout_timeout", "other"}},
+		{"22023", `invalid value for parameter "search_path"`, nil},
 	} {
-		config, err := dsn.Parse(test.text)
+		config, err := dsn.Parse("postgres://u@h/d?checkout_timeout=4&checkout=1&async-fallback=m&other=1&search_path=a")
 		if err != nil {
-			t.Errorf("%s: %v", test.text, err)
+			t.Fatal(err)
+		}
+		before := len(config.RuntimeParams)
+		got := config.Drop(&pgconn.PgError{Code: test.code, Message: test.message})
+		if !slices.Equal(got, test.dropped) || len(config.RuntimeParams) != before-len(got) {
+			t.Errorf("%s: got %q dropped, %v left; want %q", test.message, got, config.RuntimeParams, test.dropped)
+		}
+	}
+}
+
+// What is written in another way is the same.
+func TestFormsOfOthers(t *testing.T) {
+	noEnvironment(t)
+	for _, text := range []string{
+		"postgresql+psycopg://u@h/d", "postgis://u@h/d", "ecto://u@h/d", "pgx5://u@h/d", "PostgreSQL://u@h/d",
+		" postgres://u@h/d\n", "host=h user=u dbname=d\r\n",
+		"postgres://u@h/d?client_encoding=auto", "postgres://u@h/d?ssl=false",
+		"postgres://u@h/d?pool_max_conns=4&x-migrations-table=m&keepalives_idle=1&schema=public&prefer_simple_protocol=true",
+	} {
+		config, err := dsn.Parse(text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
 			continue
 		}
-		if !slices.Equal(config.Dropped, test.dropped) {
-			t.Errorf("%s: got %q dropped; want %q", test.text, config.Dropped, test.dropped)
+		if len(config.RuntimeParams) > 0 || config.User != "u" || config.Host != "h" || config.Database != "d" {
+			t.Errorf("%s: got user %q, host %q, database %q, settings %v", text, config.User, config.Host, config.Database, config.RuntimeParams)
 		}
-		for name := range config.RuntimeParams {
-			if name != "client_encoding" {
-				t.Errorf("%s: got %s for a setting of the server", test.text, name)
-			}
+	}
+	for _, text := range []string{"postgres://u@h/d?ssl=true", "postgres://u@h/d?ssl=require", "postgres://u@h/d?sslmode=no-verify", "host=h user=u ssl=true"} {
+		config, err := dsn.Parse(text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+		} else if config.TLSConfig == nil || len(config.Fallbacks) > 0 || len(config.RuntimeParams) > 0 {
+			t.Errorf("%s: got a connection that need not be encrypted, or settings %v", text, config.RuntimeParams)
 		}
-		if config.User != "u" || config.Host != "h" {
-			t.Errorf("%s: got user %q, host %q; want u, h", test.text, config.User, config.Host)
+	}
+}
+
+// The password's encoding is blamed where it may be the cause, and only there.
+func TestEncodingIsBlamed(t *testing.T) {
+	noEnvironment(t)
+	for text, want := range map[string]bool{
+		"postgres://u:p@h:port/d":        false,
+		"postgres://u:p@h/d?sslmode=odd": false,
+		"host=h port=x password=a@b":     false,
+		"words":                          false,
+		"postgres://u:hun?ter@h/d":       true,
+		"postgres://u:hun%ter@h/d":       true,
+		"postgres://u:1?hunter@h":        true,
+	} {
+		_, err := dsn.Parse(text)
+		if err == nil || strings.Contains(err.Error(), "percent-encoded") != want {
+			t.Errorf("%s: got %v; want encoding blamed: %t", text, err, want)
 		}
 	}
 }
@@ -81,6 +117,9 @@ func TestRefused(t *testing.T) {
 		"postgres://u@h/d?gssencmode=require":   "gssencmode is not supported",
 		"jdbc:postgresql://h/d?user=u":          "JDBC",
 		"JDBC:postgresql://h/d?user=u":          "JDBC",
+		"mysql://u@h/d":                         "something else than PostgreSQL",
+		"Host=h;Port=1;Password=hunter2":        "semicolons",
+		"host=h;port=1;password=hunter2":        "semicolons",
 		"host=h hostaddr=example.org":           "hostaddr is not an IP address",
 		"host=a,b hostaddr=127.0.0.1":           "one address for each host",
 		// The parser would take what follows the first @ or / for the host.
@@ -150,28 +189,42 @@ func TestRedact(t *testing.T) {
 		"postgres://h/db?password=hunter2&sslmode=disable": "postgres://h/db?password=xxxxx&sslmode=disable",
 		"nothing secret: user@host":                        "nothing secret: user@host",
 	} {
-		if got := dsn.Redact(text); got != want {
+		if got := (*dsn.Config)(nil).Redact(text); got != want {
 			t.Errorf("got %q; want %q", got, want)
 		}
 	}
 }
 
-// A password that is a name as well would be taken out of every message.
+// A password is hidden in an error of the driver, unless it is a name as well.
 func TestSecret(t *testing.T) {
+	noEnvironment(t)
 	for text, want := range map[string]string{
-		"postgres://user:hunter2@host/db": "hunter2",
-		"postgres://user:user@host/db":    "",
-		"postgres://user:db@host/db":      "",
-		"postgres://user:host@host/db":    "",
-		"postgres://user@host/db":         "",
+		"postgres://user:hunter2@host/db": "user host db xxxxx",
+		"postgres://user:user@host/db":    "user host db hunter2",
+		"postgres://user:db@host/db":      "user host db hunter2",
+		"postgres://user:host@host/db":    "user host db hunter2",
+		"postgres://user@host/db":         "user host db hunter2",
 	} {
-		noEnvironment(t)
 		config, err := dsn.Parse(text)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := config.Secret(); got != want {
+		if got := config.Redact("user host db hunter2"); got != want {
 			t.Errorf("%s: got %q; want %q", text, got, want)
+		}
+	}
+}
+
+// A connection string in the wrong place is quoted by the error about it.
+func TestRedactArguments(t *testing.T) {
+	for text, want := range map[string]string{
+		`unknown command "u:x@SECRET@host" for "bootlock locks"`:                     `unknown command "xxxxx" for "bootlock locks"`,
+		`unknown command "u:1/SECRET@host" for "bootlock"`:                           `unknown command "xxxxx" for "bootlock"`,
+		`unknown command "host=h;port=1;password=SECRET" for "bootlock"`:             `unknown command "xxxxx" for "bootlock"`,
+		`invalid argument "postgres://u:a \"SECRET@h" for "--ttl" flag: invalid "b"`: `invalid argument "xxxxx" for "--ttl" flag: invalid "b"`,
+	} {
+		if got := dsn.RedactArguments(text); got != want {
+			t.Errorf("got %s; want %s", got, want)
 		}
 	}
 }
@@ -223,7 +276,7 @@ func FuzzRedact(f *testing.F) {
 			"host=h password='" + quote.Replace(password) + "' user=u",
 		}
 		for _, text := range texts {
-			if got := dsn.Redact(text); strings.Contains(got, marker) {
+			if got := (*dsn.Config)(nil).Redact(text); strings.Contains(got, marker) {
 				t.Errorf("got %q of %q; want nothing of the password", got, text)
 			}
 		}

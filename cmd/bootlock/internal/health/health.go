@@ -23,7 +23,8 @@ const (
 // Report is the answer to every request.
 type Report struct {
 	State   string              `json:"state"`
-	For     string              `json:"for,omitempty"` // what is waited for
+	For     string              `json:"for,omitempty"`    // what is waited for
+	Reason  string              `json:"reason,omitempty"` // why it is
 	Waited  float64             `json:"waited_seconds"`
 	Holders []locktrace.Session `json:"holders,omitempty"` // who has the lock, as far as this role may see
 }
@@ -68,14 +69,14 @@ func (s *Server) answer(w http.ResponseWriter, readiness bool) {
 	_ = json.NewEncoder(w).Encode(report)
 }
 
-// Wait says what is waited for, and who has it.
-func (s *Server) Wait(what string, holders []locktrace.Session) {
+// Wait says what is waited for, why, and who has it.
+func (s *Server) Wait(state, what, reason string, holders []locktrace.Session) {
 	if s == nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.report.State, s.report.For, s.report.Holders = Waiting, what, holders
+	s.report = Report{State: state, For: what, Reason: reason, Holders: holders}
 }
 
 // Run says that the command runs.

@@ -5,7 +5,7 @@ import (
 	"github.com/bootlock/bootlock/internal/fence"
 )
 
-// fences are the keys that go with locks: the gates for the transactions of a lease,
+// fences are the keys that go with locks: the gate for the transactions of a lease,
 // and the high half of its numbers.
 type fences struct {
 	gates    map[advisorylock.Key]advisorylock.Key
@@ -29,16 +29,14 @@ func fencesOf(locks []*Lock, known meanings) fences {
 
 func (f fences) add(key advisorylock.Key) {
 	l := leaseOn(key)
-	for _, gate := range l.Gates() {
-		f.gates[advisorylock.Key(gate)] = key
-	}
+	f.gates[advisorylock.Key(l.Gate())] = key
 	f.families[l.Family()] = key
 }
 
-// leaseOn is any lease on key: its gates are those of all, and so is the high half of
-// its number.
+// leaseOn is any lease on key: its gate is that of all, and so is the high half of its
+// number.
 func leaseOn(key advisorylock.Key) fence.Lease {
-	return fence.New(int64(key), false, 0, func() uint32 { return 0 })
+	return fence.New(int64(key), 0, func() uint32 { return 0 })
 }
 
 // find says what a key is, and which lock it goes with.

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -41,12 +40,18 @@ type Lock struct {
 // Session is one that has the lock, or waits for it.
 type Session struct {
 	advisorylock.Session
+	Shared    bool    `json:"shared"`              // only other programs share locks
 	Seconds   float64 `json:"seconds"`             // how long it has held the lock, or waited for it
 	Terminate string  `json:"terminate,omitempty"` // how to end a holder
 }
 
 // For is how long the session has held the lock, or waited for it.
 func (s Session) For() time.Duration { return time.Duration(s.Seconds * float64(time.Second)) }
+
+// Hidden reports whether the role may not see what sessions do.
+func (l *Lock) Hidden() bool {
+	return slices.ContainsFunc(l.Sessions, func(s Session) bool { return s.State == "" })
+}
 
 // Query says what to look for.
 type Query struct {
@@ -89,7 +94,7 @@ func Look(ctx context.Context, db *sql.DB, q Query) ([]*Lock, error) {
 // lookSQL qualifies its operators too: one of the same name on the search_path
 // would be used instead. Where the role may not see a session, state is null.
 const lookSQL = `
-SELECT d.datname::pg_catalog.text, l.classid::pg_catalog.int8, l.objid::pg_catalog.int8, l.objsubid OPERATOR(pg_catalog.=) 1::pg_catalog.int2, l.pid,
+SELECT d.datname::pg_catalog.text, l.classid::pg_catalog.int8, l.objid::pg_catalog.int8, l.objsubid OPERATOR(pg_catalog.=) 1::pg_catalog.int2, COALESCE(l.pid, 0),
        COALESCE(a.application_name, ''),
        COALESCE(a.usename::pg_catalog.text, ''),
        CASE WHEN a.client_addr IS NOT NULL THEN pg_catalog.concat(pg_catalog.host(a.client_addr), ':', a.client_port)
@@ -100,8 +105,7 @@ SELECT d.datname::pg_catalog.text, l.classid::pg_catalog.int8, l.objid::pg_catal
        CASE WHEN a.state IS NULL THEN '' ELSE a.query END,
        l.granted,
        l.mode OPERATOR(pg_catalog.=) 'ShareLock',
-       COALESCE(EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) a.xact_start), 0)::pg_catalog.float8,
-       COALESCE(EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) a.query_start), 0)::pg_catalog.float8
+       COALESCE(EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) a.xact_start), 0)::pg_catalog.float8
 FROM pg_catalog.pg_locks l
 JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) l.database
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
@@ -113,9 +117,8 @@ func scan(rows *sql.Rows) (*Lock, Session, error) {
 	l, s := &Lock{}, Session{}
 	var bigint bool
 	var since sql.NullTime
-	var inTransaction, inStatement float64
 	err := rows.Scan(&l.Database, &l.ClassID, &l.ObjID, &bigint, &s.PID, &s.Application, &s.User, &s.Client, &s.State,
-		&since, &s.Query, &s.Granted, &s.Shared, &inTransaction, &inStatement)
+		&since, &s.Query, &s.Granted, &s.Shared, &s.Seconds)
 	if err != nil {
 		return nil, s, err
 	}
@@ -123,25 +126,11 @@ func scan(rows *sql.Rows) (*Lock, Session, error) {
 		key := advisorylock.Key(uint64(l.ClassID)<<32 | uint64(l.ObjID)) //nolint:gosec // the two halves of the bits
 		l.Key = &key
 	}
-	s.Since, s.Seconds = since.Time, inTransaction
-	if s.Granted {
+	s.Since = since.Time
+	if s.Granted && s.PID != 0 { // a prepared transaction has none
 		s.Terminate = s.TerminateSQL()
-	} else if waited, ok := waited(s.Query, inStatement); ok {
-		s.Seconds = waited
-		s.Since = time.Now().Add(-s.For())
 	}
 	return l, s, nil
-}
-
-// waited is how long a session has waited for a lock that says so in its
-// statement: its transaction is only the last of many.
-func waited(query string, inStatement float64) (seconds float64, ok bool) {
-	match := waitComment.FindStringSubmatch(query)
-	if match == nil {
-		return 0, false
-	}
-	before, err := strconv.ParseFloat(match[1], 64)
-	return before/1000 + inStatement, err == nil
 }
 
 // add adds s to the last of locks if that is l, or else adds l: rows come sorted.
@@ -214,11 +203,8 @@ func (q Query) known(ctx context.Context, db *sql.DB) (meanings, error) {
 }
 
 var (
-	// waitComment is what the statement of a waiter begins with: how long it had
-	// waited when the statement was sent.
-	waitComment = regexp.MustCompile(`^/\* bootlock: (\d+) ms for -?\d+, (?:shared|exclusive) \*/ ?`)
-	// nameComment is what the statements of a lease begin with, after that.
-	nameComment = regexp.MustCompile(`^/\* bootlock: (.*?) \*/`)
+	// nameComment is what the statements of a lease begin with.
+	nameComment = regexp.MustCompile(`^SELECT /\* bootlock: (.*?) \*/`)
 	// createSchema tells of a schema that is not there yet.
 	createSchema = regexp.MustCompile(`^CREATE SCHEMA IF NOT EXISTS "((?:[^"]|"")+)"`)
 )
@@ -228,51 +214,23 @@ var (
 //
 // The number of a lease and the gates of its fence follow from the key of its lock.
 func identify(locks []*Lock, known meanings) {
-	said := map[int]string{} // what a session says, by its process
+	said := known.learn(locks)
 	for _, l := range locks {
-		for _, s := range l.Sessions {
-			if match := nameComment.FindStringSubmatch(waitComment.ReplaceAllString(s.Query, "")); match != nil {
-				said[s.PID] = match[1]
-				name := advisorylock.KeyOf(match[1])
-				if _, ok := known[name]; !ok {
-					known[name] = meaning{Named, match[1]}
-				}
-				if key := schemaguard.MigrateKey(schemaguard.KeyFor(match[1])); l.Key != nil && *l.Key == key {
-					known.addSchema(match[1])
-				}
-			} else if match := createSchema.FindStringSubmatch(s.Query); match != nil {
-				known.addSchema(strings.ReplaceAll(match[1], `""`, `"`))
-			}
-		}
-	}
-	has := map[int]bool{} // the sessions that hold a lock that is known
-	for _, l := range locks {
-		if l.Key == nil {
-			continue
-		}
-		m, ok := known[*l.Key]
-		if !ok {
+		m, ok := known[l.key()]
+		if l.Key == nil || !ok {
 			continue
 		}
 		l.Kind, l.Name = m.kind, m.name
 		for _, s := range l.Sessions {
-			has[s.PID] = has[s.PID] || s.Granted
+			if s.Granted {
+				delete(said, s.PID) // it says that of this lock
+			}
 		}
 	}
 	f := fencesOf(locks, known)
 	for _, l := range locks {
 		if l.Key != nil && l.Kind == Unknown {
-			l.Kind, l.of = f.find(*l.Key)
-		}
-	}
-	for _, l := range locks {
-		if l.Key == nil || l.Kind != Unknown {
-			continue
-		}
-		for _, s := range l.Sessions {
-			if name, ok := said[s.PID]; ok && !has[s.PID] {
-				l.Kind, l.Name = Named, name
-			}
+			l.guess(f, said)
 		}
 	}
 	for _, l := range locks {
@@ -280,6 +238,48 @@ func identify(locks []*Lock, known meanings) {
 			l.Name = nameOf(l.of, locks, known)
 		}
 	}
+}
+
+func (l *Lock) key() (key advisorylock.Key) {
+	if l.Key != nil {
+		key = *l.Key
+	}
+	return key
+}
+
+// guess says what a lock is whose key nobody knows.
+func (l *Lock) guess(f fences, said map[int]string) {
+	if l.Kind, l.of = f.find(*l.Key); l.Kind != Unknown {
+		return
+	}
+	for _, s := range l.Sessions {
+		if name, ok := said[s.PID]; ok {
+			l.Kind, l.Name = Named, name
+		}
+	}
+}
+
+// learn adds what the sessions say, and returns the name that each of them says, by
+// its process.
+func (m meanings) learn(locks []*Lock) (said map[int]string) {
+	said = map[int]string{}
+	for _, l := range locks {
+		for _, s := range l.Sessions {
+			if match := nameComment.FindStringSubmatch(s.Query); match != nil {
+				name := match[1]
+				said[s.PID] = name
+				if _, ok := m[advisorylock.KeyOf(name)]; !ok {
+					m[advisorylock.KeyOf(name)] = meaning{Named, name}
+				}
+				if l.Key != nil && *l.Key == schemaguard.MigrateKey(schemaguard.KeyFor(name)) {
+					m.addSchema(name)
+				}
+			} else if match := createSchema.FindStringSubmatch(s.Query); match != nil {
+				m.addSchema(strings.ReplaceAll(match[1], `""`, `"`))
+			}
+		}
+	}
+	return said
 }
 
 // nameOf is the name of a lock, or its key.

@@ -34,26 +34,21 @@ func TestIdentify(t *testing.T) {
 		known meanings
 		want  []meaning
 	}{
-		"by its holder's name": {[]*Lock{lockOf(nightly, holder(1, "/* bootlock: nightly */ SELECT 1"))}, nil, []meaning{{Named, "nightly"}}},
+		"by its holder's name": {[]*Lock{lockOf(nightly, holder(1, "SELECT /* bootlock: nightly */ 1"))}, nil, []meaning{{Named, "nightly"}}},
 		"the number of a lease": {
-			[]*Lock{lockOf(advisorylock.Key(uint64(leaseOn(nightly).Family())<<32|99), holder(1, "/* bootlock: nightly */ SELECT 1")), lockOf(nightly, holder(1, "/* bootlock: nightly */ SELECT 1"))},
+			[]*Lock{lockOf(advisorylock.Key(uint64(leaseOn(nightly).Family())<<32|99), holder(1, "SELECT /* bootlock: nightly */ 1")), lockOf(nightly, holder(1, "SELECT /* bootlock: nightly */ 1"))},
 			nil,
 			[]meaning{{Lease, "nightly"}, {Named, "nightly"}},
 		},
 		"another lock of its session": {
-			[]*Lock{lockOf(99, holder(1, "/* bootlock: nightly */ SELECT 1")), lockOf(nightly, holder(1, "/* bootlock: nightly */ SELECT 1"))},
+			[]*Lock{lockOf(99, holder(1, "SELECT /* bootlock: nightly */ 1")), lockOf(nightly, holder(1, "SELECT /* bootlock: nightly */ 1"))},
 			nil,
 			[]meaning{{Unknown, ""}, {Named, "nightly"}},
 		},
-		"a waiter says how long, then a name": {
-			[]*Lock{lockOf(nightly, holder(1, ""), waiterOf(2, "/* bootlock: 1500 ms for 42, exclusive */ /* bootlock: nightly */ SET LOCAL x = 1"))},
-			nil,
-			[]meaning{{Named, "nightly"}},
-		},
-		"a name that is not the key's": {[]*Lock{lockOf(7, holder(1, "/* bootlock: billing */ SELECT 1"))}, nil, []meaning{{Named, "billing"}}},
-		"a waiter without a name":      {[]*Lock{lockOf(7, waiterOf(1, "/* bootlock: 1500 ms for 7, shared */ SET LOCAL x = 1"))}, nil, []meaning{{Unknown, ""}}},
+		"by its waiter's name":         {[]*Lock{lockOf(nightly, holder(1, ""), waiterOf(2, "SELECT /* bootlock: nightly */ pg_catalog.pg_advisory_xact_lock(1)"))}, nil, []meaning{{Named, "nightly"}}},
+		"a name that is not the key's": {[]*Lock{lockOf(7, holder(1, "SELECT /* bootlock: billing */ 1"))}, nil, []meaning{{Named, "billing"}}},
 		"migrations, by the schema that their lease names": {
-			[]*Lock{lockOf(schemaguard.MigrateKey(app), holder(1, "/* bootlock: app */ SELECT 1"))}, nil, []meaning{{Migrate, "app"}},
+			[]*Lock{lockOf(schemaguard.MigrateKey(app), holder(1, "SELECT /* bootlock: app */ 1"))}, nil, []meaning{{Migrate, "app"}},
 		},
 		"a schema that is being made": {[]*Lock{lockOf(app, holder(1, `CREATE SCHEMA IF NOT EXISTS "app"`))}, nil, []meaning{{Schema, "app"}}},
 		"by --lock":                   {[]*Lock{lockOf(nightly, holder(1, "SELECT pg_advisory_lock(1)"))}, Query{Names: []string{"nightly"}}.wanted(), []meaning{{Named, "nightly"}}},
@@ -123,22 +118,6 @@ func TestNoColourElsewhere(t *testing.T) {
 	for _, colour := range []string{bold, green, yellow, dim} {
 		if strings.Contains(text, colour) {
 			t.Errorf("got %q without colour", text)
-		}
-	}
-}
-
-// A wait goes on in bursts, each a transaction of its own, the oldest of which is
-// a second old whatever the wait.
-func TestWaited(t *testing.T) {
-	for query, want := range map[string]float64{
-		"/* bootlock: 61500 ms for 42, exclusive */ DO $bootlock$":   62,
-		"/* bootlock: 1500 ms for -42, shared */ /* bootlock: a */ ": 2,
-		"/* bootlock: nightly */ SELECT 1":                           0,
-		"SELECT '/* bootlock: 1500 ms for 42, exclusive */'":         0,
-	} {
-		got, ok := waited(query, 0.5)
-		if got != want || ok != (want > 0) {
-			t.Errorf("got %v, %v of %q; want %v", got, ok, query, want)
 		}
 	}
 }

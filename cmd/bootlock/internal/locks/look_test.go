@@ -58,35 +58,33 @@ func TestLookHoldersFirst(t *testing.T) {
 func TestLookFence(t *testing.T) {
 	dsn := pgtest.Shared(t).NewDB(t)
 	db := sqltest.Open(t, "pgx", dsn)
-	for _, shared := range []bool{false, true} {
-		for name, locker := range map[string]advisorylock.Locker{"nightly": {Name: "nightly", Shared: shared}, "4711": {Shared: shared}} {
-			key := advisorylock.Key(4711)
-			if locker.Name != "" {
-				key = advisorylock.KeyOf(locker.Name)
-			}
-			err := locker.Hold(t.Context(), db, key, func(ctx context.Context) error {
-				tx := sqltest.Begin(t, db)
-				if err := advisorylock.Fence(ctx, tx); err != nil {
-					t.Error(err)
-				}
-				found, err := locks.Look(ctx, db, locks.Query{})
-				kinds := map[string]string{}
-				for _, l := range found {
-					kinds[l.Kind] = l.Name
-				}
-				if err != nil || len(found) != 3 || kinds[locks.Fence] != name || kinds[locks.Lease] != name {
-					t.Errorf("got %v, %v of a lease with a fenced transaction; want its lock, its number and its gate, named %s", kinds, err, name)
-				}
-				asked, err := locks.Look(ctx, db, locks.Query{Keys: []advisorylock.Key{key}})
-				if err != nil || len(asked) != 2 {
-					t.Errorf("got %d locks, %v by the key; want the lock and its fence", len(asked), err)
-				}
-				sqltest.Commit(t, tx)
-				return nil
-			})
-			if err != nil {
+	for name, locker := range map[string]advisorylock.Locker{"nightly": {Name: "nightly"}, "4711": {}} {
+		key := advisorylock.Key(4711)
+		if locker.Name != "" {
+			key = advisorylock.KeyOf(locker.Name)
+		}
+		err := locker.Hold(t.Context(), db, key, func(ctx context.Context) error {
+			tx := sqltest.Begin(t, db)
+			if err := advisorylock.Fence(ctx, tx); err != nil {
 				t.Error(err)
 			}
+			found, err := locks.Look(ctx, db, locks.Query{})
+			kinds := map[string]string{}
+			for _, l := range found {
+				kinds[l.Kind] = l.Name
+			}
+			if err != nil || len(found) != 3 || kinds[locks.Fence] != name || kinds[locks.Lease] != name {
+				t.Errorf("got %v, %v of a lease with a fenced transaction; want its lock, its number and its gate, named %s", kinds, err, name)
+			}
+			asked, err := locks.Look(ctx, db, locks.Query{Keys: []advisorylock.Key{key}})
+			if err != nil || len(asked) != 2 {
+				t.Errorf("got %d locks, %v by the key; want the lock and its fence", len(asked), err)
+			}
+			sqltest.Commit(t, tx)
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -28,6 +29,9 @@ var (
 	// ErrNoLock says that the server, or what stands in front of it, grants
 	// locks and does not keep them.
 	ErrNoLock = errors.New("locks are granted here, and not kept: see bootlock doctor")
+
+	// ErrSilent says that there was no answer until the context ended.
+	ErrSilent = errors.New("no answer")
 )
 
 // Server is a database that answers.
@@ -37,13 +41,23 @@ type Server struct {
 	ID      string // tells this database from others, since locks are per database
 
 	config  *pgx.ConnConfig
+	drop    func(err error) bool // what the server does not know in config
 	sockets sockets
+	held    []uint32 // the server processes of the locks, see WatchLocks
 }
 
 // Open makes a pool. With locks it takes nothing for a server but a primary: of
-// several hosts the first that is one. Nothing is sent.
-func Open(config *dsn.Config, locks bool) *Server {
+// several hosts the first that is one. dropped is told what Await leaves out of
+// config because the server refuses it. Nothing is sent.
+func Open(config *dsn.Config, locks bool, dropped func([]string)) *Server {
 	s := &Server{Address: config.Address(), config: config.ConnConfig}
+	s.drop = func(err error) bool {
+		names := config.Drop(err)
+		if len(names) > 0 {
+			dropped(names)
+		}
+		return len(names) > 0
+	}
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = attemptTime
 	}
@@ -56,6 +70,7 @@ func Open(config *dsn.Config, locks bool) *Server {
 		config.ValidateConnect = primary
 	}
 	config.DialFunc = s.sockets.register(config.DialFunc)
+	config.AfterConnect = number
 	s.DB = stdlib.OpenDB(*config.ConnConfig)
 	return s
 }
@@ -132,21 +147,33 @@ type Patience struct {
 	Room   time.Duration // for a connection while all are in use
 }
 
+// Forever is as long as its context lasts.
+const Forever time.Duration = 1<<63 - 1
+
 // Await returns when the server answers. While it may come up, or has no free
 // connection, Await tries again; waiting is called before each pause, with what
 // is in the way.
-func (s *Server) Await(ctx context.Context, p Patience, waiting func(waited time.Duration, err error)) error {
+func (s *Server) Await(ctx context.Context, p Patience, waiting func(err error)) error {
 	begun := time.Now()
+	var last error // but that of the end of ctx
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		err := s.DB.PingContext(ctx)
-		if err == nil || ctx.Err() != nil {
-			return err
+		if err == nil {
+			return nil
 		}
-		waited, limit := time.Since(begun), time.Duration(0)
+		waited := time.Since(begun)
+		if ctx.Err() != nil {
+			return &UnreachableError{Server: s.Address, Waited: waited, Err: cmp.Or(last, ErrSilent)}
+		}
+		if s.drop(err) {
+			continue
+		}
+		last = err
+		limit := time.Duration(0)
 		if full(err) {
 			limit = max(p.Server, p.Room)
-			// What becomes free is for whoever has the lock, and not for those
-			// who come to wait; and they should not all come at once.
+			// What becomes free is for the holder of the lock, and not for more
+			// waiters; and these should not all come at once.
 			pause = max(pause, 400*time.Millisecond)
 			pause += rand.N(pause) //nolint:gosec // not a secret
 		} else if notYetUp(err) {
@@ -155,13 +182,16 @@ func (s *Server) Await(ctx context.Context, p Patience, waiting func(waited time
 		if waited >= limit {
 			return &UnreachableError{Server: s.Address, Waited: waited, Err: err}
 		}
-		waiting(waited, err)
+		waiting(err)
 		select {
 		case <-time.After(min(pause, limit-waited)):
 		case <-ctx.Done():
 		}
 	}
 }
+
+// MayPass reports whether err, of a connect or of a session, may go away.
+func MayPass(err error) bool { return err != nil && (full(err) || notYetUp(err)) }
 
 // full reports whether err may go away when somebody else disconnects.
 func full(err error) bool { return sqlstate.Of(err) == "53300" }
@@ -185,6 +215,9 @@ func (e *UnreachableError) Error() string {
 	if errors.Is(e.Err, ErrStandby) {
 		return fmt.Sprintf("cannot lock on the server at %s: %v", e.Server, ErrStandby)
 	}
+	if full(e.Err) {
+		return fmt.Sprintf("the server has no connection left: %v", e.Err)
+	}
 	if sqlstate.Of(e.Err) != "" {
 		return fmt.Sprintf("the server refused the connection: %v", e.Err)
 	}
@@ -200,16 +233,37 @@ func (e *UnreachableError) Unwrap() error { return e.Err }
 // Close closes all connections.
 func (s *Server) Close() error { return s.DB.Close() }
 
-// lingerTime bounds the attempt of Linger to connect.
-const lingerTime = 5 * time.Second
+const (
+	// lingerTime bounds the attempt of Linger to connect.
+	lingerTime = 2 * time.Second
+
+	// seenTime is for how long its session can be seen at least.
+	seenTime = 250 * time.Millisecond
+)
 
 // Linger connects once more, after a lock was lost, under the given name and
-// until this process ends: whoever has ended the holder can then see that its
-// command is not gone yet. It returns when it is connected, or cannot be.
+// until this process ends: bootlock end can then see that the command is not gone
+// yet. The session's last statement has the numbers of the
+// server processes that had the locks, since the holder may have another name. It
+// returns when it could be seen, or cannot connect.
 func (s *Server) Linger(name string) {
 	ctx, cancel := context.WithTimeout(context.Background(), lingerTime)
 	defer cancel()
 	config := s.config.Copy()
 	config.RuntimeParams["application_name"] = name
-	_, _ = pgx.ConnectConfig(ctx, config) // its end is that of the process
+	conn, err := pgx.ConnectConfig(ctx, config) // its end is that of the process
+	if err != nil {
+		return
+	}
+	said := "SELECT"
+	for _, pid := range s.held {
+		said += " /* " + Ending(pid) + " */"
+	}
+	if _, err = conn.Exec(ctx, said); err == nil {
+		time.Sleep(seenTime)
+	}
 }
+
+// Ending is in the last statement of the session of Linger, if a server process that
+// had a lock is pid.
+func Ending(pid uint32) string { return fmt.Sprintf("bootlock: ending after pid %d;", pid) }

@@ -30,9 +30,9 @@ func TestAttemptIsBounded(t *testing.T) {
 			}
 			return nil, refused
 		}
-		s := server.Open(config, false)
+		s := server.Open(config, false, nil)
 		defer s.Close() //nolint:errcheck // nothing was opened
-		err = s.Await(t.Context(), server.Patience{}, func(time.Duration, error) {})
+		err = s.Await(t.Context(), server.Patience{}, func(error) {})
 		if !errors.Is(err, refused) {
 			t.Errorf("%s: got %v; want the attempt made", text, err)
 		}

@@ -20,6 +20,7 @@ type socket struct {
 	all *sockets
 
 	mu      sync.Mutex
+	pid     uint32 // of the server process; a pooler makes it up
 	unwatch func() // nil: not watched
 }
 
@@ -38,6 +39,20 @@ func (s *sockets) register(dial pgconn.DialFunc) pgconn.DialFunc {
 		s.open[c] = true
 		return c, nil
 	}
+}
+
+// number remembers the server process of a connection.
+func number(_ context.Context, conn *pgconn.PgConn) error {
+	c := conn.Conn()
+	if secure, ok := c.(interface{ NetConn() net.Conn }); ok { // TLS
+		c = secure.NetConn()
+	}
+	if c, ok := c.(*socket); ok {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.pid = conn.PID()
+	}
+	return nil
 }
 
 // Close ends the watch first: it has a copy of the file descriptor, without whose
@@ -69,8 +84,10 @@ func (s *Server) WatchLocks(lost func()) (stop func()) {
 	s.sockets.mu.Lock()
 	defer s.sockets.mu.Unlock()
 	var watched []*socket
+	s.held = nil
 	for c := range s.sockets.open {
 		c.mu.Lock()
+		s.held = append(s.held, c.pid)
 		c.unwatch = watch(c.Conn, lost)
 		c.mu.Unlock()
 		watched = append(watched, c)

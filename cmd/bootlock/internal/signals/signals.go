@@ -24,8 +24,8 @@ type Catcher struct {
 
 // Catch returns a context that ends with the first signal that asks for that,
 // with an [EndedError] as its cause. A second such signal ends the process at
-// once, with the exit code that a shell gives for it: whatever the first one
-// should have ended hangs. stop gives the signals back.
+// once, with the exit code that a shell gives for it: what the first one should
+// have ended hangs. stop gives the signals back.
 func Catch(parent context.Context) (_ context.Context, s *Catcher, stop context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(parent)
 	s = &Catcher{}

@@ -9,6 +9,7 @@ import (
 	"log"
 	"os"
 	"testing/fstest"
+	"time"
 
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/golang-migrate/migrate/v4"
@@ -51,7 +52,9 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := schemaguard.Ensure(context.Background(), db, "app", migrateUp); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	if err := schemaguard.Ensure(ctx, db, "app", migrateUp); err != nil {
 		log.Fatal(err)
 	}
 	log.Print("ready")

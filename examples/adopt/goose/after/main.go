@@ -1,5 +1,5 @@
 // Command after is the program with the guard: a Provider takes no lock unless it
-// is given one.
+// is given one. It runs once in the fleet for each set of migrations.
 package main
 
 import (
@@ -8,6 +8,7 @@ import (
 	"log"
 	"os"
 	"testing/fstest"
+	"time"
 
 	"github.com/bootlock/bootlock/schemaguard"
 	_ "github.com/jackc/pgx/v5/stdlib"
@@ -34,7 +35,10 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := schemaguard.Migrate(context.Background(), db, "public", migrate); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	guard := schemaguard.Guard{Once: schemaguard.HashFS(migrations)}
+	if err := guard.Ensure(ctx, db, "public", migrate); err != nil {
 		log.Fatal(err)
 	}
 	log.Print("ready")

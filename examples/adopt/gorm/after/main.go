@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"log"
 	"os"
+	"time"
 
 	"github.com/bootlock/bootlock/schemaguard"
 	"gorm.io/driver/postgres"
@@ -27,7 +28,10 @@ func main() {
 		log.Fatal(err)
 	}
 	db.SetMaxOpenConns(10)
-	if err := schemaguard.Migrate(context.Background(), db, "public", func(context.Context, *sql.DB) error { return g.AutoMigrate(&User{}) }); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	migrate := func(ctx context.Context, _ *sql.DB) error { return g.WithContext(ctx).AutoMigrate(&User{}) }
+	if err := schemaguard.Migrate(ctx, db, "public", migrate); err != nil {
 		log.Fatal(err)
 	}
 	log.Print("ready")

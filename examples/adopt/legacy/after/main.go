@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"log"
 	"os"
+	"time"
 
 	"github.com/bootlock/bootlock/schemaguard"
 	_ "github.com/lib/pq"
@@ -19,9 +20,9 @@ var migrations = []string{
 	"CREATE INDEX IF NOT EXISTS users_email ON app.users (email)",
 }
 
-func migrate(_ context.Context, db *sql.DB) error {
+func migrate(ctx context.Context, db *sql.DB) error {
 	for _, m := range migrations {
-		if _, err := db.Exec(m); err != nil {
+		if _, err := db.ExecContext(ctx, m); err != nil {
 			return err
 		}
 	}
@@ -33,7 +34,9 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := schemaguard.Migrate(context.Background(), db, "app", migrate); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	if err := schemaguard.Migrate(ctx, db, "app", migrate); err != nil {
 		log.Fatal(err)
 	}
 	log.Print("ready")

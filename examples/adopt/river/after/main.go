@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"log"
 	"os"
+	"time"
 
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -24,7 +25,8 @@ func migrate(ctx context.Context, pool *pgxpool.Pool) error {
 }
 
 func main() {
-	ctx := context.Background()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
 	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL"))
 	if err != nil {
 		log.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"time"
 
 	"github.com/bootlock/bootlock/schemaguard"
 	_ "github.com/jackc/pgx/v5/stdlib"
@@ -32,7 +33,9 @@ func main() {
 		log.Fatal(err)
 	}
 	db.SetMaxOpenConns(4)
-	g, ctx := errgroup.WithContext(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
 	for i := range 50 {
 		tenant := fmt.Sprintf("tenant_%d", i+1)
 		g.Go(func() error {
