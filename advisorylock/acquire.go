@@ -30,7 +30,7 @@ func (c *call) step(ctx context.Context, s locktrace.Step, fn func(ctx context.C
 }
 
 func (c *call) failed(s locktrace.Step, err error) error {
-	if s == locktrace.Connect && (errors.Is(err, ErrNotAcquired) || errors.Is(err, ErrNested)) {
+	if s == locktrace.Connect && (errors.Is(err, ErrNotAcquired) || errors.Is(err, ErrNested) || errors.Is(err, errCircle)) {
 		s = locktrace.Lock // found out inside the process, before a connection was needed
 	}
 	return &locktrace.StepError{Op: c.Op, Name: c.title(), Step: s, Err: err}

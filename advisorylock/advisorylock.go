@@ -35,7 +35,8 @@
 // first of them has a connection. Locks together never take the last connection
 // of a pool that has more than one, so that a callback can always use the pool.
 // Callers that take several keys should take them in the same order everywhere,
-// as with any mutex. A driver that has a pool of its own, as
+// as with any mutex. Two that wait for each other on one *sql.DB are found, and one of
+// them gets an error at once; two processes wait until a context ends. A driver that has a pool of its own, as
 // stdlib.OpenDBFromPool of pgx does, hides its limit from database/sql; pass it
 // to [sql.DB.SetMaxOpenConns], or none of this can hold.
 //

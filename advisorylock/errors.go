@@ -35,6 +35,10 @@ var (
 	ErrUnsupported = errors.New("advisorylock: transaction-scoped advisory locks do not work here")
 )
 
+// errCircle is returned at once to the call that would close a circle of calls of this
+// process, each of which has a lock and waits for that of the next.
+var errCircle = errors.New("advisorylock: another call has this lock and waits for one of this call's: take locks in the same order everywhere")
+
 var errStatementMode = fmt.Errorf("%w: BEGIN is refused, as by a pooler in statement mode; it needs pool_mode=transaction or session", ErrUnsupported)
 
 // WaitError is a wait that ended without the lock, usually because its context

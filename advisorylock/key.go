@@ -17,6 +17,9 @@ type Key int64
 //
 //	SELECT ('x' || left(encode(sha256(convert_to('name', 'UTF8')), 'hex'), 16))::bit(64)::bigint
 //
+// Give [Locker].Name the name as well, or [WithXactLock] and the others show nothing but
+// the number in errors and traces.
+//
 // hashtext, which many use for this, is not: PostgreSQL does not promise that
 // its value stays the same, and it has 32 bits.
 func KeyOf(name string) Key {

@@ -6,8 +6,10 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"net"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -226,6 +228,23 @@ func TestNoConnectionIsAWait(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Where no server answers there is nothing to wait for that could be known to come.
+func TestServerThatCannotBeReached(t *testing.T) {
+	t.Parallel()
+	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		refused := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+		d.OnCall(recdriver.FailOn(recdriver.Connect, "", 0, refused))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		begun := time.Now()
+		err := f.call(advisorylock.Locker{}, ctx, db, key, noFn)
+		if took := time.Since(begun); took != 0 || !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("got %v after %v; want connection refused, at once", err, took)
+		}
+		checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Connect, "connect: "+refused.Error())
+	})
 }
 
 func TestNoConnectionUntilTheContextEnds(t *testing.T) {

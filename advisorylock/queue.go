@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -154,6 +155,10 @@ func (p *place) stand(ctx context.Context, q *queue, t *turn, try bool) error {
 		registry.Unlock()
 		return ErrNotAcquired
 	}
+	if q == &p.at.queue && p.pool.circle(t, p.key) {
+		registry.Unlock()
+		return errCircle
+	}
 	if p.pool.wouldStop(t) {
 		registry.Unlock()
 		return ErrPoolTooSmall
@@ -187,6 +192,27 @@ func (p *poolState) wouldStop(t *turn) bool {
 		}
 	}
 	return idle >= p.conns.capacity
+}
+
+// circle reports whether the caller that has key waits, itself or through others, for a
+// lock of t's own call chain: none of them could ever go on.
+func (p *poolState) circle(t *turn, key Key) bool {
+	stuck := map[Key]bool{key: true} // and the keys that their callers wait for
+	for n := 0; n < len(stuck); {
+		n = len(stuck)
+		for k, at := range p.keys {
+			for e := at.waiting.Front(); e != nil; e = e.Next() {
+				if e.Value.(*turn).hasAny(stuck) {
+					stuck[k] = true
+				}
+			}
+		}
+	}
+	return t.hasAny(stuck)
+}
+
+func (t *turn) hasAny(keys map[Key]bool) bool {
+	return slices.ContainsFunc(t.chain, func(h *held) bool { return keys[h.key] && !h.released.Load() })
 }
 
 func (p *poolState) idle(t *turn, by int) {

@@ -415,6 +415,54 @@ func TestNestedCallsDoNotWaitForEachOther(t *testing.T) {
 	})
 }
 
+// Calls that nest locks in opposite order would wait for each other for ever, and the
+// server cannot know: one waits in the process. The one that closes the circle is told,
+// and the others go on.
+func TestOppositeOrder(t *testing.T) {
+	t.Parallel()
+	for name, callers := range map[string]int{"two": 2, "a ring of three": 3} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			each(t, forms, func(t *testing.T, f form, _ *recdriver.Driver, db *sql.DB) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				var barrier sync.WaitGroup
+				barrier.Add(callers)
+				errs := goAll(callers, func(i int) error {
+					return f.call(advisorylock.Locker{}, ctx, db, key+advisorylock.Key(i), func(ctx context.Context) error {
+						barrier.Done()
+						barrier.Wait()
+						time.Sleep(time.Duration(i) * time.Second)
+						return advisorylock.WithXactLock(ctx, db, key+advisorylock.Key((i+1)%callers), nothing)
+					})
+				})
+				if err := errors.Join(errs[:callers-1]...); err != nil {
+					t.Errorf("got %v for those that waited already; want no error", err)
+				}
+				checkStep(t, errs[callers-1], "advisorylock.WithXactLock", "42", locktrace.Lock,
+					"lock: advisorylock: another call has this lock and waits for one of this call's: take locks in the same order everywhere")
+			})
+		})
+	}
+}
+
+// Not every waiter that has a lock is part of a circle.
+func TestSameOrder(t *testing.T) {
+	t.Parallel()
+	each(t, waiters, func(t *testing.T, f form, _ *recdriver.Driver, db *sql.DB) {
+		errs := goAll(10, func(i int) error {
+			first := key + 1 + advisorylock.Key(i)/2 // two callers for each
+			return f.call(advisorylock.Locker{}, t.Context(), db, first, func(ctx context.Context) error {
+				time.Sleep(time.Second)
+				return f.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error { time.Sleep(time.Minute); return nil })
+			})
+		})
+		if err := errors.Join(errs...); err != nil {
+			t.Errorf("got %v; want all to get both locks", err)
+		}
+	})
+}
+
 // What a nested wait was counted with is forgotten when it is over, however it
 // ended.
 func TestNestedWaitsOneAfterTheOther(t *testing.T) {

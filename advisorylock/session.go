@@ -59,7 +59,7 @@ func look(ctx context.Context, db *sql.DB, key Key) (atKey, atGate []Session, er
 		var s Session
 		var since float64
 		var isKey bool
-		err := rows.Scan(&s.PID, &s.Application, &s.User, &s.Client, &s.State, &since, &s.Query, &s.Granted, &isKey)
+		err := rows.Scan(&s.PID, &s.Application, &s.User, &s.Client, &s.State, &since, &s.Query, &s.Granted, &s.BlockedBy, &isKey)
 		if s.PID == 0 {
 			s.State = "prepared transaction"
 		}
@@ -138,7 +138,8 @@ func holders(atKey, atGate []Session) []Session {
 // sessionsSQL is the query of Sessions. A bigint key shows in pg_locks as its
 // high half in classid, its low half in objid, and objsubid 1. Operators are
 // qualified like functions, for the same reason. A session that the role may
-// not see has no state, and a text in place of its query.
+// not see has no state, and a text in place of its query. pg_blocking_pids stops
+// the server's lock manager for a moment: it is asked of a holder that waits only.
 func sessionsSQL(key, gate Key) string {
 	is := make([]string, 0, 2)
 	for _, k := range []Key{key, gate} {
@@ -150,7 +151,9 @@ func sessionsSQL(key, gate Key) string {
  CASE WHEN a.client_addr IS NOT NULL THEN pg_catalog.concat(pg_catalog.host(a.client_addr), ':', a.client_port)
  WHEN a.client_port OPERATOR(pg_catalog.<) 0 THEN 'local' ELSE '' END,
  COALESCE(a.state, ''), COALESCE(EXTRACT(EPOCH FROM a.xact_start), 0)::pg_catalog.float8,
- CASE WHEN a.state IS NULL THEN '' ELSE a.query END, l.granted, l.classid OPERATOR(pg_catalog.=) '%d'::pg_catalog.oid
+ CASE WHEN a.state IS NULL THEN '' ELSE a.query END, l.granted,
+ CASE WHEN l.granted AND a.wait_event_type OPERATOR(pg_catalog.=) 'Lock' THEN pg_catalog.array_to_string(pg_catalog.pg_blocking_pids(l.pid), ', ') ELSE '' END,
+ l.classid OPERATOR(pg_catalog.=) '%d'::pg_catalog.oid
  FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
  WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.objsubid OPERATOR(pg_catalog.=) 1::pg_catalog.int2 AND (%s)
  AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())

@@ -24,6 +24,7 @@ func TestSessions(t *testing.T) {
 		want := []advisorylock.Session{
 			blocker,
 			{PID: 2, Granted: true}, // of another role
+			{PID: 5, Granted: true, State: "active", BlockedBy: "4711, 4712"},
 			{State: "prepared transaction", Granted: true},
 			{PID: 3, Client: "local", State: "active", Since: time.UnixMicro(1700000000123456)},
 		}

@@ -65,7 +65,7 @@ const mayQueueSQL = `SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_cata
 // transaction may not be idle for long: a client that is frozen then would keep every
 // CREATE INDEX CONCURRENTLY that began meanwhile. So it must not take the lock after all.
 const queueSQL = `SELECT pg_catalog.set_config('bootlock.k', '{key}', true), pg_catalog.set_config('bootlock.old', pg_catalog.current_setting('lock_timeout'), true),
- pg_catalog.set_config('lock_timeout', pg_catalog.concat(EXTRACT(EPOCH FROM LEAST('900ms'::pg_catalog.interval,
+ pg_catalog.set_config('lock_timeout', pg_catalog.concat(EXTRACT(EPOCH FROM LEAST('900ms',
  pg_catalog.substring(pg_catalog.current_setting('statement_timeout'), '[^0].*')::pg_catalog.interval OPERATOR(pg_catalog./) 2)), 's'), true){idle limit};
 DO $bootlock$ DECLARE x pg_catalog.text; BEGIN
  x := pg_catalog.pg_advisory_xact_lock(pg_catalog.current_setting('bootlock.k')::pg_catalog.int8);

@@ -21,14 +21,14 @@ func TestStatementsAreShort(t *testing.T) {
 		most int
 	}{
 		"take":             {xact.take(false), 400},
-		"queue":            {xact.queue(), 1250},
+		"queue":            {xact.queue(), 1200},
 		"take a lease":     {lease.take(false), 1200},
 		"take with turn":   {lease.take(true), 1200},
 		"queue, lease":     {lease.queue(), 1000},
 		"free":             {lease.free(false), 200},
 		"free, counting":   {lease.free(true), 1200},
 		"may queue":        {mayQueue(math.MaxInt32), 1200},
-		"sessions":         {sessionsSQL(math.MinInt64, math.MinInt64), 1200},
+		"sessions":         {sessionsSQL(math.MinInt64, math.MinInt64), 1400},
 		"heartbeat":        {lease.beat(), 100},
 		"fence":            {lease.fence.CheckSQL(), 1200},
 		"fence, by others": {lease.fence.RaiseSQL(), 1200},

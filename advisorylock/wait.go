@@ -354,12 +354,13 @@ func (a *acquisition) isMock() bool { return a.conn.Mock() || mocked.Is(a.DB) }
 func (a *acquisition) makeSure(ctx context.Context) error {
 	bound, cancel := context.WithTimeout(ctx, min(forWork, a.sql.ttl/3))
 	defer cancel()
+	end, _ := bound.Deadline()   // a dialer may notice it before bound does
 	a.report.Because(errStarved) // if a report is due meanwhile
 	for {
 		began := time.Now()
 		err := a.touch(bound)
 		switch {
-		case err == nil || bound.Err() == nil && !waiting.Short(err): // any other error the work will see for itself
+		case err == nil || time.Now().Before(end) && bound.Err() == nil && !waiting.Short(err): // any other error the work will see for itself
 			return nil
 		case !waiting.Pause(bound, waiting.Next(0, time.Since(began), false)):
 			return fmt.Errorf("%w: %w", errStarved, err)

@@ -37,9 +37,9 @@ func sessionRows(sessions ...advisorylock.Session) (columns []string, rows [][]d
 		if !s.Since.IsZero() {
 			since = float64(s.Since.UnixMicro()) / 1e6
 		}
-		rows = append(rows, []driver.Value{int64(s.PID), s.Application, s.User, s.Client, s.State, since, s.Query, s.Granted, true})
+		rows = append(rows, []driver.Value{int64(s.PID), s.Application, s.User, s.Client, s.State, since, s.Query, s.Granted, s.BlockedBy, true})
 	}
-	return []string{"pid", "application", "user", "client", "state", "since", "query", "granted", "this key"}, rows
+	return []string{"pid", "application", "user", "client", "state", "since", "query", "granted", "blocked by", "this key"}, rows
 }
 
 // A session that blocks keeps a snapshot, which CREATE INDEX CONCURRENTLY and

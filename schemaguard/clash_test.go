@@ -128,6 +128,41 @@ func TestClashGivesUp(t *testing.T) {
 	})
 }
 
+type catalogClash struct {
+	index  string
+	shared bool
+}
+
+// Extensions, roles, databases and publications are wider than a schema: programs with
+// different schemas clash on them under locks that differ. The error says what helps.
+func TestClashOnWhatIsShared(t *testing.T) {
+	for _, step := range []locktrace.Step{locktrace.Bootstrap, locktrace.Migrate} {
+		t.Run(string(step), func(t *testing.T) {
+			each(t, map[string]catalogClash{
+				"extension":   {"pg_extension_name_index", true},
+				"role":        {"pg_authid_rolname_index", true},
+				"database":    {"pg_database_datname_index", true},
+				"publication": {"pg_publication_pubname_index", true},
+				"table":       {"pg_class_relname_nsp_index", false},
+				"a user's":    {"pg_extension_name_key", false},
+			}, func(t *testing.T, test catalogClash) {
+				clash := recdriver.SQLError{Code: "23505", Message: `duplicate key value violates unique constraint "` + test.index + `"`}
+				guard, migrate := schemaguard.Guard{}, nothing
+				if step == locktrace.Bootstrap {
+					guard.Bootstrap = func(context.Context, *sql.Tx) error { return clash }
+				} else {
+					migrate = func(context.Context, *sql.DB) error { return clash }
+				}
+				err := newFixture(t, 1).ensureWith(t.Context(), guard, migrate)
+				wantStep(t, err, step, clash)
+				if got := strings.HasSuffix(err.Error(), "create them under one key in all programs"); got != test.shared {
+					t.Errorf("got %v; want the advice: %t", err, test.shared)
+				}
+			})
+		})
+	}
+}
+
 // The end of ctx ends the pause between two tries, and shows in the error
 // beside the clash.
 func TestClashPauseObeysContext(t *testing.T) {

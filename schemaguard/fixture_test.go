@@ -238,12 +238,6 @@ func wantText(t *testing.T, err error, texts ...string) {
 	}
 }
 
-func recovered(fn func()) (v any) {
-	defer func() { v = recover() }()
-	fn()
-	return nil
-}
-
 // KeyFor("app"), as the tests in name_test.go pin it.
 const (
 	lockApp = "SELECT pg_catalog.pg_advisory_xact_lock(-7534435102854613731) FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_is_in_recovery() THEN 2" +

@@ -14,7 +14,7 @@ import (
 // the first 16 hexadecimal digits of SHA-256 over the lines that sha256sum prints for
 // its files, in byte order. A shell has the same from
 //
-//	cd DIR && find . -type f -not -path '*/.*' -printf '%P\0' | xargs -0 sha256sum | LC_ALL=C sort | sha256sum | cut -c1-16
+//	cd DIR && find -L . -type f -not -path '*/.*' -printf '%P\0' | xargs -0 sha256sum | LC_ALL=C sort | sha256sum | cut -c1-16
 //
 // Files and directories whose name begins with a dot are left out, as by go:embed. To
 // get the same from an embed.FS as from the folder itself, pass [fs.Sub] of the folder.
@@ -31,7 +31,7 @@ func HashFS(fsys fs.FS) string {
 				return fs.SkipDir
 			}
 			return nil
-		case !d.Type().IsRegular():
+		case d.IsDir():
 			return nil
 		}
 		content, err := fs.ReadFile(fsys, path)

@@ -1,8 +1,10 @@
 package schemaguard_test
 
 import (
+	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -65,3 +67,25 @@ func TestHashFSPanics(t *testing.T) {
 type unreadable struct{ fstest.MapFS }
 
 func (u unreadable) ReadFile(string) ([]byte, error) { return nil, fs.ErrPermission }
+
+func recovered(fn func()) (v any) {
+	defer func() { v = recover() }()
+	fn()
+	return nil
+}
+
+// A mounted ConfigMap has nothing but links, into a folder whose name begins with dots.
+func TestHashFSFollowsLinks(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	data := filepath.Join(dir, "..data")
+	if err := errors.Join(os.Mkdir(data, 0o700), os.WriteFile(filepath.Join(data, "1.sql"), []byte("x"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join("..data", "1.sql"), filepath.Join(dir, "1.sql")); err != nil {
+		t.Skipf("no symbolic links here: %v", err)
+	}
+	if got, want := schemaguard.HashFS(os.DirFS(dir)), schemaguard.HashFS(files("1.sql", "x")); got != want {
+		t.Errorf("got %s; want %s, as for the file itself", got, want)
+	}
+}

@@ -39,6 +39,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -420,7 +421,18 @@ func (e *ensurer) call(work locktrace.Step, key advisorylock.Key) bridge.Call {
 }
 
 func (e *ensurer) failed(at locktrace.Step, err error) error {
+	if shared(err) {
+		err = fmt.Errorf("%w; all schemas share extensions, roles, databases and publications: create them under one key in all programs", err)
+	}
 	return &locktrace.StepError{Op: e.op, Name: e.schema, Step: at, Err: err}
+}
+
+// shared reports whether err is a clash on something that the lock of one schema cannot
+// guard, since programs with other schemas create it as well.
+func shared(err error) bool {
+	index := sqlstate.CatalogIndex(err)
+	return slices.ContainsFunc([]string{"pg_extension_", "pg_authid_", "pg_database_", "pg_publication_"},
+		func(catalog string) bool { return strings.HasPrefix(index, catalog) })
 }
 
 // clash reports whether err comes from another session that did the same at the

@@ -412,6 +412,37 @@ func TestSerializeNested(t *testing.T) {
 	})
 }
 
+// Two migrations that each create the other's schema would wait for each other until a
+// context ends. Over one pool that is found at once.
+func TestSerializeNestedInOppositeOrder(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		f := newFixture(t, 6)
+		g := schemaguard.Guard{Serialize: true}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		var both sync.WaitGroup
+		both.Add(2)
+		nest := func(outer, inner string) error {
+			return g.Ensure(ctx, f.db, outer, func(ctx context.Context, db *sql.DB) error {
+				both.Done()
+				both.Wait()
+				return g.Ensure(ctx, db, inner, nothing)
+			})
+		}
+		other := make(chan error)
+		go func() { other <- nest("b", "a") }()
+		err, otherErr := nest("a", "b"), <-other
+		if err == nil {
+			err, otherErr = otherErr, nil
+		}
+		wantText(t, err, ": migrate: ", "take locks in the same order everywhere")
+		if otherErr != nil || errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v and %v; want one that is told, and one that migrates", err, otherErr)
+		}
+	})
+}
+
 // Even if migrate returned nil, the lease may have been lost before its end;
 // the error says where, as all errors of Ensure do.
 func TestLostLeaseSaysWhere(t *testing.T) {

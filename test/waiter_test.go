@@ -223,16 +223,15 @@ func TestWaitIsForThePrimary(t *testing.T) {
 				var pid int
 				_ = here.QueryRowContext(t.Context(), "SELECT pid FROM pg_stat_activity WHERE application_name = 'waiter'").Scan(&pid)
 				seen[pid] = pid != 0
+				for driver, returned := range waiting {
+					select {
+					case err := <-returned:
+						t.Fatalf("%s: got %v while there was but a standby; want it to wait", driver, err)
+					default:
+					}
+				}
 				return len(seen) > 10
 			})
-			for driver, returned := range waiting {
-				select {
-				case err := <-returned:
-					t.Errorf("%s: got %v while there was but a standby; want it to wait", driver, err)
-					delete(waiting, driver)
-				default:
-				}
-			}
 			primary.StartAgain(t)
 			for driver, returned := range waiting {
 				if err := await.Value(t, returned); err != nil {

@@ -1,7 +1,7 @@
 // Package locktrace observes the calls that packages advisorylock and
 // schemaguard make, as net/http/httptrace observes an HTTP request.
 //
-//   - [Log] logs waits that last, and nothing else.
+//   - [Log] logs waits that last, and a migrate that does.
 //   - [Recorder] keeps the steps, for tests.
 //   - [Join] makes one trace of several.
 //   - [Trace] is a set of hooks, called at each [Step] with an [Event] and

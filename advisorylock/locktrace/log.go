@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 )
 
-// Log returns hooks that log waits for locks to l, and nothing else: a start
-// that goes well writes no line. nil means [slog.Default], as it is when the
+// Log returns hooks that log waits for locks to l, and a migrate that lasts: a start
+// that goes well, and soon, writes no line. nil means [slog.Default], as it is when the
 // line is written.
 //
 // When a wait begins to last, about a second after it began, one line at level
@@ -17,6 +18,9 @@ import (
 // no connection to ask for it. While the wait
 // goes on, a line at level Warn says so every ten seconds or so. One line says
 // when it is over: at level Info if it got the lock, else at level Warn.
+//
+// While migrate runs, a line at level Info says so once a minute. A timer writes it, on
+// a goroutine of its own, until Done of the step has been called or its context ends.
 func Log(l *slog.Logger) *Trace {
 	log := waitLog{l}
 	return &Trace{Start: log.start, Done: log.done, Waiting: log.waiting}
@@ -39,12 +43,54 @@ func linesOf(ctx context.Context) *lines {
 // process, Lock on the server, and Await until others have migrated.
 func waits(s Step) bool { return s == Connect || s == Lock || s == Await }
 
-// start makes a context for the steps that may wait.
+// start makes a context for the steps that may wait, and for migrate.
 func (w waitLog) start(ctx context.Context, e Event) context.Context {
-	if !waits(e.Step) {
-		return ctx
+	switch {
+	case waits(e.Step):
+		return context.WithValue(ctx, linesKey{}, new(lines))
+	case e.Step == Migrate:
+		return w.watch(ctx, e)
 	}
-	return context.WithValue(ctx, linesKey{}, new(lines))
+	return ctx
+}
+
+// progressEvery is how often Log says that migrate is running.
+const progressEvery = time.Minute
+
+// progress travels in the context of migrate.
+type progress struct {
+	mu    sync.Mutex
+	timer *time.Timer // nil when migrate is done
+}
+
+type progressKey struct{}
+
+// watch says that migrate is running, until stop.
+func (w waitLog) watch(ctx context.Context, e Event) context.Context {
+	p, began := new(progress), time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.timer = time.AfterFunc(progressEvery, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.timer == nil || ctx.Err() != nil {
+			return
+		}
+		w.logger().LogAttrs(ctx, slog.LevelInfo, "bootlock: migrate is running",
+			lockAttr(e.Name, e.Key), slog.Duration("running", time.Since(began).Round(time.Second)))
+		p.timer.Reset(progressEvery)
+	})
+	return context.WithValue(ctx, progressKey{}, p)
+}
+
+// stop waits for a line that is being written: none comes after Done.
+func (p *progress) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.timer != nil {
+		p.timer.Stop()
+		p.timer = nil
+	}
 }
 
 func (w waitLog) waiting(ctx context.Context, wait Wait) {
@@ -65,6 +111,9 @@ func (w waitLog) waiting(ctx context.Context, wait Wait) {
 }
 
 func (w waitLog) done(ctx context.Context, e Event) {
+	if p, ok := ctx.Value(progressKey{}).(*progress); ok && e.Step == Migrate {
+		p.stop()
+	}
 	if n := linesOf(ctx); n == nil || *n == 0 || !waits(e.Step) {
 		return
 	}
@@ -84,15 +133,18 @@ func (w waitLog) logger() *slog.Logger {
 }
 
 func about(name string, key int64, work Step, waited time.Duration) []slog.Attr {
-	lock := slog.Int64("lock", key)
-	if name != "" {
-		lock = slog.String("lock", name)
-	}
-	attrs := []slog.Attr{lock, slog.Duration("waited", waited.Round(time.Millisecond))}
+	attrs := []slog.Attr{lockAttr(name, key), slog.Duration("waited", waited.Round(time.Millisecond))}
 	if work != "" {
 		attrs = append(attrs, slog.String("for", string(work)))
 	}
 	return attrs
+}
+
+func lockAttr(name string, key int64) slog.Attr {
+	if name != "" {
+		return slog.String("lock", name)
+	}
+	return slog.Int64("lock", key)
 }
 
 // heldBy names three sessions at most: a lock that is shared may have hundreds.

@@ -21,6 +21,12 @@ type Session struct {
 	Since       time.Time `json:"since"`  // start of its transaction, which takes the lock first
 	Query       string    `json:"query"`  // the last or current statement
 	Granted     bool      `json:"granted"`
+
+	// BlockedBy is, of a session that has the lock and itself waits for a lock of any
+	// kind, the PIDs of those it waits for, such as "4711, 4712"; 0 is a prepared
+	// transaction. The session that keeps a lease only idles: what the work of its
+	// holder waits for, over other connections, does not show here.
+	BlockedBy string `json:"blocked_by,omitempty"`
 }
 
 // TerminateSQL returns the statement that ends the session and so frees its
@@ -43,6 +49,9 @@ func (s Session) String() string {
 	}
 	if !s.Since.IsZero() {
 		about = append(about, "since "+s.Since.Format(time.RFC3339))
+	}
+	if s.BlockedBy != "" {
+		about = append(about, "itself waiting for pid "+s.BlockedBy)
 	}
 	if len(about) == 0 {
 		return fmt.Sprintf("pid %d", s.PID)

@@ -19,6 +19,7 @@ func TestSessionString(t *testing.T) {
 		"pid 7 (from local)":                 {PID: 7, Client: "local"},
 		"pid 7 (active)":                     {PID: 7, State: "active"},
 		"pid 7 (since 2025-03-09T12:00:00Z)": {PID: 7, Since: since},
+		"pid 7 (active, itself waiting for pid 4711, 4712)": {PID: 7, State: "active", BlockedBy: "4711, 4712"},
 		"pid 7 (deploy, user app, from 10.0.0.7:50123, idle in transaction, since 2025-03-09T12:00:00Z)": {
 			PID: 7, Application: "deploy", User: "app", Client: "10.0.0.7:50123", State: "idle in transaction", Since: since,
 		},
@@ -41,11 +42,11 @@ func TestSessionJSON(t *testing.T) {
 	t.Parallel()
 	s := locktrace.Session{
 		PID: 7, Application: "deploy", User: "app", Client: "local", State: "active",
-		Since: time.Date(2025, 3, 9, 12, 0, 0, 0, time.UTC), Query: "SELECT 1", Granted: true,
+		Since: time.Date(2025, 3, 9, 12, 0, 0, 0, time.UTC), Query: "SELECT 1", Granted: true, BlockedBy: "4711",
 	}
 	got, err := json.Marshal(s)
 	want := `{"pid":7,"application":"deploy","user":"app","client":"local","state":"active",` +
-		`"since":"2025-03-09T12:00:00Z","query":"SELECT 1","granted":true}`
+		`"since":"2025-03-09T12:00:00Z","query":"SELECT 1","granted":true,"blocked_by":"4711"}`
 	if err != nil || string(got) != want {
 		t.Errorf("got %s, %v; want %s", got, err, want)
 	}

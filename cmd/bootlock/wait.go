@@ -140,6 +140,9 @@ func (w *waiter) ask(ctx context.Context, s *server.Server, p *progress) error {
 	}
 	for {
 		yes, why, err := q.ask(ctx, s.DB)
+		if end, ok := ctx.Deadline(); ok && !time.Now().Before(end) {
+			<-ctx.Done() // a dialer may notice before it does
+		}
 		var exit *exitError
 		switch {
 		case ctx.Err() != nil:

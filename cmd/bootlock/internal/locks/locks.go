@@ -105,7 +105,10 @@ SELECT d.datname::pg_catalog.text, l.classid::pg_catalog.int8, l.objid::pg_catal
        CASE WHEN a.state IS NULL THEN '' ELSE a.query END,
        l.granted,
        l.mode OPERATOR(pg_catalog.=) 'ShareLock',
-       COALESCE(EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) a.xact_start), 0)::pg_catalog.float8
+       COALESCE(EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) a.xact_start), 0)::pg_catalog.float8,
+       CASE WHEN l.granted AND a.wait_event_type OPERATOR(pg_catalog.=) 'Lock'
+            THEN pg_catalog.array_to_string(pg_catalog.pg_blocking_pids(l.pid), ', ')
+            ELSE '' END
 FROM pg_catalog.pg_locks l
 JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) l.database
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
@@ -118,7 +121,7 @@ func scan(rows *sql.Rows) (*Lock, Session, error) {
 	var bigint bool
 	var since sql.NullTime
 	err := rows.Scan(&l.Database, &l.ClassID, &l.ObjID, &bigint, &s.PID, &s.Application, &s.User, &s.Client, &s.State,
-		&since, &s.Query, &s.Granted, &s.Shared, &s.Seconds)
+		&since, &s.Query, &s.Granted, &s.Shared, &s.Seconds, &s.BlockedBy)
 	if err != nil {
 		return nil, s, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"slices"
+	"strconv"
 	"testing"
 
 	_ "github.com/jackc/pgx/v5/stdlib"
@@ -48,6 +49,27 @@ func TestLookHoldersFirst(t *testing.T) {
 		t.Errorf("got sessions %v; want the holder first: %v", got, want)
 	}
 	sqltest.Commit(t, txs[1])
+	if err := await.Value(t, granted); err != nil {
+		t.Error(err)
+	}
+}
+
+// A holder that waits itself is shown with the session that it waits for.
+func TestLookHolderThatWaits(t *testing.T) {
+	db := sqltest.Open(t, "pgx", pgtest.Shared(t).NewDB(t))
+	third, holder := sqltest.Begin(t, db), sqltest.Begin(t, db)
+	sqltest.Exec(t, third, "SELECT pg_advisory_xact_lock(43)")
+	sqltest.Exec(t, holder, "SELECT pg_advisory_xact_lock(42)")
+	granted := await.Go(func() error {
+		_, err := holder.ExecContext(context.Background(), "SELECT pg_advisory_xact_lock(43)")
+		return err
+	})
+	want := strconv.Itoa(sqltest.Ask[int](t, third, "SELECT pg_backend_pid()"))
+	await.True(t, "the holder of 42 to wait for "+want, func() bool {
+		found, err := locks.Look(t.Context(), db, locks.Query{Keys: []advisorylock.Key{42}})
+		return err == nil && len(found) == 1 && len(found[0].Sessions) == 1 && found[0].Sessions[0].BlockedBy == want
+	})
+	sqltest.Commit(t, third)
 	if err := await.Value(t, granted); err != nil {
 		t.Error(err)
 	}
