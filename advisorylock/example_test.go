@@ -168,8 +168,8 @@ func openWithHolder() *sql.DB {
 	d := recdriver.New()
 	d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
 		since := float64(time.Date(2025, 3, 9, 6, 50, 28, 0, time.UTC).Unix())
-		return []string{"pid", "application", "user", "client", "state", "since", "query", "granted", "blocked by", "this key"},
-			[][]driver.Value{{int64(13925), "billing", "app", "10.0.3.7:45466", "idle in transaction", since, "", true, "", true}}, nil
+		return []string{"pid", "application", "user", "host", "port", "state", "since", "query", "granted", "blocked by", "this key"},
+			[][]driver.Value{{int64(13925), "billing", "app", "10.0.3.7", int64(45466), "idle in transaction", since, "", true, "", true}}, nil
 	})
 	return d.OpenDB()
 }

@@ -59,7 +59,10 @@ func look(ctx context.Context, db *sql.DB, key Key) (atKey, atGate []Session, er
 		var s Session
 		var since float64
 		var isKey bool
-		err := rows.Scan(&s.PID, &s.Application, &s.User, &s.Client, &s.State, &since, &s.Query, &s.Granted, &s.BlockedBy, &isKey)
+		var host string
+		var port int
+		err := rows.Scan(&s.PID, &s.Application, &s.User, &host, &port, &s.State, &since, &s.Query, &s.Granted, &s.BlockedBy, &isKey)
+		s.Client = client(host, port)
 		if s.PID == 0 {
 			s.State = "prepared transaction"
 		}
@@ -135,6 +138,17 @@ func holders(atKey, atGate []Session) []Session {
 	return inGate
 }
 
+// client is what pg_stat_activity says of one: over a Unix socket its port is -1.
+func client(host string, port int) string {
+	switch {
+	case host != "":
+		return fmt.Sprintf("%s:%d", host, port)
+	case port < 0:
+		return "local"
+	}
+	return ""
+}
+
 // sessionsSQL is the query of Sessions. A bigint key shows in pg_locks as its
 // high half in classid, its low half in objid, and objsubid 1. Operators are
 // qualified like functions, for the same reason. A session that the role may
@@ -146,17 +160,16 @@ func sessionsSQL(key, gate Key) string {
 		is = append(is, fmt.Sprintf("l.classid OPERATOR(pg_catalog.=) '%d'::pg_catalog.oid AND l.objid OPERATOR(pg_catalog.=) '%d'::pg_catalog.oid",
 			uint32(uint64(k)>>32), uint32(uint64(k)))) //nolint:gosec // the two halves of the bits
 	}
-	return strings.ReplaceAll(fmt.Sprintf(`/* %016x */
+	return strings.ReplaceAll(fmt.Sprintf(`/* %08x */
  SELECT COALESCE(l.pid, 0), COALESCE(a.application_name, ''), COALESCE(a.usename::pg_catalog.text, ''),
- CASE WHEN a.client_addr IS NOT NULL THEN pg_catalog.concat(pg_catalog.host(a.client_addr), ':', a.client_port)
- WHEN a.client_port OPERATOR(pg_catalog.<) 0 THEN 'local' ELSE '' END,
+ COALESCE(pg_catalog.host(a.client_addr), ''), COALESCE(a.client_port, 0),
  COALESCE(a.state, ''), COALESCE(EXTRACT(EPOCH FROM a.xact_start), 0)::pg_catalog.float8,
  CASE WHEN a.state IS NULL THEN '' ELSE a.query END, l.granted,
  CASE WHEN l.granted AND a.wait_event_type OPERATOR(pg_catalog.=) 'Lock' THEN pg_catalog.array_to_string(pg_catalog.pg_blocking_pids(l.pid), ', ') ELSE '' END,
  l.classid OPERATOR(pg_catalog.=) '%d'::pg_catalog.oid
  FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
- WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.objsubid OPERATOR(pg_catalog.=) 1::pg_catalog.int2 AND (%s)
- AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+ WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.objsubid OPERATOR(pg_catalog.=) 1 AND (%s)
+ AND l.database OPERATOR(pg_catalog.=) (SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
  ORDER BY l.granted DESC, a.xact_start, l.pid`,
-		rand.Uint64(), uint32(uint64(key)>>32), strings.Join(is, " OR ")), "\n ", " ") //nolint:gosec // the upper half of the bits
+		rand.Uint32(), uint32(uint64(key)>>32), strings.Join(is, " OR ")), "\n ", " ") //nolint:gosec // the upper half of the bits
 }

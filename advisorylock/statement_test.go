@@ -28,7 +28,7 @@ func TestStatementsAreShort(t *testing.T) {
 		"free":             {lease.free(false), 200},
 		"free, counting":   {lease.free(true), 1200},
 		"may queue":        {mayQueue(math.MaxInt32), 1200},
-		"sessions":         {sessionsSQL(math.MinInt64, math.MinInt64), 1400},
+		"sessions":         {sessionsSQL(math.MinInt64, math.MinInt64), 1200},
 		"heartbeat":        {lease.beat(), 100},
 		"fence":            {lease.fence.CheckSQL(), 1200},
 		"fence, by others": {lease.fence.RaiseSQL(), 1200},

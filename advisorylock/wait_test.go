@@ -8,6 +8,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -37,9 +38,14 @@ func sessionRows(sessions ...advisorylock.Session) (columns []string, rows [][]d
 		if !s.Since.IsZero() {
 			since = float64(s.Since.UnixMicro()) / 1e6
 		}
-		rows = append(rows, []driver.Value{int64(s.PID), s.Application, s.User, s.Client, s.State, since, s.Query, s.Granted, s.BlockedBy, true})
+		host, port, _ := strings.Cut(s.Client, ":")
+		number, _ := strconv.ParseInt(port, 10, 64)
+		if host == "local" {
+			host, number = "", -1
+		}
+		rows = append(rows, []driver.Value{int64(s.PID), s.Application, s.User, host, number, s.State, since, s.Query, s.Granted, s.BlockedBy, true})
 	}
-	return []string{"pid", "application", "user", "client", "state", "since", "query", "granted", "blocked by", "this key"}, rows
+	return []string{"pid", "application", "user", "host", "port", "state", "since", "query", "granted", "blocked by", "this key"}, rows
 }
 
 // A session that blocks keeps a snapshot, which CREATE INDEX CONCURRENTLY and

@@ -174,10 +174,10 @@ func TestAwaitTellsWhy(t *testing.T) {
 	}, func(t *testing.T, test test) {
 		f := newFixture(t, 2)
 		f.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
-			columns := []string{"pid", "application", "user", "client", "state", "since", "query", "granted", "blocked by", "this key"}
+			columns := []string{"pid", "application", "user", "host", "port", "state", "since", "query", "granted", "blocked by", "this key"}
 			return columns, [][]driver.Value{
-				{int64(4711), "deploy", "app", "local", "idle in transaction", 0.0, "", true, "", true},
-				{int64(4712), "worker", "app", "local", "active", 0.0, "", false, "", true},
+				{int64(4711), "deploy", "app", "", int64(-1), "idle in transaction", 0.0, "", true, "", true},
+				{int64(4712), "worker", "app", "", int64(-1), "active", 0.0, "", false, "", true},
 			}, nil
 		})
 		if !test.held {

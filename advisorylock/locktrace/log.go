@@ -39,9 +39,12 @@ func linesOf(ctx context.Context) *lines {
 	return n
 }
 
-// waits reports whether a step may wait for a lock: Connect does inside the
-// process, Lock on the server, and Await until others have migrated.
-func waits(s Step) bool { return s == Connect || s == Lock || s == Await }
+// waits reports whether a step may wait: Connect, Begin and UpToDate for a connection,
+// Connect for a turn inside the process, Lock on the server, and Await until others have
+// migrated.
+func waits(s Step) bool {
+	return s == Connect || s == Begin || s == Lock || s == UpToDate || s == Await
+}
 
 // start makes a context for the steps that may wait, and for migrate.
 func (w waitLog) start(ctx context.Context, e Event) context.Context {
