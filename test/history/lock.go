@@ -102,10 +102,8 @@ func step(before []holder, op Op) (bool, []holder) {
 		return true, become(told)
 	case Fenced:
 		switch {
-		case op.OK && is == doubtful:
-			return true, become(holds)
-		case op.OK:
-			return is == holds || is == told, before
+		case op.OK: // in doubt it stays: the server may learn of a reset later than its client
+			return is == holds || is == doubtful || is == told, before
 		case is == doubtful:
 			return true, become(gone)
 		}
