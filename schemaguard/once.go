@@ -120,7 +120,31 @@ func (e *ensurer) ask(ctx context.Context) (done bool, notYet, err error) {
 	if e.notYet(err) {
 		return false, err, nil
 	}
+	if waiting.Stale(err) {
+		if e.stale++; e.stale > staleTries {
+			err = &final{err}
+		}
+	}
 	return done && err == nil, nil, err
+}
+
+// staleTries is how often a question is asked again whose prepared statement a pooler
+// has lost or mixed up: another server connection may have it, but not for ever.
+const staleTries = 10
+
+// final is an error of a pooler that does not pass. It hides its SQLSTATE, by which a
+// wait would go on.
+type final struct{ err error }
+
+func (f *final) Is(target error) bool { return errors.Is(f.err, target) }
+
+func (f *final) As(target any) bool {
+	_, code := target.(*interface{ SQLState() string })
+	return !code && errors.As(f.err, target)
+}
+
+func (f *final) Error() string {
+	return f.err.Error() + "; the pooler does not keep prepared statements apart: use PgBouncer 1.21 or newer, or pgx with default_query_exec_mode=exec"
 }
 
 func (e *ensurer) notYet(err error) bool {

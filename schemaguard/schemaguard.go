@@ -264,6 +264,7 @@ type ensurer struct {
 	rowDB      *sql.DB // where the row of Once is asked for
 	table      bool    // its table was there when it was asked last
 	failedOnce bool    // and that failed
+	stale      int     // so many answers were those of a pooler that mixes up statements
 }
 
 // attempts is how often the schema's transaction is tried when it clashes with

@@ -179,6 +179,25 @@ func TestUpToDateErrors(t *testing.T) {
 	}
 }
 
+// With pgx's defaults behind an old PgBouncer, every server connection may have the
+// statement under that name from another client, and then no answer comes, ever.
+func TestPoolerThatMixesUpStatements(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		f := newFixture(t, 2)
+		asked, mixedUp := 0, recdriver.SQLError{Code: "42P05"}
+		err := f.ensure(t, schemaguard.Guard{UpToDate: func(context.Context, *sql.DB) (bool, error) {
+			asked++
+			return false, mixedUp
+		}})
+		wantStep(t, err, locktrace.UpToDate, mixedUp)
+		wantText(t, err, "default_query_exec_mode")
+		if asked != 11 {
+			t.Errorf("asked %d times; want 11", asked)
+		}
+	})
+}
+
 func TestUpToDateFailsUnderTheLease(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {

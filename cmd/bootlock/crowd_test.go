@@ -66,8 +66,9 @@ func TestMoreProcessesThanConnections(t *testing.T) {
 			t.Errorf("got %v: %s; want none of %d to fail on %d connections", err, said[i].String(), processes, limit)
 		}
 	}
-	if failed > processes/10 {
-		t.Errorf("psql found no connection in %d of %d; want that in one of ten at most", failed, processes)
+	// A connection is made sure of, and not kept: another process may have it first.
+	if failed > processes/3 {
+		t.Errorf("psql found no connection in %d of %d; want that in a third at most", failed, processes)
 	}
 	if got := sqltest.Ask[int](t, db, "SELECT count(*) FROM done"); got != processes-failed {
 		t.Errorf("got %d rows; want one of each of %d that had a connection", got, processes-failed)

@@ -87,10 +87,12 @@ func (s *Server) WatchLocks(lost func()) (stop func()) {
 	s.held = nil
 	for c := range s.sockets.open {
 		c.mu.Lock()
-		s.held = append(s.held, c.pid)
-		c.unwatch = watch(c.Conn, lost)
+		if c.pid != 0 { // else it is still being opened, and may be refused
+			s.held = append(s.held, c.pid)
+			c.unwatch = watch(c.Conn, lost)
+			watched = append(watched, c)
+		}
 		c.mu.Unlock()
-		watched = append(watched, c)
 	}
 	return func() {
 		for _, c := range watched {
