@@ -221,7 +221,7 @@ func fleets(l *lab) table {
 			r := row{name: fmt.Sprintf("%v, %d, %s", s.place, s.n, m.name), runs: []runnable{
 				l.starting(s.place, l.driver, f, 1, m.guarded),
 				l.starting(s.place, l.driver, f, 1, byHand(polling, m.looks)),
-				s.place.blocking(l.starting(s.place, l.driver, f, 1, byHand(plain, m.looks))),
+				s.blocking(l.starting(s.place, l.driver, f, 1, byHand(plain, m.looks))),
 			}}
 			if s.work > 0 {
 				r.name += fmt.Sprintf(", migration of %v", s.work)

@@ -53,7 +53,7 @@ or was not found.`,
 	}
 	cmd.Flags().StringVar(&w.until, "until", "", "a query that returns one boolean; true ends the wait")
 	cmd.Flags().StringVar(&w.schema, "schema", "", "the schema of --once and --once-of")
-	w.once.flags(cmd, "until")
+	w.flags(cmd, "until")
 	duration(cmd.Flags(), &w.timeout, "timeout", "how long to wait (default: for ever)")
 	cmd.Flags().SetInterspersed(false)
 	return cmd
@@ -68,9 +68,9 @@ func (w *waiter) check(cmd *cobra.Command) error {
 		return usage("--timeout cannot be negative")
 	case w.until != "":
 		return nil
-	case w.once.name == "" && w.schema != "":
+	case w.name == "" && w.schema != "":
 		return usage("that a schema exists does not say that its migrations have run: ask for them by --once, --once-of, or --until, such as \"SELECT count(*) > 0 FROM app.migrations WHERE version = 42\"")
-	case w.once.name == "":
+	case w.name == "":
 		return usage("wait needs --until, --once or --once-of")
 	}
 	return checkSchema(w.schema)
@@ -83,7 +83,7 @@ func (w *waiter) question() question {
 	}
 	return question{
 		flag:   "--once", // the name is a literal whatever the server's settings are
-		query:  "SELECT true FROM " + pgx.Identifier{w.schema, "bootlock_once"}.Sanitize() + " WHERE name OPERATOR(pg_catalog.=) '" + w.once.name + "'",
+		query:  "SELECT true FROM " + pgx.Identifier{w.schema, "bootlock_once"}.Sanitize() + " WHERE name OPERATOR(pg_catalog.=) '" + w.name + "'",
 		unread: true,
 	}
 }
@@ -131,7 +131,7 @@ func (a *app) wait(parent context.Context, w *waiter, args []string) error {
 }
 
 // ask asks until the answer is yes.
-func (w *waiter) ask(ctx context.Context, s *server.Server, p *progress) error {
+func (w *waiter) ask(ctx context.Context, s *server.Server, p *progress) error { //nolint:cyclop // a case for each kind of answer
 	q := w.question()
 	p.last = reason{text: server.ErrSilent.Error(), noAnswer: true}
 	away := func(err error) { p.server(s.Address, err) }

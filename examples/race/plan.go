@@ -41,7 +41,7 @@ func (p plan) sizesOf(l library) []int {
 
 // modesOf leaves out what l cannot do, what takes long and shows little, and, in
 // the short form, what is only for comparison.
-func (p plan) modesOf(l library, n int) []mode {
+func (p plan) modesOf(l library, n int) []mode { //nolint:cyclop // a case for each way to run a library
 	all := []mode{readme, schemaFirst, schemaOnly, serialize, once, blocking}
 	return slices.DeleteFunc(all, func(m mode) bool {
 		switch {

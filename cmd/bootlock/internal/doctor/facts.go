@@ -119,7 +119,7 @@ func (d *doctor) pooler(ctx context.Context) {
 
 const rounds = 5
 
-func (d *doctor) switches(ctx context.Context) (pooled, kept bool, err error) {
+func (d *doctor) switches(ctx context.Context) (pooled, kept bool, err error) { //nolint:cyclop // a case for each way in which a pooler may show
 	ctx, cancel := context.WithTimeout(ctx, stepTime)
 	defer cancel()
 	a, err := bounded.Open(ctx, d.a)
