@@ -64,6 +64,7 @@ type mode struct {
 var modes = []mode{
 	{"Serialize", func(migration) schemaguard.Guard { return schemaguard.Guard{Serialize: true} }, false},
 	{"UpToDate", func(m migration) schemaguard.Guard { return schemaguard.Guard{UpToDate: m.upToDate} }, true},
+	{"Once", func(migration) schemaguard.Guard { return schemaguard.Guard{Once: "v1"} }, true},
 }
 
 func (m mode) guarded(ctx context.Context, db *sql.DB, work migration) error {
