@@ -40,6 +40,9 @@ func TestTurnsAreEven(t *testing.T) {
 					}
 					turns := make([]int, processes)
 					total, enough := 0, 50*processes
+					if way == "PgBouncer" { // a poller meets the lock free by chance
+						enough *= 3
+					}
 					var all sync.WaitGroup
 					for i := range processes {
 						pool := pool(t, drivers[i%len(drivers)], db.dsn)
