@@ -208,18 +208,6 @@ func TestLeaseIsLostOnASilentNetwork(t *testing.T) {
 	}
 }
 
-// givenAway is when the server ends the session of connection 1: its clock runs
-// from its last answer.
-func givenAway(d *recdriver.Driver) time.Time {
-	var last time.Time
-	for _, c := range d.Calls() {
-		if c.Conn == 1 && !c.End.IsZero() {
-			last = c.End
-		}
-	}
-	return last.Add(ttl)
-}
-
 // A heartbeat that fails is no reason to wait for the deadline.
 func TestSessionOfTheLeaseEnds(t *testing.T) {
 	t.Parallel()

@@ -12,7 +12,7 @@ import (
 // long has the longest text for everything.
 var long = bridge.Call{Key: math.MinInt64, Name: strings.Repeat("long name ", 50), TTL: maxTTL}
 
-// What is sent while a lock is contended may come to the server's log many times.
+// Statements that are sent while a lock is contended may come to the server's log many times.
 func TestStatementsAreShort(t *testing.T) {
 	t.Parallel()
 	xact, lease := newStatements(long, false), newStatements(long, true)

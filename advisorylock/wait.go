@@ -358,7 +358,7 @@ func (a *acquisition) makeSure(ctx context.Context) error {
 	a.report.Because(errStarved) // if a report is due meanwhile
 	for {
 		began := time.Now()
-		err := a.touch(bound)
+		_, err := bounded.Exec(bound, a.Work, "SELECT 1")
 		switch {
 		case err == nil || time.Now().Before(end) && bound.Err() == nil && !waiting.Short(err): // any other error the work will see for itself
 			return nil
@@ -366,16 +366,6 @@ func (a *acquisition) makeSure(ctx context.Context) error {
 			return fmt.Errorf("%w: %w", errStarved, err)
 		}
 	}
-}
-
-func (a *acquisition) touch(ctx context.Context) error {
-	conn, err := bounded.Open(ctx, a.Work)
-	if err != nil {
-		return err
-	}
-	defer conn.Release(ctx) //nolint:errcheck // nothing was changed
-	_, err = conn.Exec(ctx, "SELECT 1")
-	return err
 }
 
 // waitError says of a wait that ended without the lock how long it was and who has

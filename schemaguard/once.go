@@ -83,12 +83,7 @@ func (e *ensurer) hasRun(ctx context.Context) (bool, error) {
 
 // checkRecord fails if this role cannot record that migrate has run.
 func (e *ensurer) checkRecord(ctx context.Context) error {
-	conn, err := bounded.Open(ctx, e.lockDB)
-	if err != nil {
-		return err
-	}
-	defer conn.Release(ctx) //nolint:errcheck // nothing was changed
-	n, err := conn.Exec(ctx, e.tableSQL("INSERT")+" AND pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'off'")
+	n, err := bounded.Exec(ctx, e.lockDB, e.tableSQL("INSERT")+" AND pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'off'")
 	if err == nil && n == 0 {
 		return fmt.Errorf("this session cannot record in %s that migrate has run: create the table once as the owner of the schema, or GRANT INSERT on it; or lift default_transaction_read_only", e.onceTable())
 	}

@@ -64,12 +64,7 @@ func (e *ensurer) onSameDatabase(run func(ctx context.Context, db *sql.DB) error
 	try := fmt.Sprintf("SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock_shared(%d) THEN 1 ELSE 0 END)", MigrateKey(e.Key))
 	return func(ctx context.Context, db *sql.DB) error {
 		err := e.patiently(ctx, func(ctx context.Context) error {
-			conn, err := bounded.Open(ctx, db)
-			if err != nil {
-				return err
-			}
-			defer conn.Release(ctx) //nolint:errcheck // nothing was changed
-			free, err := conn.Exec(ctx, try)
+			free, err := bounded.Exec(ctx, db, try)
 			if err == nil && free > 0 {
 				return errOtherDatabase
 			}

@@ -243,7 +243,7 @@ func TestServicesWithALockEach(t *testing.T) {
 	}
 }
 
-// Those who await a migration must leave it a connection, also before anybody has come
+// Processes that await a migration must leave it a connection, also before anybody has come
 // to migrate.
 func TestAwaitLeavesAConnection(t *testing.T) {
 	eachDriver(t, func(t *testing.T, driver string) {

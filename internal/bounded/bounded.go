@@ -244,6 +244,16 @@ func (c *Conn) exec(ctx context.Context, query string) (int64, error) {
 	return res.RowsAffected()
 }
 
+// Exec runs a literal statement on a connection of its own, outside any transaction.
+func Exec(ctx context.Context, db *sql.DB, query string) (rows int64, err error) {
+	conn, err := Open(ctx, db)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Release(ctx) //nolint:errcheck // the statement has its answer
+	return conn.Exec(ctx, query)
+}
+
 // Start begins a literal statement in the transaction without waiting for it. It
 // ends by itself when the transaction is killed, if the driver heeds that.
 func (c *Conn) Start(query string) *Pending {

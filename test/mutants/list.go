@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/BurntSushi/toml"
@@ -81,8 +80,6 @@ func (m mutant) apply(root string) (string, error) {
 	}
 	return strings.Replace(string(text), m.Old, m.New, 1), nil
 }
-
-var testName = regexp.MustCompile(`^\(?[A-Z]\w*$`)
 
 // tests are the names of the tests in run that are tests of their own.
 func (m mutant) tests() []string {

@@ -46,7 +46,7 @@ func TestDrop(t *testing.T) {
 	}
 }
 
-// What is written in another way is the same.
+// Other ways to write a connection string mean the same.
 func TestFormsOfOthers(t *testing.T) {
 	noEnvironment(t)
 	for _, text := range []string{
