@@ -124,18 +124,27 @@ func lookUp(ctx context.Context, db *sql.DB, key Key) ([]Session, error) {
 }
 
 // holders are the sessions that have the lock and do more than to try whether they
-// may. If there are none, they are those in the gate. While somebody is in it, a session
-// that has asked for a lease, and sent nothing since, waits for that.
+// may. If there are none, they are those in the gate.
 func holders(atKey, atGate []Session) []Session {
 	inGate := slices.DeleteFunc(slices.Clone(atGate), func(s Session) bool { return !s.Granted })
-	has := slices.DeleteFunc(slices.Clone(atKey), func(s Session) bool {
-		return !s.Granted || s.State == "active" && strings.Contains(s.Query, "pg_catalog.pg_try_advisory_xact_lock") ||
-			len(inGate) > 0 && strings.Contains(s.Query, "pg_catalog.pg_lock_status")
-	})
+	has := slices.DeleteFunc(slices.Clone(atKey), func(s Session) bool { return !s.Granted || tries(s, len(inGate) > 0) })
 	if len(has) > 0 {
 		return has
 	}
 	return inGate
+}
+
+// tries reports whether s has the lock only to try whether it may. While somebody is in
+// the gate, a session that has asked for a lease, and sent nothing since, waits for that.
+//
+// pg_locks and pg_stat_activity are not read at the same instant: the first may show a
+// lock whose transaction is over in the second.
+func tries(s Session, gated bool) bool {
+	switch s.State {
+	case "active", "idle":
+		return strings.Contains(s.Query, "pg_catalog.pg_try_advisory_xact_lock") || gated && s.State == "idle"
+	}
+	return gated && strings.Contains(s.Query, "pg_catalog.pg_lock_status")
 }
 
 // client is what pg_stat_activity says of one: over a Unix socket its port is -1.
