@@ -23,11 +23,14 @@ func TestHolders(t *testing.T) {
 		"nobody":                             {},
 		"a holder":                           {atKey: []Session{at(1, true), at(2, false)}, want: []int{1}},
 		"a holder with a fenced transaction": {atKey: []Session{{PID: 1, Granted: true, State: "idle in transaction", Query: s.beat()}}, atGate: []Session{at(3, true)}, want: []int{1}},
-		"a fenced transaction, nobody has the lock":    {atKey: []Session{at(2, false)}, atGate: []Session{at(3, true), at(4, false)}, want: []int{3}},
-		"one that tries, and a fenced transaction":     {atKey: []Session{tries(1, s.take(true))}, atGate: []Session{at(3, true)}, want: []int{3}},
-		"one that waits for a fenced transaction":      {atKey: []Session{at(1, true)}, atGate: []Session{at(3, true)}, want: []int{3}},
-		"one that polls, in shared mode for a moment":  {atKey: []Session{at(1, true), tries(2, s.free(true))}, want: []int{1}},
-		"one that tries, and nobody has anything else": {atKey: []Session{tries(1, s.take(false))}},
+		"a fenced transaction, nobody has the lock":               {atKey: []Session{at(2, false)}, atGate: []Session{at(3, true), at(4, false)}, want: []int{3}},
+		"one that tries, and a fenced transaction":                {atKey: []Session{tries(1, s.take(true))}, atGate: []Session{at(3, true)}, want: []int{3}},
+		"one that waits for a fenced transaction":                 {atKey: []Session{at(1, true)}, atGate: []Session{at(3, true)}, want: []int{3}},
+		"one that polls, in shared mode for a moment":             {atKey: []Session{at(1, true), tries(2, s.free(true))}, want: []int{1}},
+		"one that tries, and nobody has anything else":            {atKey: []Session{tries(1, s.take(false))}},
+		"one whose try is over, as pg_stat_activity already says": {atKey: []Session{{PID: 1, Granted: true, State: "idle", Query: s.free(false)}}},
+		"one whose try is rolled back, and a fenced transaction":  {atKey: []Session{{PID: 1, Granted: true, State: "idle", Query: "rollback"}}, atGate: []Session{at(3, true)}, want: []int{3}},
+		"a session-level lock of another program":                 {atKey: []Session{{PID: 1, Granted: true, State: "idle", Query: "SELECT 1"}}, want: []int{1}},
 	} {
 		var got []int
 		for _, s := range holders(tc.atKey, tc.atGate) {
