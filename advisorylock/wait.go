@@ -52,6 +52,7 @@ type wait struct {
 	lasted bool // somebody had the lock, or there was no connection
 	done   bool // there is nothing left to do
 
+	quick     time.Duration // with turn, a poll that takes longer is not followed by an attempt
 	older     time.Duration // counted as part of the wait, see [acquisition.yield]
 	contended time.Time     // when another process was last seen to want the lock, or zero
 }
@@ -211,9 +212,13 @@ func (a *acquisition) first(ctx context.Context) attempt {
 // again makes one more attempt.
 func (a *acquisition) again(ctx context.Context) attempt {
 	if a.mustPoll() {
+		took := a.report.Since()
 		made := a.heard(ctx, a.poll)
 		if made.err != nil || made.answer != granted {
 			return made
+		}
+		if a.wait.turn && a.wait.slow(took()) {
+			return attempt{answer: short}
 		}
 		if a.Done != nil {
 			a.letGo(ctx, false) // the question may need it
@@ -224,6 +229,17 @@ func (a *acquisition) again(ctx context.Context) attempt {
 		}
 	}
 	return a.heard(ctx, a.retake)
+}
+
+// slow reports whether a poll took so long that others must be waiting for a connection,
+// whose work an attempt would hold up. What is slow on this machine shows with time.
+func (w *wait) slow(took time.Duration) bool {
+	w.quick = max(w.quick, 25*time.Millisecond)
+	if took <= w.quick {
+		return false
+	}
+	w.quick *= 2
+	return true
 }
 
 // heard bounds an attempt on a network that may have gone silent.
@@ -359,6 +375,9 @@ func (a *acquisition) makeSure(ctx context.Context) error {
 	for {
 		began := time.Now()
 		_, err := bounded.Exec(bound, a.Work, "SELECT 1")
+		if err == nil {
+			err = bound.Err() // lib/pq closes a connection whose context ends as the answer comes
+		}
 		switch {
 		case err == nil || time.Now().Before(end) && bound.Err() == nil && !waiting.Short(err): // any other error the work will see for itself
 			return nil

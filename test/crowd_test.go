@@ -212,7 +212,7 @@ func TestServicesWithALockEach(t *testing.T) {
 		services int
 		through  func(t *testing.T) (db testDB, dsn string)
 	}{
-		"6 through 4": {6, func(t *testing.T) (testDB, string) {
+		"12 through 4": {12, func(t *testing.T) (testDB, string) {
 			db := newTestDB(t, pgtest.Shared(t))
 			return db, pgbouncer.New(t, pgtest.Shared(t), "transaction", 4).DSN(db.dsn)
 		}},

@@ -1,0 +1,91 @@
+//go:build go1.25
+
+package advisorylock_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bootlock/bootlock/internal/bridge"
+	"github.com/bootlock/bootlock/internal/recdriver"
+)
+
+// A waiter with the turn keeps a connection from work that goes on. A slow poll shows
+// that there is some; but on a machine where all polls are slow it shows nothing.
+func TestSlowPollIsNotFollowedByAnAttempt(t *testing.T) {
+	t.Parallel()
+	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		full := recdriver.SQLError{Code: "53300", Message: "sorry, too many clients already"}
+		_, pool := workPool(t, d, 1500*time.Millisecond, func(context.Context) error { return full })
+		var sent strings.Builder
+		d.OnCall(func(_ context.Context, c *recdriver.Call) error {
+			switch {
+			case strings.Contains(c.Query, "pg_is_in_recovery"):
+				sent.WriteString("take ")
+			case strings.Contains(c.Query, "pg_try_advisory_xact_lock_shared"):
+				time.Sleep(190 * time.Millisecond)
+				sent.WriteString("poll ")
+			}
+			return nil
+		})
+		c, _ := holdCall(db)
+		c.Work = pool
+		if err := bridge.Hold(t.Context(), c, noFn); err != nil {
+			t.Error(err)
+		}
+		if got, want := sent.String(), "take poll poll poll poll take "; got != want {
+			t.Errorf("got %s; want %s", got, want)
+		}
+	})
+}
+
+// closing is a driver that closes a connection whose context ends while the answer
+// comes, and returns no error, as lib/pq does.
+type closing struct{ opened, answered int }
+
+func (d *closing) Connect(context.Context) (driver.Conn, error) {
+	d.opened++
+	return &closingConn{d: d}, nil
+}
+
+func (d *closing) Driver() driver.Driver { return nil }
+
+type closingConn struct {
+	driver.Conn
+	d      *closing
+	closed bool
+}
+
+func (c *closingConn) ExecContext(ctx context.Context, _ string, _ []driver.NamedValue) (driver.Result, error) {
+	if c.d.answered++; c.d.answered == 1 {
+		<-ctx.Done()
+		c.closed = true
+	}
+	return driver.RowsAffected(1), nil
+}
+
+func (c *closingConn) IsValid() bool { return !c.closed }
+func (c *closingConn) Close() error  { return nil }
+
+// A connection for the work that is there no longer does not count: the work would have
+// to open another, which may be refused.
+func TestConnectionForTheWorkInTheLastMoment(t *testing.T) {
+	t.Parallel()
+	bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+		var d closing
+		c, _ := holdCall(db)
+		c.Work = sql.OpenDB(&d)
+		defer c.Work.Close()
+		err := bridge.Hold(t.Context(), c, func(ctx context.Context) error {
+			_, err := c.Work.ExecContext(ctx, "CREATE TABLE t ()")
+			return err
+		})
+		if err != nil || d.opened != 2 || d.answered != 3 {
+			t.Errorf("got %v, %d connections, %d answers; want 2 connections, the second of which has an answer before the work begins", err, d.opened, d.answered)
+		}
+	})
+}
