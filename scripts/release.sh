@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # release.sh [VERSION]: test, tag and push a version, as in "release.sh v0.2.0".
 #
-# All modules get the same version and require each other in it. The tag of the root is
-# VERSION, and those of the others are FOLDER/VERSION. The work is done in a clone, so
-# that nothing here changes if a step fails. The release workflow builds the binaries
-# when it sees the tags.
+# All modules require each other in the same version. The root gets the tag VERSION,
+# and cmd/bootlock, which users install, and test, which that requires, get
+# FOLDER/VERSION. The work is done in a clone, so that nothing here changes if a step
+# fails. The release workflow builds the binaries when it sees the tag of the root.
 #
 # REHEARSE=1 pushes nothing and runs only the tests that need no server. It builds the
 # binaries into dist/. Without VERSION it takes the newest in CHANGELOG.md.
@@ -15,7 +15,7 @@ here=$PWD
 version=${1:-}
 rehearse=${REHEARSE:-}
 [ -n "$version" ] || [ -z "$rehearse" ] || version=v$(sed -n 's/^## \([0-9][^ ]*\) .*/\1/p' CHANGELOG.md | head -n 1)
-modules="test cmd/bootlock bench examples" # after the root, in the order of their requirements
+modules="test cmd/bootlock" # not one more: if a push has more than three tags, GitHub starts no workflow
 repository=github.com/bootlock/bootlock
 
 say() { printf 'release: %s\n' "$*" >&2; }
