@@ -1,6 +1,5 @@
-# The command, and nothing else, for "COPY --from" and for init containers. It is
-# built from the binaries of scripts/build-binaries.sh, so that the image holds what the
-# release holds:
+# The command and nothing else, for "COPY --from" and for init containers. It takes the
+# binary of scripts/build-binaries.sh, so that the image has the same as the release:
 #
 #	make image VERSION=v0.1.0
 FROM scratch

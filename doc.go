@@ -1,12 +1,12 @@
-// Package bootlock is the root of a module that lets any number of processes
-// start at once on one PostgreSQL database without losing the race for its
-// schema. It contains no code; the packages are:
+// Package bootlock is the root of a module with which any number of processes
+// can start at once on one PostgreSQL database and create its schema safely. It
+// contains no code; the packages are:
 //
 //   - [github.com/bootlock/bootlock/schemaguard] creates a schema and then runs
 //     migration code, in one process at a time, in all at once, or once for the
 //     whole fleet. Start here.
-//   - [github.com/bootlock/bootlock/advisorylock], on which it is built, runs
-//     any code under an advisory lock, in one transaction or as a lease.
+//   - [github.com/bootlock/bootlock/advisorylock] runs any code under an advisory
+//     lock, in one transaction or as a lease. schemaguard is built on it.
 //   - [github.com/bootlock/bootlock/advisorylock/locktrace] observes the steps
 //     of both, for logs, tests, spans and metrics.
 //   - [github.com/bootlock/bootlock/schemaguard/schemaguardtest] helps to test
@@ -19,20 +19,19 @@
 //
 //	connect  begin  lock  create schema  [bootstrap]  commit  release  migrate
 //
-// One connection is used, once, and none is held during migrate. On failure,
-// rollback and release take the place of the steps still due. A failed commit is
-// not followed by a rollback.
+// This takes one connection, once, and holds none during migrate. If a step fails,
+// the remaining steps are skipped: roll back, release. No rollback follows a failed
+// commit.
 //
 // # What is left out, and why
 //
-// Session-level advisory locks: they survive [database/sql.Conn.Close], which
-// gives the connection back to the pool with the lock still held, and behind a
-// pooler they stay on some server connection.
+// Session-level advisory locks survive [database/sql.Conn.Close], which returns
+// the connection to the pool with the lock still held, and behind a pooler they
+// stay on some server connection.
 //
-// Locks in a table: a row can only be polled, and it survives the crash of its
-// owner.
+// Locks in a table can only be polled, and a row survives the crash of its owner.
 //
-// Migrations: many good libraries do them. This module goes around them.
+// Migrations are left to migration libraries, of which there are many good ones.
 //
-// Other databases: the promises made here rest on what PostgreSQL does.
+// Other databases do not behave as PostgreSQL does, on which the promises rest.
 package bootlock

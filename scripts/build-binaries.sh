@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# build-binaries.sh VERSION FOLDER: the command for six systems, with checksums, an
-# SBOM for each binary, and the release notes out of CHANGELOG.md.
+# build-binaries.sh VERSION FOLDER: build the command for six systems, with checksums,
+# an SBOM for each binary, and the release notes from CHANGELOG.md.
 set -euo pipefail
 
 version=$1
@@ -23,13 +23,13 @@ for system in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 wi
 	os=${system%/*} name=bootlock_${version}_${system/\//_}
 	binary=$dist/$name/bootlock
 	[ "$os" != windows ] || binary+=.exe
-	# Static, and the same bytes wherever it is built.
+	# Static and reproducible.
 	GOOS=$os GOARCH=${system#*/} CGO_ENABLED=0 go build -C cmd/bootlock -trimpath -buildvcs=false \
 		-ldflags "-s -w -buildid= -X main.version=$version" -o "$binary" .
 	"$tools/cyclonedx-gomod" bin -json -std -noserial -version "$version" -output "$dist/$name.cdx.json" "$binary" 2>/dev/null
 	cp LICENSE "$dist/$name/"
 	[ "$os" = windows ] || cp -R "$tools/man" "$tools/completion" "$dist/$name/"
-	# Neither the clock nor the builder's name is part of the archive.
+	# So is the archive: without times and owners.
 	tar -C "$dist" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -c "$name" | gzip -n9 >"$dist/$name.tar.gz"
 done
 (cd "$dist" && sha256sum ./*.tar.gz ./*.cdx.json | sed 's|\./||' >SHA256SUMS)
@@ -39,3 +39,7 @@ awk -v want="## ${version#v} " '
 	/^## / { inside = index($0 " ", want) == 1; next }
 	inside
 ' CHANGELOG.md >"$dist/notes.md"
+[ -s "$dist/notes.md" ] || {
+	echo "build-binaries: CHANGELOG.md has no section for $version" >&2
+	exit 1
+}

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# check-deps.sh [-table]: what the library costs its users.
+# check-deps.sh [-table]: check what the library adds to its users' modules.
 #
-# Programs of several kinds get the module from a folder that serves as a module
-# proxy, as they would get a published version. Nothing that they had may move, one
-# line "added" is printed, and go.sum grows by two lines. -table prints what happened
-# as a Markdown table too.
+# Several kinds of programs get the module from a folder that serves as a module proxy,
+# as they would get a published version. None of their modules may change its version,
+# go get may print one line "added", and go.sum may grow by two lines. -table also
+# prints the results as a Markdown table.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -18,7 +18,7 @@ fail() {
 	failed=1
 }
 
-# The tests too: what they import ends up in the user's go.sum.
+# Tests count as well: what they import ends up in the user's go.sum.
 others=$(go list -deps -test -f '{{if and .Module (ne .Module.Path "'"$module"'")}}{{.ImportPath}}{{end}}' \
 	./advisorylock/... ./schemaguard ./internal/... | sort -u)
 if [ -n "$others" ]; then
@@ -45,8 +45,8 @@ scratch=$(mktemp -d "${TMPDIR:-/tmp}/bootlock-deps.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 go run scripts/modproxy.go "$version" "$scratch/proxy"
 
-# What the folder serves is on no public server, and must not be remembered as if it
-# were. The rest comes from the module cache of this machine where that has it.
+# The versions of the folder must not get into the module cache of this machine, which
+# serves the rest as far as it has it.
 GOPROXY="file://$scratch/proxy,file://$(go env GOMODCACHE)/cache/download,$(go env GOPROXY)"
 export GOPROXY GONOSUMDB="$module" GOMODCACHE="$scratch/modcache" GOWORK=off GOFLAGS=-modcacherw
 
@@ -71,7 +71,7 @@ user() {
 		[ ${#has[@]} = 0 ] || printf 'import _ "%s"\n' "${has[@]%@*}"
 		printf '\nfunc main() {}\n'
 	} | sed 's|client_golang"|client_golang/prometheus"|' >main.go
-	# The test kit is for those who have sqlmock.
+	# Programs with sqlmock also use the test kit.
 	if [[ " ${has[*]} " == *sqlmock* ]]; then
 		sed -i '/sqlmock/d' main.go
 		cat >main_test.go <<TEST
@@ -126,7 +126,7 @@ TEST
 	printf 'moved=%q joined=%q said=%q lines=%q ours=%q\n' "$moved" "$joined" "$said" "$lines" "$ours" >verdict
 }
 
-# examine NAME GO MODULE@VERSION…: user, and what is to be said of it.
+# examine NAME GO MODULE@VERSION…: run user and judge its verdict.
 examine() {
 	local name=$1 moved joined said lines ours
 	if ! (user "$@") >"$scratch/log" 2>&1; then

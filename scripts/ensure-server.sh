@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Sees to it that the tests find a PostgreSQL: the server in BOOTLOCK_TEST_DSN, a
-# Docker image, or local server binaries, in the order of test/pgtest. Only if there
-# is none of them, it tries to install one; with -look it fails instead.
+# Makes sure that the tests find a PostgreSQL: the server in BOOTLOCK_TEST_DSN, a
+# Docker image, or local server binaries, in the order of test/pgtest. If there is
+# none of them, it tries to install one; with -look it fails instead.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -60,7 +60,7 @@ if [ -n "$docker" ] && docker pull "$image" >&2; then
 	exit 0
 fi
 if ! may local; then
-	say "BOOTLOCK_TEST_ORIGIN=$origin allows no other server, and that one is not to be had"
+	say "BOOTLOCK_TEST_ORIGIN=$origin allows no other server, and that one is not available"
 	exit 1
 fi
 say "no PostgreSQL here (no BOOTLOCK_TEST_DSN, no image $image, no binaries)"

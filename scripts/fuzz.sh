@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Lets go test -fuzz search for FUZZTIME, 10 s each, with every fuzz target there is.
-# An input that fails stays in the package's testdata/fuzz, and is an ordinary test
-# from then on.
+# Runs go test -fuzz for each fuzz target, for FUZZTIME (10 s). An input that fails
+# stays in the package's testdata/fuzz and becomes an ordinary test.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."

@@ -3,8 +3,8 @@
 # every driver and mode, directly and through PgBouncer.
 #
 # Prints a table of what ran and what did not, and writes the same, generated,
-# into docs/compatibility.md. A version that cannot be had is "not tested", which
-# is no pass. The exit status is 0 if nothing failed.
+# into docs/compatibility.md. A version that cannot be installed is "not tested",
+# which is no pass. The exit status is 0 if nothing failed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 versions="13 14 15 16 17 18"
@@ -20,11 +20,11 @@ scripts/fetch-servers.sh "$@" >"$work/servers"
 BOOTLOCK_MATRIX_SERVERS=$(tr '\t' '=' <"$work/servers" | tr '\n' ' ')
 export BOOTLOCK_MATRIX_SERVERS
 if [ -z "$BOOTLOCK_MATRIX_SERVERS" ]; then
-	echo "test-matrix: no server to be had, nothing was tested" >&2
+	echo "test-matrix: no server found, nothing was tested" >&2
 	exit 1
 fi
 
-# The suite mostly waits, so that more targets than cores can go on at once.
+# The suite mostly waits, so more targets than cores can run at once.
 failed=0
 for dir in test test/legacy; do
 	# test/legacy replaces lib/pq, which it would for every module of a workspace.
@@ -35,8 +35,8 @@ done
 # Targets end in any order.
 sort -o "$BOOTLOCK_MATRIX_RESULTS" "$BOOTLOCK_MATRIX_RESULTS" -t "$(printf '\t')" -k2,2r -k3,3 -k4,4 -k1,1V
 
-# rows: driver and mode; columns: versions. A cell that no line is there for was
-# not tested, whatever the reason.
+# Rows are driver and mode, columns are versions. A cell without a result was not
+# tested.
 awk -F '\t' -v want="$*" '
 	{
 		split($1, v, "."); major = v[1]; full[major] = $1
@@ -74,20 +74,19 @@ pooler=$(pgbouncer --version 2>/dev/null | head -n 1)
 
 <!-- Written by scripts/test-matrix.sh; change it there. -->
 
-Every cell is one run of the suite in \`test/conformance\`, which states what
-the packages promise, on a server that was really started. "PgBouncer" means
-${pooler:-PgBouncer} in transaction mode. A version that could not be
-installed is "not tested".
+Each cell is one run of the suite in \`test/conformance\`, which tests what the
+packages promise, on a real server. "PgBouncer" is ${pooler:-PgBouncer} in
+transaction mode. A version that could not be installed is "not tested".
 
 TEXT
 	cat "$work/table"
-	cat <<'TEXT'
+	cat <<TEXT
 
-The modes of pgx are its `default_query_exec_mode`. lib/pq 1.0.0 is the oldest
-release; its errors show their SQLSTATE by `Get('C')` only. otelsql stands for any
-driver that is wrapped around another.
+The modes of pgx are its \`default_query_exec_mode\`. lib/pq 1.0.0 is the oldest
+release; only \`Get('C')\` shows the SQLSTATE of its errors. otelsql stands for any
+driver that wraps another.
 
-`make test-matrix` makes this table anew.
+\`make test-matrix\` wrote this page in $(LC_ALL=C date '+%B %Y').
 TEXT
 } >"$work/compatibility.md"
 if [ "$failed" = 0 ] && [ "$*" = "$versions" ]; then

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# tidy.sh [-diff]: go mod tidy in every module; with -diff nothing is written, and it
-# fails if there were anything to write.
+# tidy.sh [-diff]: run go mod tidy in every module. With -diff it writes nothing, and
+# fails if there is something to write.
 #
-# The modules require each other in a version that is on no server, and go mod tidy
-# looks past go.work; so it gets them from a folder. Their own hashes, which change
-# with every commit, are no part of go.sum.
+# The modules require each other in a version that no server has, and go mod tidy
+# ignores go.work, so it gets them from a folder. Their own hashes change with every
+# commit and stay out of go.sum.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -16,8 +16,8 @@ scratch=$(mktemp -d "${TMPDIR:-/tmp}/bootlock-tidy.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 go run scripts/modproxy.go "$version" "$scratch/proxy"
 
-# What the folder serves must not be remembered as if it were published; the rest
-# comes from the module cache of this machine, which serves as a proxy itself.
+# The versions of the folder must not get into the module cache of this machine, which
+# serves as a proxy for the rest.
 GOPROXY="file://$scratch/proxy,file://$(go env GOMODCACHE)/cache/download,$(go env GOPROXY)"
 export GOPROXY GONOSUMDB="$module" GOMODCACHE="$scratch/modcache" GOWORK=off GOFLAGS='-mod=mod -modcacherw'
 
