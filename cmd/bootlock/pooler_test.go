@@ -15,10 +15,18 @@ import (
 func TestStatementMode(t *testing.T) {
 	server := pgtest.Shared(t)
 	dsn := pgbouncer.New(t, server, "statement", pgbouncer.Plenty).DSN(server.NewDB(t))
-	for _, args := range [][]string{{"run", "--lock", "a", "--", "echo", "started"}, {"ensure", "--schema", "app", "--", "echo", "started"}} {
-		said, code := bootlock(t, []string{"DATABASE_URL=" + dsn}, args...)
-		if code != exitOwn || !strings.Contains(said, "statement mode") || strings.Contains(said, "started") {
-			t.Errorf("%s: got exit code %d and %q; want %d, and why", args[0], code, said, exitOwn)
+	for _, test := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"run", "--lock", "a", "--", "echo", "started"}, exitOwn, "statement mode"},
+		{[]string{"ensure", "--schema", "app", "--", "echo", "started"}, exitOwn, "statement mode"},
+		{[]string{"doctor"}, exitFailed, "pool_mode=transaction"},
+	} {
+		said, code := bootlock(t, []string{"DATABASE_URL=" + dsn}, test.args...)
+		if code != test.code || !strings.Contains(said, test.says) || strings.Contains(said, "started") {
+			t.Errorf("%v: got exit code %d and %q; want %d and %q", test.args, code, said, test.code, test.says)
 		}
 	}
 }

@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 //	proxy                    put a proxy in front of the server: PROXY_URL
 //	proxy open|freeze|close  let it through, or pass nothing on, or cut all
 //	appears FILE             wait for a file
-//	fake                     start a server that locks nothing: FAKE_URL
+//	fake                     start a server that keeps no lock: FAKE_URL
 func TestScripts(t *testing.T) {
 	if _, err := exec.LookPath("psql"); err != nil {
 		t.Fatalf("the scripts need psql: %v", err)

@@ -50,6 +50,7 @@ func TestStandby(t *testing.T) {
 		{"the primary first", both(primary, standby, ""), run, 0, "t"},
 		{"two standbys", both(standby, standby, ""), run, exitUnreachable, "is a standby"},
 		{"wait reads only", standby.DSN(), []string{"wait", "--until", "SELECT pg_is_in_recovery()", "--timeout", "10s"}, 0, ""},
+		{"doctor", standby.DSN(), []string{"doctor"}, exitFailed, "fail  primary or standby: this is a standby"},
 		{"locks", standby.DSN(), []string{"locks"}, 0, "this is a standby"},
 		{"wait for what is not there", standby.DSN(), []string{"wait", "--until", "SELECT true FROM other.t", "--timeout", "300ms"}, exitNotInTime, "was not there"},
 	} {
