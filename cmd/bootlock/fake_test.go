@@ -17,10 +17,7 @@ var lockCall = regexp.MustCompile(`advisory_xact_lock(?:_shared)?\(\(?-?\d+`)
 
 // fake starts what stands for a server that only looks like PostgreSQL: it grants every
 // lock, of which it makes another.
-func fake(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) > 0 {
-		ts.Fatalf("usage: fake")
-	}
+func fake(ts *testscript.TestScript, _ []string) {
 	u, err := url.Parse(stateOf(ts).dsn)
 	ts.Check(err)
 	r, err := relay.Listen("127.0.0.1:0", u.Host, func() relay.Tap {

@@ -17,11 +17,8 @@ type proxy struct {
 	relay           *relay.Relay // nil before it is opened
 }
 
-func proxyCommand(ts *testscript.TestScript, neg bool, args []string) {
+func proxyCommand(ts *testscript.TestScript, args []string) {
 	state := stateOf(ts)
-	if neg || len(args) > 1 {
-		ts.Fatalf("usage: proxy [open|freeze|close]")
-	}
 	if len(args) == 0 {
 		u, err := url.Parse(state.dsn)
 		ts.Check(err)
