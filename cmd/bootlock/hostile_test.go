@@ -17,23 +17,30 @@ import (
 	"github.com/bootlock/bootlock/test/sqltest"
 )
 
+// hold returns when a command holds the lock, and later its exit code.
+func hold(t *testing.T, lock string, env ...string) (ended <-chan int) {
+	t.Helper()
+	holds, done := filepath.Join(t.TempDir(), "holds"), make(chan int, 1)
+	go func() {
+		_, code := bootlock(t, env, "run", "--lock", lock, "--", "sh", "-c", "touch "+holds+"; exec sleep 600")
+		done <- code
+	}()
+	await.True(t, "the holder", func() bool { _, err := os.Stat(holds); return err == nil })
+	return done
+}
+
 // The command is often run by whoever may do most in a database.
 func TestLookAlikesAreNotCalled(t *testing.T) {
 	for name, path := range hostile.Paths {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			dsn := pgtest.Shared(t).NewDB(t)
 			hostile.Install(t, dsn)
 			env := []string{"DATABASE_URL=" + pgtest.WithParams(dsn, "search_path", path)}
 			if said, code := bootlock(t, env, "run", "--lock", "a", "--unless", "SELECT 1::oid = 1", "--", "true"); code != exitOwn || !strings.Contains(said, hostile.Code) {
 				t.Fatalf("got exit code %d and %q; want a look-alike called, or this test proves nothing", code, said)
 			}
-			holds := filepath.Join(t.TempDir(), "holds")
-			ended := make(chan int, 1)
-			go func() {
-				_, code := bootlock(t, env, "run", "--lock", "held", "--", "sh", "-c", "touch "+holds+"; exec sleep 600")
-				ended <- code
-			}()
-			await.True(t, "the holder", func() bool { _, err := os.Stat(holds); return err == nil })
+			ended := hold(t, "held", env...)
 			for _, test := range []struct {
 				args []string
 				code int
@@ -63,6 +70,7 @@ func TestLookAlikesAreNotCalled(t *testing.T) {
 // Roles, databases and applications have the names that others gave them. They steer
 // no terminal, and are no SQL.
 func TestHostileNames(t *testing.T) {
+	t.Parallel()
 	const name = "\x1b[2J\x1b]0;title\a\r\n'); DROP TABLE t; --\\\\"
 	server := pgtest.Shared(t)
 	admin := sqltest.Open(t, "pgx", server.DSN)
@@ -74,16 +82,7 @@ func TestHostileNames(t *testing.T) {
 	dsn := pgtest.WithUser(server.DSNFor(name+t.Name()), name, "hostile")
 	env := []string{"DATABASE_URL=" + dsn}
 	application := "DATABASE_URL=" + pgtest.WithParams(dsn, "application_name", `bootlock run (a' OR true OR 'b\', pid 1)`)
-	hold := func(lock string, env ...string) (ended <-chan int) {
-		holds, done := filepath.Join(t.TempDir(), "holds"), make(chan int, 1)
-		go func() {
-			_, code := bootlock(t, env, "run", "--lock", lock, "--", "sh", "-c", "touch "+holds+"; exec sleep 600")
-			done <- code
-		}()
-		await.True(t, "the holder", func() bool { _, err := os.Stat(holds); return err == nil })
-		return done
-	}
-	ended := []<-chan int{hold(name, env...), hold("other", application)}
+	ended := []<-chan int{hold(t, name, env...), hold(t, "other", application)}
 	for _, test := range []struct {
 		args []string
 		code int

@@ -13,6 +13,7 @@ import (
 // In statement mode there are no transactions, and so no locks. The server is
 // there all the same: it is not "lost".
 func TestStatementMode(t *testing.T) {
+	t.Parallel()
 	server := pgtest.Shared(t)
 	dsn := pgbouncer.New(t, server, "statement", pgbouncer.Plenty).DSN(server.NewDB(t))
 	for _, test := range []struct {
@@ -32,6 +33,7 @@ func TestStatementMode(t *testing.T) {
 }
 
 func TestTransactionMode(t *testing.T) {
+	t.Parallel()
 	server := pgtest.Shared(t)
 	dsn := pgbouncer.New(t, server, "transaction", pgbouncer.Plenty).DSN(server.NewDB(t))
 	env := []string{"DATABASE_URL=" + dsn}

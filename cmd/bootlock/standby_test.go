@@ -27,6 +27,7 @@ func bootlock(t *testing.T, env []string, args ...string) (said string, code int
 // A lock on a standby is granted and excludes nobody on the primary. run said
 // nothing, and exited with 0.
 func TestStandby(t *testing.T) {
+	t.Parallel()
 	primary, standby := replica.NewFiles(t).Start(t)
 	if said, code := bootlock(t, []string{"DATABASE_URL=" + primary.DSN()}, "ensure", "--schema", "app"); code != 0 {
 		t.Fatalf("got %d of ensure on the primary: %s", code, said)
