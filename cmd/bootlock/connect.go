@@ -60,7 +60,6 @@ func (a *app) await(ctx context.Context, s *server.Server, patience server.Patie
 	return a.failure(ctx, err)
 }
 
-// open returns the database that the command line or the environment names.
 func (a *app) open(command string, locks bool) (*server.Server, error) {
 	text, origin := a.dsn, "--dsn"
 	if text == "" {

@@ -231,7 +231,6 @@ func stillThere(err, late error) error {
 	return err
 }
 
-// untilTrue asks again and again until the answer is true.
 func untilTrue(ctx context.Context, db *sql.DB, question string) error {
 	for {
 		var yes bool

@@ -29,7 +29,6 @@ func runsUnder(database string, key advisorylock.Key) bool {
 	return slices.Contains(strings.Fields(os.Getenv(heldVariable)), database+":"+key.String())
 }
 
-// checkNesting refuses a lock that this process runs under already.
 func checkNesting(database, what string, keys ...advisorylock.Key) error {
 	for _, key := range keys {
 		if runsUnder(database, key) {

@@ -81,7 +81,6 @@ func keysOf(args []string, schema string) ([]keyInfo, error) {
 	return nil, usage("key takes a NAME or --schema NAME")
 }
 
-// keySQL computes KeyOf of an SQL expression.
 func keySQL(expression string) string {
 	return "('x' || left(encode(sha256(convert_to(" + expression + ", 'UTF8')), 'hex'), 16))::bit(64)::bigint"
 }

@@ -47,8 +47,6 @@ Values
 
 More fields and messages may be added; those listed stay.`
 
-// logger writes what there is to say on stderr: as text for people, or as JSON
-// lines.
 type logger struct {
 	w      io.Writer
 	quiet  bool

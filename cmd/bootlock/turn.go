@@ -219,7 +219,6 @@ func (t *turn) fence(ctx context.Context) error {
 	return err
 }
 
-// unlessDone runs fn unless --unless says that there is nothing to do.
 func (t *turn) unlessDone(ctx context.Context, fn func(context.Context) error) error {
 	if done, err := t.done(ctx); done || err != nil {
 		return err
@@ -255,7 +254,6 @@ func (t *turn) done(ctx context.Context) (bool, error) {
 	}
 }
 
-// answered says what --unless has said.
 func (t *turn) answered(yes bool, why string) {
 	switch {
 	case yes:
@@ -302,7 +300,6 @@ func (t *turn) ping() {
 	}
 }
 
-// trace tells of a wait while it lasts, and of its end.
 func (t *turn) trace() *locktrace.Trace {
 	said := false
 	return &locktrace.Trace{

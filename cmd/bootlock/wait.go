@@ -76,7 +76,6 @@ func (w *waiter) check(cmd *cobra.Command) error {
 	return checkSchema(w.schema)
 }
 
-// question is what is asked.
 func (w *waiter) question() question {
 	if w.until != "" {
 		return question{flag: "--until", query: w.until}
@@ -130,7 +129,6 @@ func (a *app) wait(parent context.Context, w *waiter, args []string) error {
 	return exitWith(code)
 }
 
-// ask asks until the answer is yes.
 func (w *waiter) ask(ctx context.Context, s *server.Server, p *progress) error { //nolint:cyclop // a case for each kind of answer
 	q := w.question()
 	p.last = reason{text: server.ErrSilent.Error(), noAnswer: true}

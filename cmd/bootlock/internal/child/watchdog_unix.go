@@ -14,9 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// WatchdogCommand is the hidden subcommand of this program that calls [Watchdog].
-const WatchdogCommand = "watchdog"
-
 // watch starts a process that kills the command's group as soon as this process
 // is gone, SIGKILL included: the end of its standard input tells it. By then the
 // lock is free, so that the group gets no time to clean up. The result says that

@@ -82,7 +82,6 @@ type round struct {
 	outcomes []outcome
 }
 
-// play runs the rounds, and shows how far it is.
 func (d *demo) play(ctx context.Context, sides ...*side) error {
 	for _, s := range sides {
 		for n := 1; d.goesOn(s, n); n++ {

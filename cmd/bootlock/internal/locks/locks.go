@@ -172,7 +172,6 @@ func (m meanings) addSchema(name string) {
 	m[schemaguard.MigrateKey(key)] = meaning{Migrate, name}
 }
 
-// wanted are the locks that q names.
 func (q Query) wanted() meanings {
 	m := meanings{}
 	for _, key := range q.Keys {
@@ -250,7 +249,6 @@ func (l *Lock) key() (key advisorylock.Key) {
 	return key
 }
 
-// guess says what a lock is whose key nobody knows.
 func (l *Lock) guess(f fences, said map[int]string) {
 	if l.Kind, l.of = f.find(*l.Key); l.Kind != Unknown {
 		return
@@ -285,7 +283,6 @@ func (m meanings) learn(locks []*Lock) (said map[int]string) {
 	return said
 }
 
-// nameOf is the name of a lock, or its key.
 func nameOf(key advisorylock.Key, locks []*Lock, known meanings) string {
 	if m, ok := known[key]; ok {
 		return m.name

@@ -32,11 +32,10 @@ func TestLookHoldersFirst(t *testing.T) {
 	want := []int{pid(txs[1]), pid(txs[0])}
 
 	sqltest.Exec(t, txs[1], "SELECT pg_advisory_xact_lock(42)")
-	granted := make(chan error, 1)
-	go func() {
+	granted := await.Go(func() error {
 		_, err := txs[0].ExecContext(context.Background(), "SELECT pg_advisory_xact_lock(42)")
-		granted <- err
-	}()
+		return err
+	})
 	var found []*locks.Lock
 	await.True(t, "a session that waits", func() (is bool) {
 		var err error
