@@ -89,7 +89,7 @@ func TestHostileNames(t *testing.T) {
 		says string
 	}{
 		{[]string{"run", "--lock", name, "--try", "--", "true"}, exitNotInTime, "held by pid"},
-		{[]string{"run", "--lock", name, "--timeout", "1500ms", "--", "true"}, exitNotInTime, "waiting for"},
+		{[]string{"run", "--lock", name, "--timeout", "3s", "--", "true"}, exitNotInTime, "waiting for"},
 		{[]string{"locks"}, 0, "DROP TABLE"},
 		{[]string{"locks", "--all-databases"}, 0, "  database"},
 		{[]string{"doctor"}, 0, "protects"},

@@ -53,7 +53,7 @@ func TestStandby(t *testing.T) {
 		{"wait reads only", standby.DSN(), []string{"wait", "--until", "SELECT pg_is_in_recovery()", "--timeout", "10s"}, 0, ""},
 		{"doctor", standby.DSN(), []string{"doctor"}, exitFailed, "fail  primary or standby: this is a standby"},
 		{"locks", standby.DSN(), []string{"locks"}, 0, "this is a standby"},
-		{"wait for what is not there", standby.DSN(), []string{"wait", "--until", "SELECT true FROM other.t", "--timeout", "300ms"}, exitNotInTime, "was not there"},
+		{"wait for what is not there", standby.DSN(), []string{"wait", "--until", "SELECT true FROM other.t", "--timeout", "2s"}, exitNotInTime, "was not there"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			said, code := bootlock(t, []string{"DATABASE_URL=" + test.dsn}, test.args...)
