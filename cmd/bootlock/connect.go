@@ -85,6 +85,14 @@ func (a *app) open(command string, locks bool) (*server.Server, error) {
 	return server.Open(config, locks, dropped), nil
 }
 
+// pause returns after d, or when ctx has ended.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
 // applicationName tells people who look at pg_stat_activity where to look next.
 func applicationName(command string) string {
 	host, err := os.Hostname()

@@ -241,9 +241,6 @@ func untilTrue(ctx context.Context, db *sql.DB, question string) error {
 		if yes || err != nil {
 			return err
 		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-		}
+		pause(ctx, 20*time.Millisecond)
 	}
 }

@@ -96,7 +96,7 @@ func (a *app) showLocks(parent context.Context, l *locker) error {
 	for {
 		found, err := locks.Look(ctx, s.DB, l.query())
 		switch {
-		case err != nil && l.watch && ctx.Err() != nil:
+		case l.watch && ctx.Err() != nil:
 			return nil
 		case err != nil:
 			return a.failure(ctx, err)
@@ -107,11 +107,7 @@ func (a *app) showLocks(parent context.Context, l *locker) error {
 		if !l.watch {
 			return nil
 		}
-		select {
-		case <-time.After(l.interval):
-		case <-ctx.Done():
-			return nil
-		}
+		pause(ctx, l.interval)
 	}
 }
 

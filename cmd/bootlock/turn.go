@@ -232,7 +232,7 @@ func (t *turn) done(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	q := question{flag: "--unless", query: t.unless}
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		t.is(health.Waiting, q.flag, reason{text: q.flag + " has not been answered", noAnswer: true})
 		yes, why, err := q.ask(ctx, t.server.DB)
 		switch {
@@ -247,10 +247,7 @@ func (t *turn) done(ctx context.Context) (bool, error) {
 			t.answered(yes, why)
 			return yes, nil
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-		}
+		pause(ctx, wait)
 	}
 }
 

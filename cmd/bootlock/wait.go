@@ -159,10 +159,7 @@ func (w *waiter) ask(ctx context.Context, s *server.Server, p *progress) error {
 			p.say(p.what, "waiting to be ready", true)
 		}
 		// A tenth of the wait so far: nobody waits for much longer than needed.
-		pause := min(max(time.Since(p.begun)/10, 20*time.Millisecond), time.Second)
-		select {
-		case <-time.After(pause/2 + rand.N(pause/2)): //nolint:gosec // not a secret
-		case <-ctx.Done():
-		}
+		wait := min(max(time.Since(p.begun)/10, 20*time.Millisecond), time.Second)
+		pause(ctx, wait/2+rand.N(wait/2)) //nolint:gosec // not a secret
 	}
 }

@@ -63,7 +63,8 @@ func parse(text string) (*Config, error) {
 			return nil, err
 		}
 	}
-	if addresses := hostaddr(config); addresses != "" && !namesHost(text) {
+	// A host that is the driver's default is not one for TLS to verify.
+	if addresses := hostaddr(config); addresses != "" && (strings.HasPrefix(config.Host, "/") || config.Host == "localhost") {
 		if config, err = pgx.ParseConfig(with(text, "host", addresses)); err != nil {
 			return nil, err
 		}
@@ -144,23 +145,6 @@ func hostaddr(config *pgx.ConnConfig) string {
 		return address
 	}
 	return os.Getenv("PGHOSTADDR")
-}
-
-// namesHost reports whether the host comes from text or the environment, and not
-// from a default.
-func namesHost(text string) bool {
-	if os.Getenv("PGHOST") != "" || os.Getenv("PGSERVICE") != "" {
-		return true
-	}
-	if u, err := url.Parse(text); err == nil && u.Scheme != "" {
-		return u.Host != "" || u.Query().Has("host") || u.Query().Has("service")
-	}
-	for word := range strings.FieldsSeq(text) {
-		if name, _, ok := strings.Cut(word, "="); ok && (name == "host" || name == "service") {
-			return true
-		}
-	}
-	return false
 }
 
 // with is text with one more parameter.

@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/schemaguard"
@@ -44,9 +43,6 @@ type Session struct {
 	Seconds   float64 `json:"seconds"`             // how long it has held the lock, or waited for it
 	Terminate string  `json:"terminate,omitempty"` // how to end a holder
 }
-
-// For is how long the session has held the lock, or waited for it.
-func (s Session) For() time.Duration { return time.Duration(s.Seconds * float64(time.Second)) }
 
 // Hidden reports whether the role may not see what sessions do.
 func (l *Lock) Hidden() bool {
@@ -218,8 +214,11 @@ var (
 func identify(locks []*Lock, known meanings) {
 	said := known.learn(locks)
 	for _, l := range locks {
-		m, ok := known[l.key()]
-		if l.Key == nil || !ok {
+		if l.Key == nil {
+			continue
+		}
+		m, ok := known[*l.Key]
+		if !ok {
 			continue
 		}
 		l.Kind, l.Name = m.kind, m.name
@@ -240,13 +239,6 @@ func identify(locks []*Lock, known meanings) {
 			l.Name = nameOf(l.of, locks, known)
 		}
 	}
-}
-
-func (l *Lock) key() (key advisorylock.Key) {
-	if l.Key != nil {
-		key = *l.Key
-	}
-	return key
 }
 
 func (l *Lock) guess(f fences, said map[int]string) {
