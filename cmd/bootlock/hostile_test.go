@@ -37,27 +37,21 @@ func TestLookAlikesAreNotCalled(t *testing.T) {
 			dsn := pgtest.Shared(t).NewDB(t)
 			hostile.Install(t, dsn)
 			env := []string{"DATABASE_URL=" + pgtest.WithParams(dsn, "search_path", path)}
-			if said, code := bootlock(t, env, "run", "--lock", "a", "--unless", "SELECT 1::oid = 1", "--", "true"); code != exitOwn || !strings.Contains(said, hostile.Code) {
-				t.Fatalf("got exit code %d and %q; want a look-alike called, or this test proves nothing", code, said)
-			}
+			call{[]string{"run", "--lock", "a", "--unless", "SELECT 1::oid = 1", "--", "true"}, exitOwn, hostile.Code}.check(t, env...) // or this test proves nothing
 			ended := hold(t, "held", env...)
-			for _, test := range []struct {
-				args []string
-				code int
-			}{
-				{[]string{"ensure", "--schema", "app", "--serialize", "--", "true"}, 0},
-				{[]string{"ensure", "--schema", "app", "--bootstrap", "-", "--", "true"}, 0},
-				{[]string{"wait", "--until", "SELECT true", "--timeout", "60s"}, 0},
-				{[]string{"run", "--lock", "held", "--timeout", "2500ms", "--", "true"}, exitNotInTime},
-				{[]string{"run", "--lock", "held", "--try", "--", "true"}, exitNotInTime},
-				{[]string{"locks"}, 0},
-				{[]string{"locks", "--all-databases", "--json", "--lock", "held"}, 0},
-				{[]string{"doctor"}, 0},
-				{[]string{"end", "--lock", "held", "--yes"}, 0},
+			for _, test := range []call{
+				{[]string{"ensure", "--schema", "app", "--serialize", "--", "true"}, 0, ""},
+				{[]string{"ensure", "--schema", "app", "--bootstrap", "-", "--", "true"}, 0, ""},
+				{[]string{"wait", "--until", "SELECT true", "--timeout", "60s"}, 0, ""},
+				{[]string{"run", "--lock", "held", "--timeout", "2500ms", "--", "true"}, exitNotInTime, ""},
+				{[]string{"run", "--lock", "held", "--try", "--", "true"}, exitNotInTime, ""},
+				{[]string{"locks"}, 0, ""},
+				{[]string{"locks", "--all-databases", "--json", "--lock", "held"}, 0, ""},
+				{[]string{"doctor"}, 0, ""},
+				{[]string{"end", "--lock", "held", "--yes"}, 0, ""},
 			} {
-				said, code := bootlock(t, env, test.args...)
-				if code != test.code || strings.Contains(said, "look-alike") {
-					t.Errorf("%v: got exit code %d; want %d: %s", test.args, code, test.code, said)
+				if said := test.check(t, env...); strings.Contains(said, "look-alike") {
+					t.Errorf("%v: got %q", test.args, said)
 				}
 			}
 			if code := await.Value(t, ended); code != exitLost {
@@ -83,11 +77,7 @@ func TestHostileNames(t *testing.T) {
 	env := []string{"DATABASE_URL=" + dsn}
 	application := "DATABASE_URL=" + pgtest.WithParams(dsn, "application_name", `bootlock run (a' OR true OR 'b\', pid 1)`)
 	ended := []<-chan int{hold(t, name, env...), hold(t, "other", application)}
-	for _, test := range []struct {
-		args []string
-		code int
-		says string
-	}{
+	for _, test := range []call{
 		{[]string{"run", "--lock", name, "--try", "--", "true"}, exitNotInTime, "held by pid"},
 		{[]string{"run", "--lock", name, "--timeout", "3s", "--", "true"}, exitNotInTime, "waiting for"},
 		{[]string{"locks"}, 0, "DROP TABLE"},
@@ -98,10 +88,7 @@ func TestHostileNames(t *testing.T) {
 		{[]string{"end", "--lock", name, "--yes"}, 0, "session has ended"},
 		{[]string{"end", "--lock", "other", "--yes"}, 0, "command is gone"},
 	} {
-		said, code := bootlock(t, env, test.args...)
-		if code != test.code || !strings.Contains(said, test.says) {
-			t.Errorf("%q: got exit code %d and %q; want %d and %q", test.args, code, said, test.code, test.says)
-		}
+		said := test.check(t, env...)
 		if i := strings.IndexFunc(said, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); i >= 0 {
 			t.Errorf("%q: got %q, with something that steers a terminal at %d", test.args, said, i)
 		}
