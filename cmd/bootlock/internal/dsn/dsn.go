@@ -93,6 +93,8 @@ var demanding = []string{
 var foreign = regexp.MustCompile(`^(?:(?:x-|pool_|keepalives).*|schema|connection_limit|socket_timeout|pgbouncer|pool|prepared_statements|` +
 	`prefer_simple_protocol|gssencmode|tcp_user_timeout|fallback_application_name|load_balance_hosts|ssl)$`)
 
+var utf8 = regexp.MustCompile(`(?i)^utf-?8$`)
+
 // drop takes out of params what no server takes for a setting of its own. What it
 // does not find the server will name; see [Config.Drop].
 func drop(params map[string]string) (dropped []string, err error) {
@@ -100,7 +102,7 @@ func drop(params map[string]string) (dropped []string, err error) {
 		switch {
 		case slices.Contains(demanding, name), name == "gssencmode" && value == "require":
 			return nil, unsupportedError(name)
-		case foreign.MatchString(name), name == "client_encoding" && !isUTF8(value):
+		case foreign.MatchString(name), name == "client_encoding" && !utf8.MatchString(value):
 			delete(params, name)
 			dropped = append(dropped, name)
 		}
@@ -125,10 +127,6 @@ func (c *Config) Drop(err error) (dropped []string) {
 	}
 	slices.Sort(dropped)
 	return dropped
-}
-
-func isUTF8(encoding string) bool {
-	return strings.EqualFold(strings.ReplaceAll(encoding, "-", ""), "UTF8")
 }
 
 // unsupportedError names a keyword that is not supported.
