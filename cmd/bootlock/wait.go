@@ -129,7 +129,7 @@ func (a *app) wait(parent context.Context, w *waiter, args []string) error {
 	return exitWith(code)
 }
 
-func (w *waiter) ask(ctx context.Context, s *server.Server, p *progress) error { //nolint:cyclop // a case for each kind of answer
+func (w *waiter) ask(ctx context.Context, s *server.Server, p *progress) error {
 	q := w.question()
 	p.last = reason{text: server.ErrSilent.Error(), noAnswer: true}
 	away := func(err error) { p.server(s.Address, err) }

@@ -9,6 +9,7 @@ import (
 	"github.com/bootlock/bootlock/internal/printable"
 )
 
+// Title is what the lock is called in one line.
 func (l *Lock) Title() string {
 	switch {
 	case l.Key == nil:
