@@ -55,12 +55,10 @@ func at(file, text string, err error) error {
 	return fmt.Errorf("%s, line %d: %w", file, line+1, err)
 }
 
-// isDenied reports whether the role may not create the schema.
 func isDenied(err error) bool {
 	return sqlstate.Of(err) == "42501" && strings.Contains(err.Error(), "GRANT CREATE ON DATABASE")
 }
 
-// grantSQL is the statement that would let this role create schemas here.
 func (e *ensurer) grantSQL(ctx context.Context) string {
 	role, database := "ROLE", "DATABASE"
 	_ = e.server.DB.QueryRowContext(ctx, "SELECT current_user::pg_catalog.text, pg_catalog.current_database()::pg_catalog.text").Scan(&role, &database)

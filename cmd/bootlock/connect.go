@@ -60,7 +60,6 @@ func (a *app) await(ctx context.Context, s *server.Server, patience server.Patie
 	return a.failure(ctx, err)
 }
 
-// open returns the database that the command line or the environment names.
 func (a *app) open(command string, locks bool) (*server.Server, error) {
 	text, origin := a.dsn, "--dsn"
 	if text == "" {
@@ -84,6 +83,14 @@ func (a *app) open(command string, locks bool) (*server.Server, error) {
 		config.RuntimeParams["application_name"] = applicationName(command)
 	}
 	return server.Open(config, locks, dropped), nil
+}
+
+// pause returns after d, or when ctx has ended.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
 }
 
 // applicationName tells people who look at pg_stat_activity where to look next.

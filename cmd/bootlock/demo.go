@@ -64,9 +64,6 @@ func (a *app) demo(ctx context.Context, o demo.Options) error {
 	ctx, _, stop := signals.Catch(ctx)
 	defer stop()
 	o.Say = func(text string) { a.log.say(text, text) }
-	if !a.log.quiet && a.log.format == "text" && isTerminal(a.err) {
-		o.Terminal = a.err
-	}
 	proved, err := demo.Run(ctx, a.out, o)
 	switch {
 	case errors.Is(err, demo.ErrNoServer):

@@ -231,7 +231,6 @@ func stillThere(err, late error) error {
 	return err
 }
 
-// untilTrue asks again and again until the answer is true.
 func untilTrue(ctx context.Context, db *sql.DB, question string) error {
 	for {
 		var yes bool
@@ -242,9 +241,6 @@ func untilTrue(ctx context.Context, db *sql.DB, question string) error {
 		if yes || err != nil {
 			return err
 		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-		}
+		pause(ctx, 20*time.Millisecond)
 	}
 }

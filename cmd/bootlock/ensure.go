@@ -159,7 +159,6 @@ func (e *ensurer) guard(stdin io.Reader) (schemaguard.Guard, error) {
 // copyFromStdin is a statement for which the driver would wait for ever.
 var copyFromStdin = regexp.MustCompile(`(?im)^[ \t]*COPY\s[^;]*\sFROM\s+STDIN\b`)
 
-// ensure creates the schema, and runs COMMAND if it is to be serialised.
 func (e *ensurer) ensure(ctx context.Context, guard schemaguard.Guard) error {
 	key := schemaguard.KeyFor(e.schema)
 	migrateKey := schemaguard.MigrateKey(key)

@@ -95,7 +95,6 @@ func usage(format string, args ...any) error {
 	return &exitError{code: exitUsage, err: fmt.Errorf(format, args...)}
 }
 
-// exitWith is the end with the exit code of COMMAND.
 func exitWith(code int) error {
 	if code == 0 {
 		return nil
@@ -103,7 +102,6 @@ func exitWith(code int) error {
 	return &exitError{code: code}
 }
 
-// timeoutError is the end of --timeout.
 type timeoutError struct{ after time.Duration }
 
 func (e *timeoutError) Error() string { return fmt.Sprintf("not in %v", e.after) }

@@ -43,10 +43,6 @@ func (d *durationValue) Set(text string) error {
 	return nil
 }
 
-// which are the flags that say which lock: one on the command line makes those of the
-// environment void.
-var which = []string{"lock", "key", "schema"}
-
 // fromEnvironment sets the flags that the command line leaves out from variables
 // such as BOOTLOCK_TIMEOUT, with each value of a list on a line of its own. COMMAND
 // inherits what is for every bootlock, such as BOOTLOCK_DSN, and not what was for this
@@ -84,7 +80,7 @@ func fromEnvironment(cmd *cobra.Command, args []string) (err error) {
 func voidVariables(cmd *cobra.Command, args []string) map[string]bool {
 	void := map[string]bool{"help": true, "version": true, "dsn": cmd.Name() == "demo"}
 	cmd.Flags().Visit(func(f *pflag.Flag) { void[f.Name] = true })
-	for _, group := range [][]string{which, {"try", "timeout"}, {"once", "once-of", "unless", "until"}} {
+	for _, group := range [][]string{{"lock", "key", "schema"}, {"try", "timeout"}, {"once", "once-of", "unless", "until"}} {
 		if slices.ContainsFunc(group, func(name string) bool { return void[name] }) || cmd.Name() == "key" && len(args) > 0 {
 			for _, name := range group {
 				void[name] = true

@@ -23,16 +23,11 @@ func heldWith(database string, keys []advisorylock.Key) string {
 	return strings.Join(words, " ")
 }
 
-// runsUnder reports whether this process is, or is in, a COMMAND under key: to
-// wait for that lock would be to wait for oneself.
-func runsUnder(database string, key advisorylock.Key) bool {
-	return slices.Contains(strings.Fields(os.Getenv(heldVariable)), database+":"+key.String())
-}
-
-// checkNesting refuses a lock that this process runs under already.
+// checkNesting refuses a lock that this process, or the COMMAND that it is in, runs under.
 func checkNesting(database, what string, keys ...advisorylock.Key) error {
+	held := strings.Fields(os.Getenv(heldVariable))
 	for _, key := range keys {
-		if runsUnder(database, key) {
+		if slices.Contains(held, database+":"+key.String()) {
 			return usage("this command already runs under %s: it would wait for itself; leave out the inner bootlock, or use another lock", what)
 		}
 	}

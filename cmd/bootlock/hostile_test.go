@@ -17,40 +17,41 @@ import (
 	"github.com/bootlock/bootlock/test/sqltest"
 )
 
+// hold returns when a command holds the lock, and later its exit code.
+func hold(t *testing.T, lock string, env ...string) (ended <-chan int) {
+	t.Helper()
+	holds, done := filepath.Join(t.TempDir(), "holds"), make(chan int, 1)
+	go func() {
+		_, code := bootlock(t, env, "run", "--lock", lock, "--", "sh", "-c", "touch "+holds+"; exec sleep 600")
+		done <- code
+	}()
+	await.True(t, "the holder", func() bool { _, err := os.Stat(holds); return err == nil })
+	return done
+}
+
 // The command is often run by whoever may do most in a database.
 func TestLookAlikesAreNotCalled(t *testing.T) {
 	for name, path := range hostile.Paths {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			dsn := pgtest.Shared(t).NewDB(t)
 			hostile.Install(t, dsn)
 			env := []string{"DATABASE_URL=" + pgtest.WithParams(dsn, "search_path", path)}
-			if said, code := bootlock(t, env, "run", "--lock", "a", "--unless", "SELECT 1::oid = 1", "--", "true"); code != exitOwn || !strings.Contains(said, hostile.Code) {
-				t.Fatalf("got exit code %d and %q; want a look-alike called, or this test proves nothing", code, said)
-			}
-			holds := filepath.Join(t.TempDir(), "holds")
-			ended := make(chan int, 1)
-			go func() {
-				_, code := bootlock(t, env, "run", "--lock", "held", "--", "sh", "-c", "touch "+holds+"; exec sleep 600")
-				ended <- code
-			}()
-			await.True(t, "the holder", func() bool { _, err := os.Stat(holds); return err == nil })
-			for _, test := range []struct {
-				args []string
-				code int
-			}{
-				{[]string{"ensure", "--schema", "app", "--serialize", "--", "true"}, 0},
-				{[]string{"ensure", "--schema", "app", "--bootstrap", "-", "--", "true"}, 0},
-				{[]string{"wait", "--until", "SELECT true", "--timeout", "60s"}, 0},
-				{[]string{"run", "--lock", "held", "--timeout", "2500ms", "--", "true"}, exitNotInTime},
-				{[]string{"run", "--lock", "held", "--try", "--", "true"}, exitNotInTime},
-				{[]string{"locks"}, 0},
-				{[]string{"locks", "--all-databases", "--json", "--lock", "held"}, 0},
-				{[]string{"doctor"}, 0},
-				{[]string{"end", "--lock", "held", "--yes"}, 0},
+			call{[]string{"run", "--lock", "a", "--unless", "SELECT 1::oid = 1", "--", "true"}, exitOwn, hostile.Code}.check(t, env...) // or this test proves nothing
+			ended := hold(t, "held", env...)
+			for _, test := range []call{
+				{[]string{"ensure", "--schema", "app", "--serialize", "--", "true"}, 0, ""},
+				{[]string{"ensure", "--schema", "app", "--bootstrap", "-", "--", "true"}, 0, ""},
+				{[]string{"wait", "--until", "SELECT true", "--timeout", "60s"}, 0, ""},
+				{[]string{"run", "--lock", "held", "--timeout", "2500ms", "--", "true"}, exitNotInTime, ""},
+				{[]string{"run", "--lock", "held", "--try", "--", "true"}, exitNotInTime, ""},
+				{[]string{"locks"}, 0, ""},
+				{[]string{"locks", "--all-databases", "--json", "--lock", "held"}, 0, ""},
+				{[]string{"doctor"}, 0, ""},
+				{[]string{"end", "--lock", "held", "--yes"}, 0, ""},
 			} {
-				said, code := bootlock(t, env, test.args...)
-				if code != test.code || strings.Contains(said, "look-alike") {
-					t.Errorf("%v: got exit code %d; want %d: %s", test.args, code, test.code, said)
+				if said := test.check(t, env...); strings.Contains(said, "look-alike") {
+					t.Errorf("%v: got %q", test.args, said)
 				}
 			}
 			if code := await.Value(t, ended); code != exitLost {
@@ -63,6 +64,7 @@ func TestLookAlikesAreNotCalled(t *testing.T) {
 // Roles, databases and applications have the names that others gave them. They steer
 // no terminal, and are no SQL.
 func TestHostileNames(t *testing.T) {
+	t.Parallel()
 	const name = "\x1b[2J\x1b]0;title\a\r\n'); DROP TABLE t; --\\\\"
 	server := pgtest.Shared(t)
 	admin := sqltest.Open(t, "pgx", server.DSN)
@@ -74,23 +76,10 @@ func TestHostileNames(t *testing.T) {
 	dsn := pgtest.WithUser(server.DSNFor(name+t.Name()), name, "hostile")
 	env := []string{"DATABASE_URL=" + dsn}
 	application := "DATABASE_URL=" + pgtest.WithParams(dsn, "application_name", `bootlock run (a' OR true OR 'b\', pid 1)`)
-	hold := func(lock string, env ...string) (ended <-chan int) {
-		holds, done := filepath.Join(t.TempDir(), "holds"), make(chan int, 1)
-		go func() {
-			_, code := bootlock(t, env, "run", "--lock", lock, "--", "sh", "-c", "touch "+holds+"; exec sleep 600")
-			done <- code
-		}()
-		await.True(t, "the holder", func() bool { _, err := os.Stat(holds); return err == nil })
-		return done
-	}
-	ended := []<-chan int{hold(name, env...), hold("other", application)}
-	for _, test := range []struct {
-		args []string
-		code int
-		says string
-	}{
+	ended := []<-chan int{hold(t, name, env...), hold(t, "other", application)}
+	for _, test := range []call{
 		{[]string{"run", "--lock", name, "--try", "--", "true"}, exitNotInTime, "held by pid"},
-		{[]string{"run", "--lock", name, "--timeout", "1500ms", "--", "true"}, exitNotInTime, "waiting for"},
+		{[]string{"run", "--lock", name, "--timeout", "3s", "--", "true"}, exitNotInTime, "waiting for"},
 		{[]string{"locks"}, 0, "DROP TABLE"},
 		{[]string{"locks", "--all-databases"}, 0, "  database"},
 		{[]string{"doctor"}, 0, "protects"},
@@ -99,10 +88,7 @@ func TestHostileNames(t *testing.T) {
 		{[]string{"end", "--lock", name, "--yes"}, 0, "session has ended"},
 		{[]string{"end", "--lock", "other", "--yes"}, 0, "command is gone"},
 	} {
-		said, code := bootlock(t, env, test.args...)
-		if code != test.code || !strings.Contains(said, test.says) {
-			t.Errorf("%q: got exit code %d and %q; want %d and %q", test.args, code, said, test.code, test.says)
-		}
+		said := test.check(t, env...)
 		if i := strings.IndexFunc(said, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); i >= 0 {
 			t.Errorf("%q: got %q, with something that steers a terminal at %d", test.args, said, i)
 		}

@@ -22,11 +22,8 @@ type keyInfo struct {
 }
 
 func newKeyInfo(name string, key advisorylock.Key, sql string) keyInfo {
-	return keyInfo{Name: name, Key: key, ClassID: classID(key), ObjID: objID(key), SQL: "SELECT " + sql}
+	return keyInfo{Name: name, Key: key, ClassID: uint32(uint64(key) >> 32), ObjID: uint32(uint64(key)), SQL: "SELECT " + sql}
 }
-
-func classID(key advisorylock.Key) uint32 { return uint32(uint64(key) >> 32) }
-func objID(key advisorylock.Key) uint32   { return uint32(uint64(key)) }
 
 func (a *app) keyCommand() *cobra.Command {
 	var schema string
@@ -81,7 +78,6 @@ func keysOf(args []string, schema string) ([]keyInfo, error) {
 	return nil, usage("key takes a NAME or --schema NAME")
 }
 
-// keySQL computes KeyOf of an SQL expression.
 func keySQL(expression string) string {
 	return "('x' || left(encode(sha256(convert_to(" + expression + ", 'UTF8')), 'hex'), 16))::bit(64)::bigint"
 }

@@ -96,7 +96,7 @@ func (a *app) showLocks(parent context.Context, l *locker) error {
 	for {
 		found, err := locks.Look(ctx, s.DB, l.query())
 		switch {
-		case err != nil && l.watch && ctx.Err() != nil:
+		case l.watch && ctx.Err() != nil:
 			return nil
 		case err != nil:
 			return a.failure(ctx, err)
@@ -107,11 +107,7 @@ func (a *app) showLocks(parent context.Context, l *locker) error {
 		if !l.watch {
 			return nil
 		}
-		select {
-		case <-time.After(l.interval):
-		case <-ctx.Done():
-			return nil
-		}
+		pause(ctx, l.interval)
 	}
 }
 
@@ -123,16 +119,20 @@ func (a *app) warnOfStandby(ctx context.Context, db *sql.DB) {
 }
 
 // split tells the locks that are known to be bootlock's from the others. The
-// numbers of leases are among neither: they go with a lock that is shown.
-func split(found []*locks.Lock) (own, others []*locks.Lock) {
-	for _, l := range found {
-		switch l.Kind {
+// numbers of leases are among neither: they go with a lock that is shown. With --all
+// there are no others.
+func (l *locker) split(found []*locks.Lock) (own, others []*locks.Lock) {
+	for _, lock := range found {
+		switch lock.Kind {
 		case locks.Unknown:
-			others = append(others, l)
+			others = append(others, lock)
 		case locks.Lease:
 		default:
-			own = append(own, l)
+			own = append(own, lock)
 		}
+	}
+	if l.all {
+		return append(own, others...), nil
 	}
 	return own, others
 }
@@ -164,10 +164,7 @@ func (l *locker) printJSON(out io.Writer) func([]*locks.Lock) error {
 		encoder.SetIndent("", "  ")
 	}
 	return func(found []*locks.Lock) error {
-		own, others := split(found)
-		if l.all {
-			own = append(own, others...)
-		}
+		own, _ := l.split(found)
 		if own == nil {
 			own = []*locks.Lock{}
 		}
@@ -180,19 +177,13 @@ func (l *locker) draw(terminal *os.File, found []*locks.Lock, address string) er
 	if width, height, err := term.GetSize(int(terminal.Fd())); err == nil && width > 20 && height > 4 {
 		screen.Width, screen.Height = width, height
 	}
-	own, others := split(found)
-	if l.all {
-		own = append(own, others...)
-	}
+	own, _ := l.split(found)
 	_, err := terminal.WriteString(screen.Draw(own, "bootlock locks on "+address+", Ctrl-C ends", time.Now()))
 	return err
 }
 
 func (l *locker) write(w io.Writer, found []*locks.Lock) {
-	own, others := split(found)
-	if l.all {
-		own, others = append(own, others...), nil
-	}
+	own, others := l.split(found)
 	if l.watch {
 		fmt.Fprintln(w, time.Now().Format(time.TimeOnly))
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/dsn"
+	"github.com/bootlock/bootlock/internal/printable"
 )
 
 const logHelp = `Messages go to stderr: as text for people, or with --log json as one JSON object
@@ -46,8 +47,6 @@ Values
 
 More fields and messages may be added; those listed stay.`
 
-// logger writes what there is to say on stderr: as text for people, or as JSON
-// lines.
 type logger struct {
 	w      io.Writer
 	quiet  bool
@@ -88,6 +87,10 @@ func (l *logger) json(level slog.Level, msg string, attrs []slog.Attr) {
 }
 
 func (l *logger) text(text string) { _, _ = io.WriteString(l.w, "bootlock: "+visible(text)+"\n") }
+
+// visible is text without what could steer a terminal. Errors of the server have
+// names in them, and texts, that come from others.
+func visible(text string) string { return printable.Text(text, '_', "\n\t") }
 
 // driver is an error of the driver, without the password.
 func (l *logger) driver(err error) string { return l.config.Redact(err.Error()) }

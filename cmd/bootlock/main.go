@@ -130,7 +130,6 @@ func logEarly(args []string) string {
 	return cmp.Or(format, "text")
 }
 
-// watchdogCommand is the hidden subcommand that outlives bootlock for a moment.
 func (a *app) watchdogCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:               child.WatchdogCommand,

@@ -13,7 +13,6 @@ import (
 // sayEvery is the time between two messages about one wait.
 const sayEvery = 10 * time.Second
 
-// reason is why a wait goes on.
 type reason struct {
 	text     string
 	noAnswer bool // from the server: who has the lock, or what is so, is not known
@@ -54,7 +53,6 @@ func (p *progress) server(address string, err error) {
 	p.say("the server at "+address, "waiting for the server", true, slog.String("server", address))
 }
 
-// is remembers the reason.
 func (p *progress) is(state, what string, r reason) {
 	p.last = r
 	p.health.Wait(state, what, r.text, r.holders)
@@ -92,7 +90,6 @@ func list(sessions []locktrace.Session) []locktrace.Session {
 	return sessions
 }
 
-// howToEnd says how to end the holders.
 func howToEnd(sessions []locktrace.Session, end string) string {
 	var b strings.Builder
 	for _, s := range sessions {

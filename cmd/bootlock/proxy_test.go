@@ -3,7 +3,10 @@
 package main
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net/url"
+	"regexp"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -17,11 +20,8 @@ type proxy struct {
 	relay           *relay.Relay // nil before it is opened
 }
 
-func proxyCommand(ts *testscript.TestScript, neg bool, args []string) {
+func proxyCommand(ts *testscript.TestScript, args []string) {
 	state := stateOf(ts)
-	if neg || len(args) > 1 {
-		ts.Fatalf("usage: proxy [open|freeze|close]")
-	}
 	if len(args) == 0 {
 		u, err := url.Parse(state.dsn)
 		ts.Check(err)
@@ -51,4 +51,24 @@ func (p *proxy) end() {
 	if p.relay != nil {
 		p.relay.Close()
 	}
+}
+
+var lockCall = regexp.MustCompile(`advisory_xact_lock(?:_shared)?\(\(?-?\d+`)
+
+// fake starts what stands for a server that only looks like PostgreSQL: it grants every
+// lock, of which it makes another.
+func fake(ts *testscript.TestScript, _ []string) {
+	u, err := url.Parse(stateOf(ts).dsn)
+	ts.Check(err)
+	r, err := relay.Listen("127.0.0.1:0", u.Host, func() relay.Tap {
+		return func(message []byte, _ bool) {
+			for _, call := range lockCall.FindAll(message, -1) {
+				copy(call[len(call)-6:], fmt.Sprintf("%06d", rand.IntN(1e6)))
+			}
+		}
+	})
+	ts.Check(err)
+	ts.Defer(r.Close)
+	u.Host = r.Addr
+	ts.Setenv("FAKE_URL", u.String())
 }

@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // initSQL is an ordinary idempotent script, as it stands in many repositories.
@@ -83,8 +84,10 @@ func psqlRound(t *testing.T, server *pgtest.Server, script string, processes int
 	defer drop()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	gate := closeGate(ctx, t, dsn)
-	defer gate.db.Close()
+	db := sqltest.Open(t, "pgx", dsn)
+	defer db.Close()
+	gate := sqltest.Begin(t, db)
+	sqltest.Exec(t, gate, "SELECT pg_advisory_xact_lock(1)")
 
 	args := append(guard, "psql", "-qX", "-f", script, dsn)
 	commands := make([]*exec.Cmd, processes)
@@ -97,56 +100,19 @@ func psqlRound(t *testing.T, server *pgtest.Server, script string, processes int
 			t.Fatal(err)
 		}
 	}
-	if guard == nil {
-		gate.await(ctx, t, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted", processes)
-	} else {
-		gate.await(ctx, t, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'bootlock run%'", processes)
+	here := "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+	if guard != nil {
+		here = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'bootlock run%'"
 	}
-	gate.open(t)
+	await.True(t, "all", func() bool { return sqltest.Ask[int](t, db, here) >= processes })
+	sqltest.Commit(t, gate)
 	for i, c := range commands {
 		if err := c.Wait(); err != nil {
 			failures = append(failures, strings.TrimSpace(outputs[i].String()))
 		}
 	}
-	if n := gate.count(ctx, t, "SELECT count(*) FROM app.jobs"); n != processes-len(failures) {
+	if n := sqltest.Ask[int](t, db, "SELECT count(*) FROM app.jobs"); n != processes-len(failures) {
 		t.Errorf("got %d rows of %d processes that say they have succeeded", n, processes-len(failures))
 	}
 	return failures
-}
-
-type gate struct{ db *sql.DB }
-
-func closeGate(ctx context.Context, t *testing.T, dsn string) *gate {
-	t.Helper()
-	db, err := sql.Open("pgx", dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	db.SetMaxOpenConns(1) // the lock is the session's
-	if _, err := db.ExecContext(ctx, "SELECT pg_advisory_lock(1)"); err != nil {
-		t.Fatal(err)
-	}
-	return &gate{db}
-}
-
-func (g *gate) open(t *testing.T) {
-	t.Helper()
-	if n := g.count(t.Context(), t, "SELECT pg_advisory_unlock(1)::int"); n != 1 {
-		t.Fatal("the gate was not closed")
-	}
-}
-
-func (g *gate) await(ctx context.Context, t *testing.T, count string, want int) {
-	t.Helper()
-	for g.count(ctx, t, count) < want {
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
-func (g *gate) count(ctx context.Context, t *testing.T, query string) (n int) {
-	t.Helper()
-	if err := g.db.QueryRowContext(ctx, query).Scan(&n); err != nil {
-		t.Fatal(err)
-	}
-	return n
 }

@@ -16,147 +16,98 @@ import (
 	"github.com/bootlock/bootlock/test/pgtest"
 )
 
-const (
-	recipesFile = "../../docs/recipes.md"
+// envRecipes is "all" where the recipes must run whose tools not every machine has;
+// elsewhere they are skipped if a tool is missing, or a network to get it from.
+const envRecipes = "BOOTLOCK_RECIPES"
 
-	// envRecipes is "all" where the recipes must run whose tools not every
-	// machine has; elsewhere they are skipped if a tool is missing.
-	envRecipes = "BOOTLOCK_RECIPES"
-)
-
-// tools are what the recipes of a folder of testdata/recipes need, and what
-// prepares it, once.
-var tools = map[string]struct {
-	commands []string
-	prepare  []string
-}{
-	"psql":         {commands: []string{"psql"}},
-	"alembic":      {commands: []string{"alembic"}},
-	"django":       {commands: []string{"django-admin"}},
-	"activerecord": {commands: []string{"ruby"}},
-	"node":         {commands: []string{"npm", "npx"}, prepare: []string{"npm", "install", "--no-audit", "--no-fund"}},
-}
+// tools are the commands that the recipes of a folder of testdata/recipes need.
+var tools = map[string]string{"psql": "psql", "alembic": "alembic", "django": "django-admin", "activerecord": "ruby", "node": "npm"}
 
 var (
-	recipeKind = regexp.MustCompile("^<!-- test: (\\S+) -->\n")
-	notRunHere = regexp.MustCompile(`Not\s+run\s+by\s+a\s+test`)
-	together   = regexp.MustCompile(`by (four|eight)\s+processes\s+at\s+once`)
+	// block is a paragraph and the code after it, with the folder that it runs in.
+	block    = regexp.MustCompile("(?s)((?:[^\n]+\n)+)\n(?:<!-- test: (\\S+) -->\n)?```(\\w*)\n(.*?)\n```\n")
+	runHere  = regexp.MustCompile(`Run\s+by\s+a\s+test`)
+	notHere  = regexp.MustCompile(`Not\s+run\s+by\s+a\s+test`)
+	together = regexp.MustCompile(`by (four|eight)\s+processes\s+at\s+once`)
 )
 
 // TestRecipes runs the shell of docs/recipes.md, and holds the document to what
 // it says: each block is run here or said not to be, and those that say that they
 // are run by several processes at once are.
 func TestRecipes(t *testing.T) {
-	document, err := os.ReadFile(recipesFile)
+	document, err := os.ReadFile("../../docs/recipes.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks := 0
-	folders := map[string]string{} // that are prepared
-	paragraphs := strings.Split(string(document), "\n\n")
-	for i, text := range paragraphs {
-		kind := recipeKind.FindStringSubmatch(text)
-		if kind != nil {
-			text = text[len(kind[0]):]
-		}
-		if !strings.HasPrefix(text, "```") {
+	blocks := block.FindAllStringSubmatch(string(document), -1)
+	if got, want := len(blocks), strings.Count("\n"+string(document), "\n```")/2; got != want || got == 0 {
+		t.Fatalf("got %d blocks; want %d, each after a paragraph", got, want)
+	}
+	scratch := t.TempDir()
+	for _, b := range blocks {
+		before, folder, language, script := b[1], b[2], b[3], b[4]
+		if runs := folder != ""; runs == notHere.MatchString(before) || runs && (language != "sh" || !runHere.MatchString(before)) {
+			t.Errorf("this block must be said to be run by a test or not to be:\n%s", script)
 			continue
 		}
-		blocks++
-		before := paragraphs[i-1]
-		language, script, _ := strings.Cut(strings.TrimPrefix(text, "```"), "\n")
-		script, _, closed := strings.Cut(script, "\n```")
-		for j := i + 1; !closed; j++ {
-			var more string
-			more, _, closed = strings.Cut(paragraphs[j], "\n```")
-			script += "\n\n" + more
+		processes := 1
+		if match := together.FindStringSubmatch(before); match != nil {
+			processes = map[string]int{"four": 4, "eight": 8}[match[1]]
 		}
-		notRun := notRunHere.MatchString(before)
-		if (kind == nil) != notRun || kind != nil && (language != "sh" || !regexp.MustCompile(`Run\s+by\s+a\s+test`).MatchString(before)) {
-			t.Errorf("this block must be said to be run by a test or not to be:\n%s", text)
-			continue
+		if name, _, _ := strings.Cut(script, "\n"); folder != "" {
+			t.Run(name, func(t *testing.T) { runRecipe(t, prepared(t, scratch, folder), script, processes) })
 		}
-		if kind != nil {
-			processes := map[string]int{"four": 4, "eight": 8}
-			n := 1
-			if match := together.FindStringSubmatch(before); match != nil {
-				n = processes[match[1]]
-			}
-			name, _, _ := strings.Cut(script, "\n")
-			t.Run(name, func(t *testing.T) { runRecipe(t, folders, kind[1], script, n) })
-		}
-	}
-	for _, folder := range folders {
-		if err := os.RemoveAll(folder); err != nil {
-			t.Error(err)
-		}
-	}
-	if blocks == 0 {
-		t.Fatal("no recipes found")
 	}
 }
 
-func runRecipe(t *testing.T, folders map[string]string, kind, script string, processes int) {
+// prepared returns a copy of a folder of testdata/recipes, in scratch.
+func prepared(t *testing.T, scratch, folder string) string {
 	t.Helper()
-	root, _, _ := strings.Cut(kind, "/")
-	needs, ok := tools[root]
-	if !ok {
-		t.Fatalf("no recipe of kind %q is known here", kind)
+	root, _, _ := strings.Cut(folder, "/")
+	all := os.Getenv(envRecipes) == "all"
+	if _, err := exec.LookPath(tools[root]); err != nil {
+		if all || root == "psql" || tools[root] == "" {
+			t.Fatalf("the recipe needs %s: %v", tools[root], err)
+		}
+		t.Skipf("NOT RUN: the recipe needs %s: %v", tools[root], err)
 	}
-	for _, tool := range needs.commands {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv(envRecipes) == "all" || kind == "psql" {
-				t.Fatalf("the recipe needs %s: %v", tool, err)
-			}
-			t.Skipf("NOT RUN: the recipe needs %s: %v", tool, err)
+	if root == "node" && !all {
+		t.Skipf("NOT RUN: npm install takes a network: set %s=all", envRecipes)
+	}
+	copied := filepath.Join(scratch, root)
+	if _, err := os.Stat(copied); err != nil {
+		if err := os.CopyFS(copied, os.DirFS(filepath.Join("testdata/recipes", root))); err != nil {
+			t.Fatal(err)
+		}
+		if root == "node" {
+			shell(t, copied, "", "npm install --no-audit --no-fund")()
 		}
 	}
-	if needs.prepare != nil && os.Getenv(envRecipes) != "all" {
-		t.Skipf("NOT RUN: the recipe needs %q, which takes a network: set %s=all", needs.prepare, envRecipes)
-	}
-	if folders[root] == "" {
-		folders[root] = copyOf(t, root)
-		if needs.prepare != nil {
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-			defer cancel()
-			shell(ctx, t, folders[root], "", strings.Join(needs.prepare, " "))()
-		}
-	}
-	folder := filepath.Join(folders[root], strings.TrimPrefix(kind, root))
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
+	return filepath.Join(scratch, folder)
+}
+
+func runRecipe(t *testing.T, folder, script string, processes int) {
+	t.Helper()
 	if strings.Contains(script, "recipe_db") { // which is not in the recipe's own database
 		t.Cleanup(func() {
-			shell(context.Background(), t, folder, "", `psql -qX -c "DROP DATABASE recipe_db" -c "DROP ROLE recipe_db_reader" "`+pgtest.Shared(t).DSN+`"`)()
+			shell(t, folder, pgtest.Shared(t).DSN, `psql -qX -c "DROP DATABASE recipe_db" -c "DROP ROLE recipe_db_reader" "$DATABASE_URL"`)()
 		})
 	}
 	// SQLAlchemy does not know postgres://, everybody knows postgresql://.
 	dsn := strings.Replace(pgtest.Shared(t).NewDB(t), "postgres://", "postgresql://", 1)
 	waits := make([]func(), processes)
 	for i := range waits {
-		waits[i] = shell(ctx, t, folder, dsn, script)
+		waits[i] = shell(t, folder, dsn, script)
 	}
 	for _, wait := range waits {
 		wait()
 	}
 }
 
-// copyOf copies a folder of testdata/recipes.
-func copyOf(t *testing.T, kind string) string {
-	t.Helper()
-	folder, err := os.MkdirTemp("", "bootlock-recipes-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.CopyFS(folder, os.DirFS("testdata/recipes/"+kind)); err != nil {
-		t.Fatal(err)
-	}
-	return folder
-}
-
 // shell starts a script; the result waits for it, and fails the test if it did.
-func shell(ctx context.Context, t *testing.T, folder, dsn, script string) (wait func()) {
+func shell(t *testing.T, folder, dsn, script string) (wait func()) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	var said bytes.Buffer
 	cmd := exec.CommandContext(ctx, "sh", "-euc", script)
 	cmd.Dir = folder
@@ -167,6 +118,7 @@ func shell(ctx context.Context, t *testing.T, folder, dsn, script string) (wait 
 	}
 	return func() {
 		t.Helper()
+		defer cancel()
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("got %v; want success of\n%s\nit said:\n%s", err, script, said.String())
 		}

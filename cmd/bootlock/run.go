@@ -24,7 +24,6 @@ type runner struct {
 	locks []namedLock // in the order in which they are taken
 }
 
-// namedLock is a lock and what it is called.
 type namedLock struct {
 	key  advisorylock.Key
 	name string // empty if it was given by its key
@@ -37,7 +36,6 @@ func (l namedLock) String() string {
 	return fmt.Sprintf("lock %q", l.name)
 }
 
-// flag is how the command line names the lock.
 func (l namedLock) flag() string {
 	if l.name == "" {
 		return "--key " + l.key.String()
@@ -141,7 +139,6 @@ func (r *runner) check() error {
 	return r.turn.check()
 }
 
-// lockIs says which of the locks is waited for.
 func (r *runner) lockIs(l namedLock) {
 	r.what, r.end = l.String(), "bootlock end "+l.flag()
 }
@@ -153,7 +150,6 @@ func checkName(flag, name string) error {
 	return nil
 }
 
-// hold takes the locks and runs COMMAND.
 func (r *runner) hold(ctx context.Context) error {
 	var keys []advisorylock.Key
 	for _, l := range r.locks {

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -45,6 +46,8 @@ func TestMain(m *testing.M) {
 // DATABASE_URL names, and these commands besides testscript's own:
 //
 //	exits CODE COMMAND…      run a command to its end, and check its exit code
+//	until PATTERN CODE COMMAND…
+//	                         the same again and again until its output matches
 //	start NAME COMMAND…      start a command
 //	signal NAME SIGNAL       send it a signal
 //	ends NAME CODE           wait for its end, and check its exit code
@@ -55,7 +58,7 @@ func TestMain(m *testing.M) {
 //	proxy                    put a proxy in front of the server: PROXY_URL
 //	proxy open|freeze|close  let it through, or pass nothing on, or cut all
 //	appears FILE             wait for a file
-//	fake                     start a server that locks nothing: FAKE_URL
+//	fake                     start a server that keeps no lock: FAKE_URL
 func TestScripts(t *testing.T) {
 	if _, err := exec.LookPath("psql"); err != nil {
 		t.Fatalf("the scripts need psql: %v", err)
@@ -68,21 +71,33 @@ func TestScripts(t *testing.T) {
 		UpdateScripts:       *update,
 		Setup:               func(env *testscript.Env) error { return setUp(env, server) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":     exits,
-			"names":     names,
-			"start":     startProcess,
-			"signal":    signalProcess,
-			"ends":      endProcess,
-			"says":      says,
+			"exits":     command("CODE COMMAND…", exits),
+			"until":     command("PATTERN CODE COMMAND…", untilOutput),
+			"start":     command("NAME COMMAND…", startProcess),
+			"signal":    command("NAME SIGNAL", signalProcess),
+			"ends":      command("NAME CODE", endProcess),
+			"says":      command("NAME TEXT", says),
 			"held":      lockState(func(holders, _ int) bool { return holders > 0 }),
 			"wanted":    lockState(func(_, waiters int) bool { return waiters > 0 }),
 			"free":      lockState(func(holders, waiters int) bool { return holders+waiters == 0 }),
-			"terminate": terminate,
-			"proxy":     proxyCommand,
-			"appears":   appears,
-			"fake":      fake,
+			"terminate": command("LOCK", terminate),
+			"proxy":     command("…", proxyCommand),
+			"appears":   command("FILE", appears),
+			"fake":      command("", fake),
 		},
 	})
+}
+
+// command checks that there is an argument for each word of usage, or more if it ends
+// with an ellipsis.
+func command(usage string, run func(ts *testscript.TestScript, args []string)) func(*testscript.TestScript, bool, []string) {
+	least, more := len(strings.Fields(strings.TrimSuffix(usage, "…"))), strings.HasSuffix(usage, "…")
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg || len(args) < least || len(args) > least && !more {
+			ts.Fatalf("got arguments %q; want %s", args, usage)
+		}
+		run(ts, args)
+	}
 }
 
 // patience is how long a script waits for what must happen.
@@ -148,10 +163,7 @@ func freeAddress() (string, error) {
 	return fmt.Sprintf("127.0.0.1:%d", port), err
 }
 
-func exits(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 2 {
-		ts.Fatalf("usage: exits CODE COMMAND…")
-	}
+func exits(ts *testscript.TestScript, args []string) {
 	err := ts.Exec(args[1], args[2:]...)
 	code := 0
 	var exit *exec.ExitError
@@ -165,24 +177,14 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// names repeats what ends with an exit code until its standard error matches a pattern
-// too. Whoever gives up looks for a second who has the lock, which on a slow machine may
-// not be enough to be told.
-func names(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 3 {
-		ts.Fatalf("usage: names PATTERN CODE COMMAND…")
-	}
+// untilOutput is for what a slow machine may show a little later.
+func untilOutput(ts *testscript.TestScript, args []string) {
 	pattern, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
-	for began := time.Now(); ; {
-		exits(ts, false, args[1:])
-		if pattern.MatchString(ts.ReadFile("stderr")) {
-			return
-		}
-		if time.Since(began) > patience {
-			ts.Fatalf("standard error never matched %q", args[0])
-		}
-	}
+	until(ts, func() bool {
+		exits(ts, args[1:])
+		return pattern.MatchString(ts.ReadFile("stdout") + ts.ReadFile("stderr"))
+	}, func() string { return "the output never matched " + args[0] })
 }
 
 type background struct {
@@ -192,25 +194,16 @@ type background struct {
 	ended  chan struct{}
 }
 
-func startProcess(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 2 {
-		ts.Fatalf("usage: start NAME COMMAND…")
-	}
+func startProcess(ts *testscript.TestScript, args []string) {
 	name := args[0]
-	path := args[1]
-	if !strings.Contains(path, "/") {
-		found, err := exec.LookPath(path)
-		ts.Check(err)
-		path = found
-	}
 	p := &background{
-		cmd:    exec.Command(path, args[2:]...),
+		cmd:    exec.Command(args[1], args[2:]...),
 		stdout: ts.MkAbs(name + ".stdout"), stderr: ts.MkAbs(name + ".stderr"),
 		ended: make(chan struct{}),
 	}
-	p.cmd.Args[0] = args[1]
 	p.cmd.Dir = ts.MkAbs(".")
-	p.cmd.Env = environment(ts)
+	ts.Check(ts.Exec("env")) // testscript shows the script's environment name by name only
+	p.cmd.Env = slices.DeleteFunc(strings.Split(ts.ReadFile("stdout"), "\n"), func(v string) bool { return strings.HasSuffix(v, "=") })
 	out, err := os.Create(p.stdout)
 	ts.Check(err)
 	errOut, err := os.Create(p.stderr)
@@ -226,23 +219,6 @@ func startProcess(ts *testscript.TestScript, neg bool, args []string) {
 	stateOf(ts).processes[name] = p
 }
 
-var scriptVariables = []string{
-	"PATH", "HOME", "WORK", "TMPDIR", "GOCOVERDIR", "DATABASE_URL", "PROXY_URL",
-	"PGPASSFILE", "PGSERVICEFILE", "PGSERVICE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE", "PGPASSWORD",
-	"DBHOST", "DBPORT", "DBUSER", "DBPASSWORD", "DBNAME", "FEW_URL", "BOOTLOCK_LOCK", "BOOTLOCK_TIMEOUT", "BOOTLOCK_HELD",
-}
-
-// environment is the script's. testscript shows it only name by name.
-func environment(ts *testscript.TestScript) []string {
-	var env []string
-	for _, name := range scriptVariables {
-		if value := ts.Getenv(name); value != "" {
-			env = append(env, name+"="+value)
-		}
-	}
-	return env
-}
-
 func processOf(ts *testscript.TestScript, name string) *background {
 	p := stateOf(ts).processes[name]
 	if p == nil {
@@ -251,10 +227,7 @@ func processOf(ts *testscript.TestScript, name string) *background {
 	return p
 }
 
-func signalProcess(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: signal NAME SIGNAL")
-	}
+func signalProcess(ts *testscript.TestScript, args []string) {
 	number := unix.SignalNum("SIG" + args[1])
 	if number == 0 {
 		ts.Fatalf("no signal %s", args[1])
@@ -262,10 +235,7 @@ func signalProcess(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(processOf(ts, args[0]).cmd.Process.Signal(number))
 }
 
-func endProcess(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: ends NAME CODE")
-	}
+func endProcess(ts *testscript.TestScript, args []string) {
 	p := processOf(ts, args[0])
 	select {
 	case <-p.ended:
@@ -284,19 +254,13 @@ func (p *background) said() string {
 	return string(out) + string(errOut)
 }
 
-func says(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: says NAME TEXT")
-	}
+func says(ts *testscript.TestScript, args []string) {
 	p := processOf(ts, args[0])
 	until(ts, func() bool { return strings.Contains(p.said(), args[1]) },
 		func() string { return fmt.Sprintf("got %q of %s; want %q in it", p.said(), args[0], args[1]) })
 }
 
-func appears(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: appears FILE")
-	}
+func appears(ts *testscript.TestScript, args []string) {
 	until(ts, func() bool { _, err := os.Stat(ts.MkAbs(args[0])); return err == nil },
 		func() string { return "no file " + args[0] })
 }
@@ -310,10 +274,7 @@ func until(ts *testscript.TestScript, ok func() bool, why func() string) {
 }
 
 func lockState(ok func(holders, waiters int) bool) func(*testscript.TestScript, bool, []string) {
-	return func(ts *testscript.TestScript, neg bool, args []string) {
-		if neg || len(args) != 1 {
-			ts.Fatalf("usage: held|wanted|free LOCK")
-		}
+	return command("LOCK", func(ts *testscript.TestScript, args []string) {
 		var sessions []advisorylock.Session
 		until(ts, func() bool {
 			var err error
@@ -327,13 +288,10 @@ func lockState(ok func(holders, waiters int) bool) func(*testscript.TestScript, 
 			}
 			return ok(holders, len(sessions)-holders)
 		}, func() string { return fmt.Sprintf("got %v for lock %s", sessions, args[0]) })
-	}
+	})
 }
 
-func terminate(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: terminate LOCK")
-	}
+func terminate(ts *testscript.TestScript, args []string) {
 	db := stateOf(ts).db
 	sessions, err := advisorylock.Sessions(context.Background(), db, advisorylock.KeyOf(args[0]))
 	ts.Check(err)

@@ -219,7 +219,6 @@ func (t *turn) fence(ctx context.Context) error {
 	return err
 }
 
-// unlessDone runs fn unless --unless says that there is nothing to do.
 func (t *turn) unlessDone(ctx context.Context, fn func(context.Context) error) error {
 	if done, err := t.done(ctx); done || err != nil {
 		return err
@@ -233,7 +232,7 @@ func (t *turn) done(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	q := question{flag: "--unless", query: t.unless}
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		t.is(health.Waiting, q.flag, reason{text: q.flag + " has not been answered", noAnswer: true})
 		yes, why, err := q.ask(ctx, t.server.DB)
 		switch {
@@ -248,14 +247,10 @@ func (t *turn) done(ctx context.Context) (bool, error) {
 			t.answered(yes, why)
 			return yes, nil
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-		}
+		pause(ctx, wait)
 	}
 }
 
-// answered says what --unless has said.
 func (t *turn) answered(yes bool, why string) {
 	switch {
 	case yes:
@@ -302,7 +297,6 @@ func (t *turn) ping() {
 	}
 }
 
-// trace tells of a wait while it lasts, and of its end.
 func (t *turn) trace() *locktrace.Trace {
 	said := false
 	return &locktrace.Trace{

@@ -76,7 +76,6 @@ func (w *waiter) check(cmd *cobra.Command) error {
 	return checkSchema(w.schema)
 }
 
-// question is what is asked.
 func (w *waiter) question() question {
 	if w.until != "" {
 		return question{flag: "--until", query: w.until}
@@ -130,8 +129,7 @@ func (a *app) wait(parent context.Context, w *waiter, args []string) error {
 	return exitWith(code)
 }
 
-// ask asks until the answer is yes.
-func (w *waiter) ask(ctx context.Context, s *server.Server, p *progress) error { //nolint:cyclop // a case for each kind of answer
+func (w *waiter) ask(ctx context.Context, s *server.Server, p *progress) error {
 	q := w.question()
 	p.last = reason{text: server.ErrSilent.Error(), noAnswer: true}
 	away := func(err error) { p.server(s.Address, err) }
@@ -161,10 +159,7 @@ func (w *waiter) ask(ctx context.Context, s *server.Server, p *progress) error {
 			p.say(p.what, "waiting to be ready", true)
 		}
 		// A tenth of the wait so far: nobody waits for much longer than needed.
-		pause := min(max(time.Since(p.begun)/10, 20*time.Millisecond), time.Second)
-		select {
-		case <-time.After(pause/2 + rand.N(pause/2)): //nolint:gosec // not a secret
-		case <-ctx.Done():
-		}
+		wait := min(max(time.Since(p.begun)/10, 20*time.Millisecond), time.Second)
+		pause(ctx, wait/2+rand.N(wait/2)) //nolint:gosec // not a secret
 	}
 }

@@ -1,5 +1,8 @@
+//go:build unix
+
 // Command tools races migration tools that are not Go, N processes on a fresh
-// database, as they are and under bootlock run, and prints a table of it.
+// database, as they are and under bootlock run, and prints the section of
+// docs/tools.md about them.
 //
 //	go run ./tools            # in cmd/bootlock; ten minutes on two cores
 //	go run ./tools -short     # one round each
@@ -10,11 +13,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
 	"log"
-	"net/url"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -22,13 +26,24 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/relay"
 )
 
-// patience bounds a process, so that a tool that hangs is seen to.
-const patience = 90 * time.Second
+const (
+	// patience bounds a process, so that a tool that hangs is seen to.
+	patience = 90 * time.Second
+
+	// gateTime opens the gate although not all are there: a tool may have failed.
+	gateTime = 20 * time.Second
+)
 
 func main() {
 	log.SetFlags(0)
@@ -39,78 +54,66 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	chosen, err := regexp.Compile(*only)
+	if err == nil {
+		err = race(ctx, chosen, *short)
+	}
 	if err != nil {
 		log.Fatal(err)
 	}
-	text, err := race(ctx, chosen, *short)
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Print(text)
 }
 
-func race(ctx context.Context, chosen *regexp.Regexp, short bool) (text string, err error) {
+func race(ctx context.Context, chosen *regexp.Regexp, short bool) error {
 	server, err := pgtest.Start(ctx, pgtest.Options{})
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer server.Stop() //nolint:errcheck // its data is thrown away
 	scratch, err := os.MkdirTemp("", "bootlock-tools-")
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer os.RemoveAll(scratch) //nolint:errcheck // only rubbish is left
-	r := &racer{server: server, folder: filepath.Join(scratch, "recipes"), bootlock: filepath.Join(scratch, "bootlock"), sizes: []size{{2, 4}, {8, 2}}, manyRounds: 3}
+	r := &racer{server: server, folder: filepath.Join(scratch, "recipes"), bootlock: filepath.Join(scratch, "bootlock"), sizes: []size{{2, 4}, {8, 2}}}
 	if short {
-		r.sizes, r.manyRounds = []size{{2, 1}, {8, 1}}, 1
+		r.sizes = []size{{2, 1}, {8, 1}}
 	}
 	if err := r.prepare(ctx); err != nil {
-		return "", err
+		return err
 	}
 	var results []*result
 	for _, t := range tools {
-		if !chosen.MatchString(t.name) {
-			continue
+		if chosen.MatchString(t.name) {
+			res, err := r.tool(ctx, t)
+			if err != nil {
+				return fmt.Errorf("%s: %w", t.name, err)
+			}
+			results = append(results, res)
 		}
-		res, err := r.tool(ctx, t)
-		if err != nil {
-			return "", fmt.Errorf("%s: %w", t.name, err)
-		}
-		results = append(results, res)
 	}
-	return table(server.Version, r, results), nil
+	r.print(results)
+	return nil
 }
 
 // racer runs rounds.
 type racer struct {
-	server     *pgtest.Server
-	folder     string // a copy of testdata/recipes
-	bootlock   string
-	sizes      []size
-	manyRounds int // of many processes
+	server   *pgtest.Server
+	folder   string // a copy of testdata/recipes
+	bootlock string
+	sizes    []size
 }
 
 // size is how many processes start together, and how often.
 type size struct{ processes, rounds int }
 
-// many is how many start together for the comparison with --unless.
-const many = 16
-
 func (r *racer) prepare(ctx context.Context) error {
 	if err := os.CopyFS(r.folder, os.DirFS("testdata/recipes")); err != nil {
 		return err
 	}
-	for _, c := range []struct {
-		dir  string
-		args []string
-	}{
-		{".", []string{"go", "build", "-o", r.bootlock, "."}},
-		{filepath.Join(r.folder, "node"), []string{"npm", "install", "--no-audit", "--no-fund"}},
-	} {
-		cmd := exec.CommandContext(ctx, c.args[0], c.args[1:]...)
-		cmd.Dir, cmd.Stderr = c.dir, os.Stderr
+	for dir, command := range map[string]string{".": "go build -o " + r.bootlock + " .", filepath.Join(r.folder, "node"): "npm install --no-audit --no-fund"} {
+		cmd := exec.CommandContext(ctx, "sh", "-c", command)
+		cmd.Dir, cmd.Stderr = dir, os.Stderr
 		if err := cmd.Run(); err != nil {
-			return fmt.Errorf("%s: %w", strings.Join(c.args, " "), err)
+			return fmt.Errorf("%s: %w", command, err)
 		}
 	}
 	return nil
@@ -119,153 +122,129 @@ func (r *racer) prepare(ctx context.Context) error {
 // result is what became of a tool.
 type result struct {
 	tool
-	missing error // why it was not run
-	version string
-	alone   []outcome // without a guard, one for each size
-	guarded []outcome
-	plain   outcome // many processes under bootlock run
-	once    outcome // the same with --unless
-	errors  map[string]int
+	missing        error // why it was not run
+	version        string
+	alone, guarded []outcome // one for each size
+	errors         map[string]int
 }
 
 // outcome sums up rounds.
 type outcome struct {
 	processes, failed int
-	rounds, bad       int // bad: it left something broken behind
-	times             []time.Duration
+	bad               int // rounds that left something broken behind
 }
 
 func (r *racer) tool(ctx context.Context, t tool) (*result, error) {
 	res := &result{tool: t, errors: map[string]int{}}
-	if _, res.missing = exec.LookPath(t.needs); res.missing != nil {
-		return res, nil
-	}
 	cmd := exec.CommandContext(ctx, "sh", "-c", t.ask)
 	cmd.Dir = filepath.Join(r.folder, t.folder)
 	version, err := cmd.Output()
-	if err != nil {
-		res.missing = err
+	if res.missing = err; err != nil {
 		return res, nil
 	}
 	res.version = strings.TrimSpace(string(version))
-	guard := shellWords(r.bootlock, "run", "-q", "--lock", t.name, "--")
 	for _, s := range r.sizes {
-		alone, err := r.rounds(ctx, t, s, "", res.errors)
-		if err != nil {
-			return nil, err
-		}
-		guarded, err := r.rounds(ctx, t, s, guard, map[string]int{})
-		if err != nil {
-			return nil, err
+		var alone, guarded outcome
+		for range s.rounds {
+			if err := r.round(ctx, t.command, t, s.processes, &alone, res.errors); err != nil {
+				return nil, err
+			}
+			if err := r.round(ctx, r.bootlock+" run -q --lock "+t.name+" -- "+t.command, t, s.processes, &guarded, map[string]int{}); err != nil {
+				return nil, err
+			}
 		}
 		res.alone, res.guarded = append(res.alone, alone), append(res.guarded, guarded)
-		log.Printf("%s %s, %d processes: %d of %d fail alone, %d of %d under the guard", t.name, res.version, s.processes, alone.failed, alone.processes, guarded.failed, guarded.processes)
+		log.Printf("%s %s: %d of %d fail alone, %d under the guard", t.name, res.version, alone.failed, alone.processes, guarded.failed)
 	}
-	if t.unless == "" {
-		return res, nil
-	}
-	s := size{many, r.manyRounds}
-	if res.plain, err = r.rounds(ctx, t, s, guard, map[string]int{}); err != nil {
-		return nil, err
-	}
-	once := shellWords(r.bootlock, "run", "-q", "--lock", t.name, "--unless", t.unless, "--")
-	if res.once, err = r.rounds(ctx, t, s, once, map[string]int{}); err != nil {
-		return nil, err
-	}
-	log.Printf("%s, %d processes: %v under the lock, %v with --unless", t.name, many, res.plain.median(), res.once.median())
 	return res, nil
-}
-
-func (r *racer) rounds(ctx context.Context, t tool, s size, guard string, errors map[string]int) (o outcome, err error) {
-	for range s.rounds {
-		if err := r.round(ctx, t, s.processes, guard, &o, errors); err != nil {
-			return o, err
-		}
-	}
-	return o, nil
 }
 
 // round starts the processes on a fresh database, and looks at what they leave:
 // the next start, alone, must succeed and find all migrations there, once.
-func (r *racer) round(ctx context.Context, t tool, n int, guard string, o *outcome, errors map[string]int) error {
+func (r *racer) round(ctx context.Context, command string, t tool, n int, o *outcome, errors map[string]int) error {
 	dsn, drop, err := r.server.CreateDatabase(ctx, "tools")
 	if err != nil {
 		return err
 	}
 	defer drop()
-	u, err := url.Parse(dsn)
+	gate, err := r.gate(n)
 	if err != nil {
 		return err
 	}
-	u.Scheme = "postgresql" // SQLAlchemy does not know postgres://, everybody knows this
-	g, err := newGate(u.Host, n)
-	if err != nil {
-		return err
-	}
-	defer g.close()
-	u.Host = g.listener.Addr().String()
-	command := func() *exec.Cmd {
-		cmd := exec.CommandContext(ctx, "sh", "-c", guard+" "+t.command)
-		cmd.Dir = filepath.Join(r.folder, t.folder)
-		cmd.Env = append(os.Environ(), "DATABASE_URL="+u.String())
-		return cmd
-	}
-	type end struct {
-		said string
-		err  error
-	}
-	ends := make(chan end, n)
+	defer gate.Close()
+	// SQLAlchemy does not know postgres://, everybody knows this.
+	url := strings.Replace(pgtest.WithAddr(dsn, gate.Addr), "postgres://", "postgresql://", 1)
+	run := func() string { return r.run(ctx, command, t.folder, url) }
+	why := make(chan string, n)
 	for range n {
-		go func() {
-			said, err := run(command())
-			ends <- end{said, err}
-		}()
+		go func() { why <- run() }()
 	}
-	<-g.open
-	begun := time.Now()
-	failed := 0
+	o.processes += n
 	for range n {
-		e := <-ends
-		if e.err != nil {
-			failed++
-			errors[reason(e.said, e.err)]++
+		if reason := <-why; reason != "" {
+			o.failed++
+			errors[reason]++
 		}
 	}
-	took := time.Since(begun)
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if failed == 0 {
-		o.times = append(o.times, took)
-	}
-	o.processes, o.failed, o.rounds = o.processes+n, o.failed+failed, o.rounds+1
-	if said, err := run(command()); err != nil {
-		errors["later: "+reason(said, err)]++
-		o.bad++
-	} else if err := check(ctx, dsn, t.check); err != nil {
-		errors[err.Error()]++
+	if reason := cmp.Or(run(), check(ctx, dsn, t.check)); reason != "" {
+		errors["later: "+reason]++
 		o.bad++
 	}
-	return nil
+	return ctx.Err()
 }
 
-// run runs a command and all that it starts, for as long as patience lasts.
-func run(cmd *exec.Cmd) (said string, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+// gate stands in front of the server, and lets the first n connections through
+// together: the time that programs take to start differs by more than the time in
+// which they can lose the race.
+func (r *racer) gate(n int) (*relay.Relay, error) {
+	server, err := pgtest.Addr(r.server.DSN)
+	if err != nil {
+		return nil, err
+	}
+	open := make(chan struct{})
+	letThrough := sync.OnceFunc(func() { close(open) })
+	time.AfterFunc(gateTime, letThrough)
+	var came atomic.Int32
+	return relay.Listen("127.0.0.1:0", server, func() relay.Tap {
+		if came.Add(1) == int32(n) { //nolint:gosec // a few
+			letThrough()
+		}
+		return func([]byte, bool) { <-open }
+	})
+}
+
+// run runs a command and all that it starts, for as long as patience lasts, and
+// returns why it failed, if it did.
+func (r *racer) run(ctx context.Context, command, folder, url string) (why string) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	var b strings.Builder
-	cmd.Stdout, cmd.Stderr = &b, &b
-	ownGroup(cmd)
-	if err := cmd.Start(); err != nil {
-		return "", err
+	cmd := exec.CommandContext(ctx, "sh", "-c", command)
+	cmd.Dir = filepath.Join(r.folder, folder)
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+url)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	said, err := cmd.CombinedOutput()
+	switch {
+	case err == nil:
+		return ""
+	case ctx.Err() != nil:
+		return fmt.Sprintf("given up after %v", patience)
 	}
-	stop := context.AfterFunc(ctx, func() { killGroup(cmd) })
-	defer stop()
-	err = cmd.Wait()
-	if ctx.Err() != nil {
-		err = fmt.Errorf("given up after %v", patience)
+	return reason(string(said), err)
+}
+
+// check asks a query that must be true.
+func check(ctx context.Context, dsn, query string) (why string) {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return err.Error()
 	}
-	return b.String(), err
+	defer conn.Close(ctx) //nolint:errcheck // nothing was changed
+	var ok bool
+	if err := conn.QueryRow(ctx, query).Scan(&ok); err != nil || !ok {
+		return fmt.Sprintf("after the next start, this is not true: %s (%v)", query, err)
+	}
+	return ""
 }
 
 var (
@@ -293,4 +272,47 @@ func reason(said string, err error) string {
 		}
 	}
 	return numbers.ReplaceAllString(best, "…")
+}
+
+// print prints the section of docs/tools.md, and the most frequent errors.
+func (r *racer) print(results []*result) {
+	var how, heads []string
+	rounds := 0
+	for _, s := range r.sizes {
+		how = append(how, fmt.Sprintf("of %d (%d in each of %d rounds)", s.processes*s.rounds, s.processes, s.rounds))
+		heads = append(heads, fmt.Sprintf("of %d", s.processes*s.rounds))
+		rounds += s.rounds
+	}
+	var rows, errors strings.Builder
+	guarded, failed, lost, raced := 0, 0, 0, 0
+	for _, res := range results {
+		if res.missing != nil {
+			fmt.Fprintf(&rows, "| %s | not run: %v | | | |\n", res.name, res.missing)
+			continue
+		}
+		var alone []string
+		sum, broken := 0, 0
+		for i, o := range res.alone {
+			alone = append(alone, fmt.Sprint(o.failed))
+			sum, broken = sum+o.failed, broken+o.bad
+			guarded, failed = guarded+res.guarded[i].processes, failed+res.guarded[i].failed+res.guarded[i].bad
+		}
+		raced++
+		lost += min(sum, 1)
+		fmt.Fprintf(&rows, "| %s | %s | %s | %s | %d of %d |\n", res.name, res.version, res.lock, strings.Join(alone, " · "), broken, rounds)
+		most := slices.SortedFunc(maps.Keys(res.errors), func(a, b string) int { return cmp.Or(res.errors[b]-res.errors[a], strings.Compare(a, b)) })
+		for _, e := range most[:min(2, len(most))] {
+			fmt.Fprintf(&errors, "- %s, %d ×: `%s`\n", res.name, res.errors[e], strings.ReplaceAll(e, "`", "'"))
+		}
+	}
+	fmt.Printf(`## Tools that are not Go
+
+Processes that failed, %s. A round counts as broken if the next start, by a single process, fails, or finds something missing or there twice. The guard is `+"`bootlock run --lock NAME -- TOOL`"+`; under it %d of %d processes failed or left something broken. Alone, %d of %d tools lose the race. PostgreSQL %s.
+
+| tool | version | its own lock | alone: failed %s | rounds left broken |
+|---|---|---|---|---|
+%s
+## How they fail
+
+%s`, strings.Join(how, " and "), failed, guarded, lost, raced, r.server.Version, strings.Join(heads, " · "), rows.String(), errors.String())
 }

@@ -17,6 +17,9 @@ import (
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/signals"
 )
 
+// WatchdogCommand is the hidden subcommand of this program that calls [Watchdog].
+const WatchdogCommand = "watchdog"
+
 // Errors of a command that does not run.
 var (
 	ErrNotFound  = errors.New("command not found")

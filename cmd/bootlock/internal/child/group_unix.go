@@ -26,7 +26,6 @@ func (c *Command) attributes() {
 	dieWithParent(c.cmd.SysProcAttr)
 }
 
-// pass passes a signal on.
 func (c *Command) pass(sig os.Signal) {
 	number, _ := sig.(syscall.Signal)
 	switch {

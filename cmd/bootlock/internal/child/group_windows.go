@@ -2,6 +2,8 @@ package child
 
 import (
 	"context"
+	"errors"
+	"io"
 	"os"
 	"syscall"
 	"time"
@@ -29,6 +31,9 @@ func (c *Command) awaitGroup(time.Duration) {}
 // watch does nothing: on Windows nothing ends the command when this process is
 // killed.
 func (c *Command) watch() (stop func()) { return func() {} }
+
+// Watchdog is for Unix only.
+func Watchdog(string, io.Reader) error { return errors.New("not on Windows") }
 
 // wait returns the command's exit code when it has ended.
 func (c *Command) wait() int {

@@ -4,5 +4,4 @@ package child
 
 import "syscall"
 
-// dieWithParent is for Linux only.
 func dieWithParent(*syscall.SysProcAttr) {}

@@ -14,9 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// WatchdogCommand is the hidden subcommand of this program that calls [Watchdog].
-const WatchdogCommand = "watchdog"
-
 // watch starts a process that kills the command's group as soon as this process
 // is gone, SIGKILL included: the end of its standard input tells it. By then the
 // lock is free, so that the group gets no time to clean up. The result says that
@@ -29,7 +26,12 @@ func (c *Command) watch() (stop func()) {
 	if !c.group {
 		return func() {}
 	}
-	stop, err := startWatchdog(c.cmd.Process.Pid)
+	self, err := os.Executable()
+	if err == nil {
+		cmd := exec.Command(self, WatchdogCommand, strconv.Itoa(c.cmd.Process.Pid))
+		cmd.Env = []string{} // not the password in it
+		stop, err = StartWatchdog(cmd)
+	}
 	if err != nil {
 		c.Say(fmt.Sprintf("nothing will end %s if bootlock is killed: %v", c.cmd.Args[0], err))
 		return func() {}
@@ -37,19 +39,16 @@ func (c *Command) watch() (stop func()) {
 	return stop
 }
 
-func startWatchdog(group int) (stop func(), err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
+// StartWatchdog starts a process that outlives this one for a moment: the end of its
+// standard input tells it that this one is gone, however it ended, or that stop was
+// called, which waits for it.
+func StartWatchdog(cmd *exec.Cmd) (stop func(), err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close() //nolint:errcheck // the watchdog has its own
-	cmd := exec.Command(self, WatchdogCommand, strconv.Itoa(group))
 	cmd.Stdin = r
-	cmd.Env = []string{} // not the password in it
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		_ = w.Close()

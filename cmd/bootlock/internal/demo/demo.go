@@ -23,8 +23,7 @@ type Options struct {
 	Processes int    // that start together in a round
 	Command   string // the subcommand of this program that calls [Process]
 
-	Say      func(text string) // gets progress where there is no terminal
-	Terminal io.Writer         // shows progress, if not nil
+	Say func(text string) // gets progress
 }
 
 // ErrNoServer says that there is no PostgreSQL to play on.
@@ -83,12 +82,8 @@ type round struct {
 	outcomes []outcome
 }
 
-// play runs the rounds, and shows how far it is.
 func (d *demo) play(ctx context.Context, sides ...*side) error {
-	bar := newProgressBar(d.Options)
-	defer bar.stop()
 	for _, s := range sides {
-		next := bar.start(s.name, d.Rounds)
 		for n := 1; d.goesOn(s, n); n++ {
 			r, err := d.round(ctx, s.guarded)
 			if err != nil {
@@ -96,7 +91,7 @@ func (d *demo) play(ctx context.Context, sides ...*side) error {
 			}
 			r.number = n
 			s.rounds = append(s.rounds, r)
-			next(s.failures())
+			d.Say(fmt.Sprintf("%s: round %d of %d, %d failures so far", s.name, n, max(n, d.Rounds), s.failures()))
 		}
 	}
 	return nil

@@ -48,7 +48,7 @@ func TestErrorsAreCountedOnce(t *testing.T) {
 		`ERROR: tuple concurrently updated (SQLSTATE XX000)`)
 	want := `2 × duplicate key value violates unique constraint "pg_namespace_nspname_index" (23505)` + "\n" +
 		"1 × tuple concurrently updated (XX000)"
-	if got := s.errors(); got != want {
+	if got := s.all().errors(); got != want {
 		t.Errorf("got %q; want %q", got, want)
 	}
 }
@@ -65,20 +65,6 @@ func TestPictureIsXML(t *testing.T) {
 		}
 		if err != nil {
 			t.Fatalf("%v in %s", err, b.String())
-		}
-	}
-}
-
-func TestNiceStep(t *testing.T) {
-	for _, test := range []struct{ end, want time.Duration }{
-		{80 * time.Millisecond, 10 * time.Millisecond},
-		{81 * time.Millisecond, 20 * time.Millisecond},
-		{300 * time.Millisecond, 50 * time.Millisecond},
-		{7 * time.Second, time.Second},
-		{75 * time.Second, 10 * time.Second},
-	} {
-		if got := niceStep(test.end); got != test.want {
-			t.Errorf("got %v for %v; want %v", got, test.end, test.want)
 		}
 	}
 }

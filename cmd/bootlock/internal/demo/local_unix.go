@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/bootlock/bootlock/cmd/bootlock/internal/child"
 )
 
 // watchdog ends the server and removes its data when the demo is gone, however
@@ -64,13 +66,13 @@ func startLocal(ctx context.Context) (_ *server, err error) {
 		defer close(ended)
 		_ = postgres.Wait()
 	}()
-	dog, err := watch(strconv.Itoa(postgres.Process.Pid), folder)
+	stop, err := child.StartWatchdog(exec.Command("/bin/sh", "-c", watchdog, "bootlock-demo", strconv.Itoa(postgres.Process.Pid), folder))
 	if err != nil {
 		_ = postgres.Process.Kill()
 		<-ended
 		return nil, err
 	}
-	s := &server{origin: "the binaries in " + bin, stop: dog}
+	s := &server{origin: "the binaries in " + bin, stop: stop}
 	s.dsn = (&url.URL{Scheme: "postgres", User: url.User("postgres"), Path: "/postgres", RawQuery: url.Values{"host": {folder}}.Encode()}).String()
 	if err := s.await(ctx, ended); err != nil {
 		s.stop()
@@ -92,26 +94,6 @@ func command(bin, name, folder string, who *syscall.Credential, args ...string) 
 	cmd.Env = append(cmd.Env, "LC_ALL=C")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: who}
 	return cmd
-}
-
-// watch starts the watchdog; stop lets it clean up, and waits for that.
-func watch(args ...string) (stop func(), err error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close() //nolint:errcheck // the watchdog has its own
-	cmd := exec.Command("/bin/sh", append([]string{"-c", watchdog, "bootlock-demo"}, args...)...)
-	cmd.Stdin = r
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		_ = w.Close()
-		return nil, err
-	}
-	return func() {
-		_ = w.Close()
-		_ = cmd.Wait()
-	}, nil
 }
 
 // unprivileged returns whom to run the server as if this process is root, as

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -183,22 +184,8 @@ func driverName(driver string) string {
 
 // commonError is the most frequent error of the round.
 func (r round) commonError() string {
-	count := map[string]int{}
-	most := ""
-	for _, o := range r.outcomes {
-		if o.Err == "" {
-			continue
-		}
-		text := plain(o.Err)
-		count[text]++
-		if count[text] > count[most] {
-			most = text
-		}
-	}
-	if most == "" {
-		return ""
-	}
-	return fmt.Sprintf("%d × %s", count[most], most)
+	first, _, _ := strings.Cut(r.errors(), "\n")
+	return first
 }
 
 // niceStep is 1, 2 or 5 times a power of ten, so that about eight fit into end.

@@ -1,7 +1,9 @@
 package demo
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -10,19 +12,16 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 )
 
-func (s *side) failures() (n int) {
-	for _, r := range s.rounds {
-		n += r.failures()
+// all has the outcomes of all rounds.
+func (s *side) all() (r round) {
+	for _, one := range s.rounds {
+		r.outcomes = append(r.outcomes, one.outcomes...)
 	}
-	return n
+	return r
 }
 
-func (s *side) processes() (n int) {
-	for _, r := range s.rounds {
-		n += len(r.outcomes)
-	}
-	return n
-}
+func (s *side) failures() int  { return s.all().failures() }
+func (s *side) processes() int { return len(s.all().outcomes) }
 
 func (s *side) failedRounds() (n int) {
 	for _, r := range s.rounds {
@@ -74,32 +73,18 @@ func (s *side) times() (median, longest time.Duration) {
 }
 
 // errors are the error texts with how often each came, the most frequent first.
-func (s *side) errors() string {
+func (r round) errors() string {
 	count := map[string]int{}
-	for _, r := range s.rounds {
-		for _, o := range r.outcomes {
-			if o.Err != "" {
-				count[plain(o.Err)]++
-			}
+	for _, o := range r.outcomes {
+		if o.Err != "" {
+			count[plain(o.Err)]++
 		}
 	}
-	var lines []string
-	for text, n := range count {
-		lines = append(lines, fmt.Sprintf("%d × %s", n, text))
+	texts := slices.SortedFunc(maps.Keys(count), func(a, b string) int { return cmp.Or(count[b]-count[a], strings.Compare(a, b)) })
+	for i, text := range texts {
+		texts[i] = fmt.Sprintf("%d × %s", count[text], text)
 	}
-	slices.SortFunc(lines, func(a, b string) int {
-		var m, n int
-		_, _ = fmt.Sscan(a, &m)
-		_, _ = fmt.Sscan(b, &n)
-		if m != n {
-			return n - m
-		}
-		return strings.Compare(a, b)
-	})
-	if len(lines) == 0 {
-		return "none"
-	}
-	return strings.Join(lines, "\n")
+	return cmp.Or(strings.Join(texts, "\n"), "none")
 }
 
 // plain makes one text of what lib/pq and pgx say about the same error.
@@ -107,11 +92,7 @@ func plain(text string) string {
 	if i := strings.Index(text, "duplicate key"); i >= 0 {
 		text = text[i:]
 	}
-	for _, noise := range []string{"ERROR: ", "pq: "} {
-		text = strings.ReplaceAll(text, noise, "")
-	}
-	text = strings.ReplaceAll(text, " (SQLSTATE ", " (")
-	return text
+	return strings.NewReplacer("ERROR: ", "", "pq: ", "", " (SQLSTATE ", " (").Replace(text)
 }
 
 func report(d *demo, sides ...*side) string {
@@ -130,7 +111,7 @@ func report(d *demo, sides ...*side) string {
 	row("until all were done, median", func(s *side) any { median, _ := s.times(); return median.Round(time.Millisecond) })
 	row("  longest", func(s *side) any { _, longest := s.times(); return longest.Round(time.Millisecond) })
 	t.AppendSeparator()
-	row("errors", func(s *side) any { return wrap(s.errors(), 64) })
+	row("errors", func(s *side) any { return wrap(s.all().errors(), 64) })
 	t.SetColumnConfigs([]table.ColumnConfig{{Number: 2, Align: text.AlignLeft}, {Number: 3, Align: text.AlignLeft}})
 	return t.Render()
 }

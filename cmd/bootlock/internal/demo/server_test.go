@@ -7,10 +7,10 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"strings"
 	"testing"
-	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 // lib/pq insists on TLS where a DSN does not name sslmode, and pgx does not: half
@@ -38,21 +38,13 @@ func TestLocalServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stopped := false
-	defer func() {
-		if !stopped {
-			s.stop()
-		}
-	}()
+	defer s.stop()
 	dsn, drop, err := s.createDatabase(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	var name string
-	if err := withConn(t.Context(), dsn, func(conn *pgx.Conn) error {
-		return conn.QueryRow(t.Context(), "SELECT current_database()").Scan(&name)
-	}); err != nil || name[:14] != "bootlock_demo_" {
-		t.Errorf("got database %q, %v", name, err)
+	if name := sqltest.Ask[string](t, sqltest.Open(t, "pgx", dsn), "SELECT current_database()"); !strings.HasPrefix(name, "bootlock_demo_") {
+		t.Errorf("got database %q", name)
 	}
 	drop()
 	u, err := url.Parse(s.dsn)
@@ -64,14 +56,7 @@ func TestLocalServer(t *testing.T) {
 		t.Errorf("got %v, %v; want a folder that nobody else can enter", info, err)
 	}
 	s.stop()
-	stopped = true
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		_, err := os.Stat(folder)
-		if errors.Is(err, fs.ErrNotExist) {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("got %v of %s; want it gone", err, folder)
-		}
+	if _, err := os.Stat(folder); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v of %s; want it gone", err, folder)
 	}
 }

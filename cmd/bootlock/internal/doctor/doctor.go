@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/internal/bounded"
 )
 
 // Level is how good a finding is.
@@ -50,23 +49,10 @@ type Report struct {
 // stepTime bounds every single proof, for a pooler that makes them wait for ever.
 const stepTime = 10 * time.Second
 
-// Run examines the database that both pools lead to. They must be two, opened
-// with the same DSN as two processes would: within one, advisorylock itself would
-// keep the callers apart, and nothing would be proved.
-//
-// The error is that of a connection that cannot be had, or that of ctx; all else
-// is a finding.
+// Run examines the database that both pools lead to. They must be two, opened with
+// the same DSN as two processes would, prepare nothing, and have been seen to
+// connect. The error is that of ctx; all else is a finding.
 func Run(ctx context.Context, a, b *sql.DB) (*Report, error) {
-	if a == b {
-		return nil, errors.New("doctor: needs two pools: within one, the process itself keeps the callers apart")
-	}
-	for _, db := range []*sql.DB{a, b} {
-		conn, err := bounded.Open(ctx, db)
-		if err != nil {
-			return nil, fmt.Errorf("doctor: connect: %w", err)
-		}
-		_ = conn.Release(ctx)
-	}
 	d := &doctor{a: a, b: b}
 	d.examine(ctx)
 	if ctx.Err() != nil {
@@ -93,7 +79,7 @@ func (d *doctor) add(level Level, name, text, advice string) {
 
 func (d *doctor) examine(ctx context.Context) {
 	if err := d.transactions(ctx); err != nil {
-		d.add(Fail, "transactions", err.Error(),
+		d.add(Fail, "transactions", "a transaction cannot be begun: "+err.Error(),
 			"in PgBouncer, set pool_mode=transaction or pool_mode=session for this database")
 		return
 	}
@@ -105,16 +91,21 @@ func (d *doctor) examine(ctx context.Context) {
 	}
 	d.role(ctx)
 	d.settings(ctx)
-	d.pool(ctx)
+	d.room(ctx)
 }
 
-// transactions begins one for reading, which works on a standby too.
+// readCommitted works on a standby too, whatever the default is.
+var readCommitted = &sql.TxOptions{Isolation: sql.LevelReadCommitted}
+
+// transactions begins one.
 func (d *doctor) transactions(ctx context.Context) error {
-	_, err := ask(ctx, d.a, "SELECT '1'")
-	if errors.Is(err, errNoTransaction) {
+	ctx, cancel := context.WithTimeout(ctx, stepTime)
+	defer cancel()
+	tx, err := d.a.BeginTx(ctx, readCommitted)
+	if err != nil {
 		return err
 	}
-	return nil // it began; whatever else is wrong will be found
+	return tx.Rollback()
 }
 
 // lockProof is one thing that must hold for the locks to protect.
@@ -206,17 +197,13 @@ func (d *doctor) sharing(ctx context.Context, key advisorylock.Key) error {
 
 // share calls fn while it shares the lock, and reports whether it got it.
 func share(ctx context.Context, db *sql.DB, key advisorylock.Key, fn func(context.Context) error) (got bool, err error) {
-	conn, err := bounded.Open(ctx, db)
+	tx, err := db.BeginTx(ctx, readCommitted)
 	if err != nil {
 		return false, err
 	}
-	defer conn.Release(ctx) //nolint:errcheck // nothing was changed
-	if err := conn.Begin(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted}); err != nil {
-		return false, err
-	}
-	defer conn.Rollback(ctx) //nolint:errcheck // it frees the lock
-	n, err := conn.Exec(ctx, fmt.Sprintf("SELECT 1 WHERE pg_catalog.pg_try_advisory_xact_lock_shared((%d)::pg_catalog.int8)", key))
-	if err != nil || n != 1 {
+	defer tx.Rollback() //nolint:errcheck // it frees the lock
+	err = tx.QueryRowContext(ctx, fmt.Sprintf("SELECT pg_catalog.pg_try_advisory_xact_lock_shared((%d)::pg_catalog.int8)", key)).Scan(&got)
+	if err != nil || !got {
 		return false, err
 	}
 	return true, fn(ctx)
@@ -256,21 +243,19 @@ func (d *doctor) wait(ctx context.Context, key advisorylock.Key) error {
 }
 
 // seeWaiter waits until the server shows somebody waiting for key, or that has
-// taken long enough to show that the lock keeps the second session out. It asks by
-// Exec, which shows how many rows there were, in a's own transaction: a pool of
-// one has no other connection, and a query would need a prepared statement.
+// taken long enough to show that the lock keeps the second session out.
 func seeWaiter(ctx context.Context, tx *sql.Tx, key advisorylock.Key, inside, ended <-chan struct{}) error {
-	waits := fmt.Sprintf("SELECT 1 FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND NOT granted AND objsubid OPERATOR(pg_catalog.=) 1::pg_catalog.int2"+
+	waits := fmt.Sprintf("SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND NOT granted AND objsubid OPERATOR(pg_catalog.=) 1::pg_catalog.int2"+
 		" AND classid OPERATOR(pg_catalog.=) %d::pg_catalog.oid AND objid OPERATOR(pg_catalog.=) %d::pg_catalog.oid",
 		uint32(uint64(key)>>32), uint32(uint64(key))) //nolint:gosec // the two halves of the bits
 	limit := time.NewTimer(2 * time.Second)
 	defer limit.Stop()
 	for {
-		res, err := tx.ExecContext(ctx, waits)
-		if err != nil {
+		var n int
+		if err := tx.QueryRowContext(ctx, waits).Scan(&n); err != nil {
 			return fmt.Errorf("pg_locks cannot be read: %w", err)
 		}
-		if n, err := res.RowsAffected(); err == nil && n > 0 {
+		if n > 0 {
 			return nil
 		}
 		select {
@@ -306,53 +291,57 @@ func (d *doctor) release(ctx context.Context, key advisorylock.Key) error {
 // setLocal proves that a setting in front of the lock counts in the transaction
 // and not after it.
 func (d *doctor) setLocal(ctx context.Context, key advisorylock.Key) error {
-	const isSet = "SELECT 1 WHERE pg_catalog.current_setting('idle_in_transaction_session_timeout') OPERATOR(pg_catalog.=) '98765ms'"
-	conn, err := bounded.Open(ctx, d.a)
+	const limit = 98765 * time.Millisecond
+	conn, err := d.a.Conn(ctx)
 	if err != nil {
 		return err
 	}
-	defer conn.Release(ctx) //nolint:errcheck // nothing was changed
-	if err := conn.Begin(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted}); err != nil {
+	defer conn.Close()
+	tx, err := conn.BeginTx(ctx, readCommitted)
+	if err != nil {
 		return err
 	}
-	defer conn.Rollback(ctx) //nolint:errcheck // nothing was changed
-	set, err := conn.Exec(ctx, fmt.Sprintf(
-		"SET LOCAL idle_in_transaction_session_timeout = '98765ms'; SELECT pg_catalog.pg_advisory_xact_lock((%d)::pg_catalog.int8); %s", key, isSet))
-	if err != nil {
+	defer tx.Rollback() //nolint:errcheck // nothing was changed
+	if err := lockWithLimit(ctx, tx, limit, key); err != nil {
 		return fmt.Errorf("several statements at once, with SET LOCAL, were refused: %w", err)
 	}
-	if err := conn.Commit(ctx); err != nil {
+	const ask = "SELECT pg_catalog.current_setting('idle_in_transaction_session_timeout')"
+	var inside, after string
+	if err := tx.QueryRowContext(ctx, ask).Scan(&inside); err != nil {
 		return err
 	}
-	left, err := conn.Exec(ctx, isSet)
-	switch {
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	err = conn.QueryRowContext(ctx, ask).Scan(&after)
+	switch set := fmt.Sprintf("%dms", limit.Milliseconds()); {
 	case err != nil:
 		return err
-	case set != 1:
+	case inside != set:
 		return errors.New("SET LOCAL idle_in_transaction_session_timeout had no effect")
-	case left != 0:
+	case after == set:
 		return errors.New("SET LOCAL outlived its transaction")
 	}
 	return nil
 }
 
+// lockWithLimit takes a lock as a lease does: with a limit in front of it.
+func lockWithLimit(ctx context.Context, tx *sql.Tx, limit time.Duration, key advisorylock.Key) error {
+	_, err := tx.ExecContext(ctx, fmt.Sprintf(
+		"SET LOCAL idle_in_transaction_session_timeout = '%dms'; SELECT pg_catalog.pg_advisory_xact_lock((%d)::pg_catalog.int8)", limit.Milliseconds(), key))
+	return err
+}
+
 // idleLimit proves that the server ends a holder that has gone silent.
 func (d *doctor) idleLimit(ctx context.Context, key advisorylock.Key) error {
-	conn, err := bounded.Open(ctx, d.a)
+	tx, err := d.a.BeginTx(ctx, readCommitted)
 	if err != nil {
 		return err
 	}
-	defer conn.Release(ctx) //nolint:errcheck // it is broken on purpose
-	conn.Distrust()
-	if err := conn.Begin(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted}); err != nil {
-		return err
-	}
-	defer conn.Rollback(ctx) //nolint:errcheck // it is broken on purpose
+	defer tx.Rollback() //nolint:errcheck // it is broken on purpose
 	const limit = 500 * time.Millisecond
 	sent := time.Now()
-	_, err = conn.Exec(ctx, fmt.Sprintf(
-		"SET LOCAL idle_in_transaction_session_timeout = '%dms'; SELECT pg_catalog.pg_advisory_xact_lock((%d)::pg_catalog.int8)", limit.Milliseconds(), key))
-	if err != nil {
+	if err := lockWithLimit(ctx, tx, limit, key); err != nil {
 		return err
 	}
 	err = advisorylock.TryWithXactLock(ctx, d.b, key, nothing)

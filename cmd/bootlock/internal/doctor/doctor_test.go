@@ -1,20 +1,23 @@
 package doctor_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
-	"encoding/json"
-	"net/url"
+	"fmt"
+	"math/rand/v2"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/jackc/pgx/v5/stdlib"
-	_ "github.com/lib/pq"
+	_ "github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/doctor"
-	"github.com/bootlock/bootlock/test/hostile"
+	"github.com/bootlock/bootlock/test/pgbouncer"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/relay"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 func TestMain(m *testing.M) {
@@ -22,19 +25,15 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-func open(t *testing.T, driver, dsn string) *sql.DB {
+// open makes a pool as the command has it.
+func open(t *testing.T, dsn string) *sql.DB {
 	t.Helper()
-	db, err := sql.Open(driver, dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	return db
+	return sqltest.Open(t, "pgx", pgtest.WithParams(dsn, "default_query_exec_mode", "simple_protocol"))
 }
 
-func examine(t *testing.T, driver, dsn string) *doctor.Report {
+func examine(t *testing.T, a, b *sql.DB) *doctor.Report {
 	t.Helper()
-	report, err := doctor.Run(t.Context(), open(t, driver, dsn), open(t, driver, dsn))
+	report, err := doctor.Run(t.Context(), a, b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,175 +46,147 @@ func examine(t *testing.T, driver, dsn string) *doctor.Report {
 // find returns the finding of that name.
 func find(t *testing.T, r *doctor.Report, name string) doctor.Finding {
 	t.Helper()
-	for _, f := range r.Findings {
-		if f.Name == name {
-			return f
-		}
+	i := slices.IndexFunc(r.Findings, func(f doctor.Finding) bool { return f.Name == name })
+	if i < 0 {
+		t.Fatalf("got no finding %q in %v", name, r.Findings)
 	}
-	t.Fatalf("got no finding %q in %v", name, r.Findings)
-	return doctor.Finding{}
+	return r.Findings[i]
 }
 
-var drivers = []string{"pgx", "postgres"}
-
+// A real server is fine, whatever stands in front of it.
 func TestRealServer(t *testing.T) {
-	for _, driver := range drivers {
-		t.Run(driver, func(t *testing.T) {
+	for mode, pooler := range map[string]string{"": "none", "transaction": "there is a pooler in transaction mode", "session": "none, or one in session mode"} {
+		t.Run("pooler "+mode, func(t *testing.T) {
 			t.Parallel()
-			report := examine(t, driver, pgtest.Shared(t).NewDB(t))
-			if !report.Protects {
-				t.Error("got Protects false on a real server")
+			dsn := pgtest.Shared(t).NewDB(t)
+			if mode != "" {
+				dsn = pgbouncer.New(t, pgtest.Shared(t), mode, pgbouncer.Plenty).DSN(dsn)
 			}
+			report := examine(t, open(t, dsn), open(t, dsn))
 			for _, f := range report.Findings {
-				if f.Level != doctor.OK || f.Text == "" {
-					t.Errorf("got %s %s %q; want ok as a superuser on a new database", f.Level, f.Name, f.Text)
+				if f.Level != doctor.OK || f.Text == "" || !report.Protects {
+					t.Errorf("got %+v, Protects %t; want ok as a superuser on a new database", f, report.Protects)
 				}
 			}
-			if pooler := find(t, report, "pooler"); !strings.HasPrefix(pooler.Text, "none") {
-				t.Errorf("got pooler %q; want none", pooler.Text)
+			if f := find(t, report, "pooler"); !strings.HasPrefix(f.Text, pooler) {
+				t.Errorf("got pooler %q; want %q", f.Text, pooler)
 			}
 		})
 	}
 }
 
-// doctor is what a superuser runs where something is wrong: nothing that others have
-// made there may run with it.
-func TestLookAlikesAreNotCalled(t *testing.T) {
-	for name, path := range hostile.Paths {
-		for _, driver := range drivers {
-			t.Run(name+"/"+driver, func(t *testing.T) {
-				t.Parallel()
-				dsn := pgtest.Shared(t).NewDB(t)
-				hostile.Install(t, dsn)
-				for _, f := range examine(t, driver, pgtest.WithParams(dsn, "search_path", path)).Findings {
-					if f.Level != doctor.OK {
-						t.Errorf("got %s %s: %s; want ok, as without look-alikes", f.Level, f.Name, f.Text)
-					}
+// forge makes something of each message to a server or of one from it that has the
+// same length.
+type forge func(message []byte)
+
+func replace(old, new string) forge {
+	if len(old) != len(new) {
+		panic(old + " is not as long as " + new)
+	}
+	return func(message []byte) { copy(message, bytes.ReplaceAll(message, []byte(old), []byte(new))) }
+}
+
+var lockCall = regexp.MustCompile(`advisory_xact_lock(?:_shared)?\(\(?-?\d+`)
+
+// anotherKey lets nobody take the lock that they ask for.
+func anotherKey(message []byte) {
+	for _, call := range lockCall.FindAll(message, -1) {
+		copy(call[len(call)-6:], fmt.Sprintf("%06d", rand.IntN(1e6)))
+	}
+}
+
+// forged is the DSN of a new database on a server that such a thing stands in front of.
+func forged(t *testing.T, forge forge) string {
+	t.Helper()
+	server := pgtest.Shared(t)
+	address, err := pgtest.Addr(server.DSN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := relay.Listen("127.0.0.1:0", address, func() relay.Tap { return func(message []byte, _ bool) { forge(message) } })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return pgtest.WithAddr(server.NewDB(t), r.Addr)
+}
+
+// CockroachDB had pg_try_advisory_xact_lock that was always true and took no lock;
+// YugabyteDB says so in a notice that can be silenced. Every call succeeds, and two
+// processes migrate at once. This and more is made of a real server here.
+func TestServerThatDoesNotLock(t *testing.T) {
+	const ok, warn, fail = doctor.OK, doctor.Warn, doctor.Fail
+	for name, test := range map[string]struct {
+		forge forge
+		found map[string]doctor.Level
+	}{
+		"answers without locking": {anotherKey, map[string]doctor.Level{"exclusive lock": fail, "shared lock": fail, "wait": fail}},
+		"keeps sharers apart":     {replace("_lock_shared(", "_lock       ("), map[string]doctor.Level{"exclusive lock": ok, "shared lock": fail}},
+		"does not know SET LOCAL": {replace("SET LOCAL idle", "SET LOC   idle"), map[string]doctor.Level{"settings of a transaction": fail}},
+		"keeps settings":          {replace("SET LOCAL idle", "SET       idle"), map[string]doctor.Level{"settings of a transaction": fail}},
+		"is not PostgreSQL":       {replace("PostgreSQL ", "YugabyteDB "), map[string]doctor.Level{"server": warn}},
+		"two servers":             {replace("inet_server_port", "inet_client_port"), map[string]doctor.Level{"one server": fail}},
+		"a standby":               {replace("pg_catalog.pg_is_in_recovery()::", "true                          ::"), map[string]doctor.Level{"primary or standby": fail}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dsn := forged(t, test.forge)
+			report := examine(t, open(t, dsn), open(t, dsn))
+			failed := false
+			for name, want := range test.found {
+				failed = failed || want == fail
+				if f := find(t, report, name); f.Level != want || f.Level != ok && f.Advice == "" {
+					t.Errorf("got %+v; want %s", f, want)
 				}
-			})
-		}
+			}
+			if report.Protects == failed {
+				t.Errorf("got Protects %t", report.Protects)
+			}
+		})
+	}
+}
+
+// The session of a silent holder that the server does not end must not keep the setting
+// that tells a pooler from a session: others may get it.
+func TestSilentHolderIsNotEnded(t *testing.T) {
+	t.Parallel()
+	dsn := forged(t, replace("timeout = '500ms'", "timeout = '000ms'"))
+	a := open(t, dsn)
+	a.SetMaxOpenConns(1)
+	report := examine(t, a, open(t, dsn))
+	if f := find(t, report, "dead holder"); f.Level != doctor.Warn || !report.Protects {
+		t.Errorf("got %+v, Protects %t; want a warning", f, report.Protects)
+	}
+	setting := sqltest.Ask[sql.NullString](t, a, "SELECT current_setting('bootlock.doctor', true)")
+	if want := (sql.NullString{Valid: true}); setting != want {
+		t.Errorf("got setting %+v; want one that was made and taken back", setting)
 	}
 }
 
 // A role with nothing but CONNECT: locks work, and the report says what does not.
 func TestRoleWithoutRights(t *testing.T) {
-	for _, driver := range drivers {
-		t.Run(driver, func(t *testing.T) {
-			dsn := pgtest.Shared(t).NewDB(t)
-			role := "doctor_nobody_" + driver
-			admin := open(t, driver, dsn)
-			exec(t, admin, "CREATE ROLE "+role+" LOGIN PASSWORD 'secret'")
-			exec(t, admin, "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC")
-			t.Cleanup(func() { exec(t, admin, "DROP ROLE "+role) })
-			report := examine(t, driver, asUser(t, dsn, role, "secret"))
-			if !report.Protects {
-				t.Error("got Protects false; want true, locks need no rights")
-			}
-			for _, name := range []string{"create schemas", "plpgsql", "see other sessions", "end other sessions"} {
-				if f := find(t, report, name); f.Level != doctor.Warn || f.Advice == "" {
-					t.Errorf("got %s %q, advice %q; want a warning with advice", f.Level, name, f.Advice)
-				}
-			}
-		})
-	}
-}
-
-func exec(t *testing.T, db *sql.DB, statement string) {
-	t.Helper()
-	if _, err := db.ExecContext(context.Background(), statement); err != nil {
-		t.Errorf("%s: %v", statement, err)
-	}
-}
-
-func asUser(t *testing.T, dsn, user, password string) string {
-	t.Helper()
-	u, err := url.Parse(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.User = url.UserPassword(user, password)
-	return u.String()
-}
-
-func TestPoolOfOne(t *testing.T) {
 	dsn := pgtest.Shared(t).NewDB(t)
-	a, b := open(t, "pgx", dsn), open(t, "pgx", dsn)
-	a.SetMaxOpenConns(1)
-	b.SetMaxOpenConns(1)
-	report, err := doctor.Run(t.Context(), a, b)
-	if err != nil {
-		t.Fatal(err)
+	const role = "doctor_nobody"
+	admin := open(t, dsn)
+	sqltest.Exec(t, admin, "CREATE ROLE "+role+" LOGIN PASSWORD 'secret'; REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC")
+	t.Cleanup(func() { sqltest.Exec(t, admin, "DROP ROLE "+role) })
+	dsn = pgtest.WithUser(dsn, role, "secret")
+	report := examine(t, open(t, dsn), open(t, dsn))
+	if !report.Protects {
+		t.Error("got Protects false; want true, locks need no rights")
 	}
-	if f := find(t, report, "pool size"); f.Level != doctor.Warn || !report.Protects {
-		t.Errorf("got pool size %s, Protects %v; want a warning, true", f.Level, report.Protects)
-	}
-	if n := a.Stats().InUse + b.Stats().InUse; n != 0 {
-		t.Errorf("got %d connections in use after Run; want 0", n)
+	for _, name := range []string{"create schemas", "plpgsql", "see other sessions", "end other sessions"} {
+		if f := find(t, report, name); f.Level != doctor.Warn || f.Advice == "" {
+			t.Errorf("got %s %q, advice %q; want a warning with advice", f.Level, name, f.Advice)
+		}
 	}
 }
 
-// A driver with a pool of its own has a limit that database/sql cannot see: locks
-// that count on that one for room can wait for a connection for ever.
-func TestUnseenLimit(t *testing.T) {
-	config, err := pgxpool.ParseConfig(pgtest.Shared(t).NewDB(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.MaxConns = 2
-	var dbs []*sql.DB
-	for range 2 {
-		pool, err := pgxpool.NewWithConfig(t.Context(), config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(pool.Close)
-		db := stdlib.OpenDBFromPool(pool)
-		t.Cleanup(func() { db.Close() })
-		dbs = append(dbs, db)
-	}
-	report, err := doctor.Run(t.Context(), dbs[0], dbs[1])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if f := find(t, report, "pool size"); f.Level != doctor.Warn || !strings.Contains(f.Advice, "SetMaxOpenConns(2)") {
-		t.Errorf("got %+v; want a warning with the limit", f)
-	}
-	dbs[0].SetMaxOpenConns(2)
-	if report, err = doctor.Run(t.Context(), dbs[0], dbs[1]); err != nil {
-		t.Fatal(err)
-	}
-	if f := find(t, report, "pool size"); f.Level != doctor.OK {
-		t.Errorf("got %+v once database/sql knows; want ok", f)
-	}
-}
-
-func TestErrors(t *testing.T) {
-	t.Run("one pool", func(t *testing.T) {
-		db := open(t, "pgx", pgtest.Shared(t).NewDB(t))
-		if _, err := doctor.Run(t.Context(), db, db); err == nil || !strings.Contains(err.Error(), "two pools") {
-			t.Errorf("got %v; want an error, nothing can be proved within one pool", err)
-		}
-	})
-	t.Run("nobody there", func(t *testing.T) {
-		const dsn = "postgres://nobody@127.0.0.1:1/nothing?sslmode=disable&connect_timeout=5"
-		if _, err := doctor.Run(t.Context(), open(t, "pgx", dsn), open(t, "pgx", dsn)); err == nil || !strings.Contains(err.Error(), "connect") {
-			t.Errorf("got %v; want an error of the connection", err)
-		}
-	})
-	t.Run("cancelled", func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		dsn := pgtest.Shared(t).NewDB(t)
-		if _, err := doctor.Run(ctx, open(t, "pgx", dsn), open(t, "pgx", dsn)); err == nil {
-			t.Error("got nil; want the context's error")
-		}
-	})
-}
-
-func TestJSON(t *testing.T) {
-	got, err := json.Marshal(doctor.Report{Findings: []doctor.Finding{{Name: "n", Level: doctor.Fail, Text: "t"}}})
-	const want = `{"protects":false,"findings":[{"name":"n","level":"fail","text":"t"}]}`
-	if err != nil || string(got) != want {
-		t.Errorf("got %s, %v; want %s", got, err, want)
+func TestCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	db := open(t, pgtest.Shared(t).NewDB(t))
+	if report, err := doctor.Run(ctx, db, db); err == nil {
+		t.Errorf("got %v; want the context's error", report)
 	}
 }

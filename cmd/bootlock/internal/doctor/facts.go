@@ -1,48 +1,24 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"strconv"
 	"strings"
-	"time"
-
-	"github.com/bootlock/bootlock/internal/bounded"
 )
 
-var errNoTransaction = errors.New("a transaction cannot be begun")
-
-// ask returns the one text that question selects.
+// ask returns the one text that question selects; no row is an empty one.
 func ask(ctx context.Context, db *sql.DB, question string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, stepTime)
 	defer cancel()
-	conn, err := bounded.Open(ctx, db)
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", errNoTransaction, err)
-	}
-	defer conn.Release(ctx) //nolint:errcheck // nothing was changed
-	if err := begin(ctx, conn); err != nil {
-		return "", fmt.Errorf("%w: %w", errNoTransaction, err)
-	}
-	defer conn.Rollback(ctx) //nolint:errcheck // nothing was changed
-	return askOn(ctx, conn, question)
-}
-
-// begin is for reading: on a standby lib/pq cannot begin anything else.
-func begin(ctx context.Context, conn *bounded.Conn) error {
-	return conn.Begin(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted, ReadOnly: true})
-}
-
-// askOn asks in conn's transaction. The text is never the same twice, since pgx
-// prepares queries under a name made from it, which behind a pooler may be taken.
-func askOn(ctx context.Context, conn *bounded.Conn, question string) (string, error) {
 	var answer sql.NullString
-	err := conn.Query(ctx, fmt.Sprintf("/* %016x */ %s", rand.Uint64(), question), func(rows *sql.Rows) error { //nolint:gosec // not a secret
-		return rows.Scan(&answer)
-	})
+	err := db.QueryRowContext(ctx, question).Scan(&answer)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
 	return answer.String, err
 }
 
@@ -119,54 +95,35 @@ func (d *doctor) pooler(ctx context.Context) {
 
 const rounds = 5
 
-func (d *doctor) switches(ctx context.Context) (pooled, kept bool, err error) { //nolint:cyclop // a case for each way in which a pooler may show
+func (d *doctor) switches(ctx context.Context) (pooled, kept bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, stepTime)
 	defer cancel()
-	a, err := bounded.Open(ctx, d.a)
+	a, err := d.a.Conn(ctx)
 	if err != nil {
 		return false, false, err
 	}
-	defer a.Release(ctx) //nolint:errcheck // nothing was changed
-	b, err := bounded.Open(ctx, d.b)
-	if err != nil {
-		return false, false, err
-	}
-	defer b.Release(ctx) //nolint:errcheck // nothing was changed
-
-	const pid = "SELECT pg_catalog.pg_backend_pid()::pg_catalog.text"
-	const setting = "SELECT pg_catalog.current_setting('bootlock.doctor', true)"
+	defer a.Close()
 	token := strconv.FormatUint(rand.Uint64(), 36) //nolint:gosec // not a secret
 	kept = true
 	for range rounds {
-		var first, other, second, found string
-		if err := inTx(ctx, a, func() (err error) {
-			if first, err = askOn(ctx, a, pid); err == nil {
-				_, err = a.Exec(ctx, "SELECT pg_catalog.set_config('bootlock.doctor', '"+token+"', false)")
-			}
-			return err
-		}); err != nil {
+		first, _, err := session(ctx, a, "pg_catalog.set_config('bootlock.doctor', '"+token+"', false)")
+		if err != nil {
 			return false, false, err
 		}
-		if err := inTx(ctx, b, func() (err error) {
-			if other, err = askOn(ctx, b, pid); err != nil {
-				return err
-			}
-			if err := inTx(ctx, a, func() (err error) {
-				if second, err = askOn(ctx, a, pid); err == nil {
-					found, err = askOn(ctx, a, setting)
-				}
-				return err
-			}); err != nil {
-				return err
-			}
-			// Leave no setting behind on whichever session has it now.
-			const forget = "SELECT pg_catalog.set_config('bootlock.doctor', '', false)"
-			if other == first {
-				_, err = b.Exec(ctx, forget)
-				return err
-			}
-			return inTx(ctx, a, func() error { _, err := a.Exec(ctx, forget); return err })
-		}); err != nil {
+		b, err := d.b.BeginTx(ctx, readCommitted)
+		if err != nil {
+			return false, false, err
+		}
+		defer b.Rollback() //nolint:errcheck // it is for an error
+		const setting = "pg_catalog.current_setting('bootlock.doctor', true)"
+		other, _, otherErr := session(ctx, b, setting)
+		second, found, secondErr := session(ctx, a, setting)
+		var has rower = a // the session with the setting, where none is to be left behind
+		if other == first {
+			has = b
+		}
+		_, _, err = session(ctx, has, "pg_catalog.set_config('bootlock.doctor', '', false)")
+		if err = cmp.Or(otherErr, secondErr, err, b.Commit()); err != nil {
 			return false, false, err
 		}
 		pooled = pooled || first == other || first != second
@@ -175,16 +132,14 @@ func (d *doctor) switches(ctx context.Context) (pooled, kept bool, err error) { 
 	return pooled, kept, nil
 }
 
-// inTx runs fn in a transaction of conn.
-func inTx(ctx context.Context, conn *bounded.Conn, fn func() error) error {
-	if err := begin(ctx, conn); err != nil {
-		return err
-	}
-	if err := fn(); err != nil {
-		_ = conn.Rollback(ctx)
-		return err
-	}
-	return conn.Commit(ctx)
+type rower interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// session returns which one a statement runs on, and what an expression is there.
+func session(ctx context.Context, on rower, expression string) (pid int, value string, err error) {
+	err = on.QueryRowContext(ctx, "SELECT pg_catalog.pg_backend_pid(), COALESCE("+expression+", '')").Scan(&pid, &value)
+	return pid, value, err
 }
 
 func (d *doctor) role(ctx context.Context) {
@@ -244,44 +199,6 @@ WHERE name OPERATOR(pg_catalog.=) ANY (ARRAY['lock_timeout', 'statement_timeout'
 	default:
 		d.add(OK, "time limits", limits+"; they hold for your statements, and do not cut short the wait for a lock", "")
 	}
-}
-
-// enough connections are what the probe of a pool without a limit stops at.
-const enough = 4
-
-// pool looks at what the client's pool and the server allow.
-func (d *doctor) pool(ctx context.Context) {
-	const few = "Hold and Serialize need two connections"
-	switch n := d.a.Stats().MaxOpenConnections; n {
-	case 0:
-		if had, limited := d.unseenLimit(ctx); limited {
-			d.add(Warn, "pool size", fmt.Sprintf("the driver gives no more than %d connections at once, and database/sql does not know: a lock may wait for a connection that its own holder has", had),
-				fmt.Sprintf("tell database/sql: db.SetMaxOpenConns(%d), such as int(pool.Config().MaxConns) after stdlib.OpenDBFromPool; %s", had, few))
-		} else {
-			d.add(OK, "pool size", "the client's pool has no limit", "")
-		}
-	case 1:
-		d.add(Warn, "pool size", "the client's pool has one connection: WithXactLock and Ensure work, "+few, "raise SetMaxOpenConns")
-	default:
-		d.add(OK, "pool size", fmt.Sprintf("the client's pool has %d connections", n), "")
-	}
-	d.room(ctx)
-}
-
-// unseenLimit takes connections until there are enough, or one does not come. A
-// driver with a pool of its own, such as pgxpool, lets database/sql wait then.
-// An error of the server is no limit of the client.
-func (d *doctor) unseenLimit(ctx context.Context) (had int, limited bool) {
-	for ; had < enough; had++ {
-		one, cancel := context.WithTimeout(ctx, 2*time.Second)
-		conn, err := bounded.Open(one, d.a)
-		cancel()
-		if err != nil {
-			return had, ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded)
-		}
-		defer conn.Release(ctx) //nolint:errcheck // nothing was changed
-	}
-	return had, false
 }
 
 // room is how many connections are left of the limits of the server, the role and the

@@ -63,7 +63,8 @@ func parse(text string) (*Config, error) {
 			return nil, err
 		}
 	}
-	if addresses := hostaddr(config); addresses != "" && !namesHost(text) {
+	// A host that is the driver's default is not one for TLS to verify.
+	if addresses := hostaddr(config); addresses != "" && (strings.HasPrefix(config.Host, "/") || config.Host == "localhost") {
 		if config, err = pgx.ParseConfig(with(text, "host", addresses)); err != nil {
 			return nil, err
 		}
@@ -92,6 +93,8 @@ var demanding = []string{
 var foreign = regexp.MustCompile(`^(?:(?:x-|pool_|keepalives).*|schema|connection_limit|socket_timeout|pgbouncer|pool|prepared_statements|` +
 	`prefer_simple_protocol|gssencmode|tcp_user_timeout|fallback_application_name|load_balance_hosts|ssl)$`)
 
+var utf8 = regexp.MustCompile(`(?i)^utf-?8$`)
+
 // drop takes out of params what no server takes for a setting of its own. What it
 // does not find the server will name; see [Config.Drop].
 func drop(params map[string]string) (dropped []string, err error) {
@@ -99,7 +102,7 @@ func drop(params map[string]string) (dropped []string, err error) {
 		switch {
 		case slices.Contains(demanding, name), name == "gssencmode" && value == "require":
 			return nil, unsupportedError(name)
-		case foreign.MatchString(name), name == "client_encoding" && !isUTF8(value):
+		case foreign.MatchString(name), name == "client_encoding" && !utf8.MatchString(value):
 			delete(params, name)
 			dropped = append(dropped, name)
 		}
@@ -126,10 +129,6 @@ func (c *Config) Drop(err error) (dropped []string) {
 	return dropped
 }
 
-func isUTF8(encoding string) bool {
-	return strings.EqualFold(strings.ReplaceAll(encoding, "-", ""), "UTF8")
-}
-
 // unsupportedError names a keyword that is not supported.
 type unsupportedError string
 
@@ -144,23 +143,6 @@ func hostaddr(config *pgx.ConnConfig) string {
 		return address
 	}
 	return os.Getenv("PGHOSTADDR")
-}
-
-// namesHost reports whether the host comes from text or the environment, and not
-// from a default.
-func namesHost(text string) bool {
-	if os.Getenv("PGHOST") != "" || os.Getenv("PGSERVICE") != "" {
-		return true
-	}
-	if u, err := url.Parse(text); err == nil && u.Scheme != "" {
-		return u.Host != "" || u.Query().Has("host") || u.Query().Has("service")
-	}
-	for word := range strings.FieldsSeq(text) {
-		if name, _, ok := strings.Cut(word, "="); ok && (name == "host" || name == "service") {
-			return true
-		}
-	}
-	return false
 }
 
 // with is text with one more parameter.

@@ -25,10 +25,10 @@ func (c *Config) Redact(text string) string {
 	for _, secret := range secrets {
 		text = secret.ReplaceAllString(text, "${1}"+Hidden+"${2}")
 	}
-	if secret := c.secret(); secret != "" {
-		text = strings.ReplaceAll(text, secret, Hidden)
+	if c == nil || c.Password == "" || slices.Contains([]string{c.User, c.Database, c.Host}, c.Password) {
+		return text // it has none that can be told from the other names
 	}
-	return text
+	return strings.ReplaceAll(text, c.Password, Hidden)
 }
 
 // RedactArguments takes out of text each quoted word that may be a connection
@@ -40,12 +40,4 @@ func RedactArguments(text string) string {
 		}
 		return word
 	})
-}
-
-// secret is the password, if it can be told from the other names in c.
-func (c *Config) secret() string {
-	if c == nil || slices.Contains([]string{c.User, c.Database, c.Host}, c.Password) {
-		return ""
-	}
-	return c.Password
 }

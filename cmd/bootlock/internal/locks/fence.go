@@ -39,7 +39,6 @@ func leaseOn(key advisorylock.Key) fence.Lease {
 	return fence.New(int64(key), 0, func() uint32 { return 0 })
 }
 
-// find says what a key is, and which lock it goes with.
 func (f fences) find(key advisorylock.Key) (kind string, of advisorylock.Key) {
 	if of, ok := f.gates[key]; ok {
 		return Fence, of

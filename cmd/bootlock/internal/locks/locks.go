@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/schemaguard"
@@ -44,9 +43,6 @@ type Session struct {
 	Seconds   float64 `json:"seconds"`             // how long it has held the lock, or waited for it
 	Terminate string  `json:"terminate,omitempty"` // how to end a holder
 }
-
-// For is how long the session has held the lock, or waited for it.
-func (s Session) For() time.Duration { return time.Duration(s.Seconds * float64(time.Second)) }
 
 // Hidden reports whether the role may not see what sessions do.
 func (l *Lock) Hidden() bool {
@@ -172,7 +168,6 @@ func (m meanings) addSchema(name string) {
 	m[schemaguard.MigrateKey(key)] = meaning{Migrate, name}
 }
 
-// wanted are the locks that q names.
 func (q Query) wanted() meanings {
 	m := meanings{}
 	for _, key := range q.Keys {
@@ -219,8 +214,11 @@ var (
 func identify(locks []*Lock, known meanings) {
 	said := known.learn(locks)
 	for _, l := range locks {
-		m, ok := known[l.key()]
-		if l.Key == nil || !ok {
+		if l.Key == nil {
+			continue
+		}
+		m, ok := known[*l.Key]
+		if !ok {
 			continue
 		}
 		l.Kind, l.Name = m.kind, m.name
@@ -243,14 +241,6 @@ func identify(locks []*Lock, known meanings) {
 	}
 }
 
-func (l *Lock) key() (key advisorylock.Key) {
-	if l.Key != nil {
-		key = *l.Key
-	}
-	return key
-}
-
-// guess says what a lock is whose key nobody knows.
 func (l *Lock) guess(f fences, said map[int]string) {
 	if l.Kind, l.of = f.find(*l.Key); l.Kind != Unknown {
 		return
@@ -285,7 +275,6 @@ func (m meanings) learn(locks []*Lock) (said map[int]string) {
 	return said
 }
 
-// nameOf is the name of a lock, or its key.
 func nameOf(key advisorylock.Key, locks []*Lock, known meanings) string {
 	if m, ok := known[key]; ok {
 		return m.name

@@ -113,15 +113,6 @@ func TestScreenFits(t *testing.T) {
 	}
 }
 
-func TestNoColourElsewhere(t *testing.T) {
-	text := Screen{Width: 80, Height: 24}.Draw([]*Lock{lockOf(1, holder(1, ""))}, "title", time.Now())
-	for _, colour := range []string{bold, green, yellow, dim} {
-		if strings.Contains(text, colour) {
-			t.Errorf("got %q without colour", text)
-		}
-	}
-}
-
 // Holders come first, then those who wait, the longest first.
 func TestByTurn(t *testing.T) {
 	sessions := []Session{waiterOf(1, ""), holder(2, ""), waiterOf(3, ""), holder(4, "")}

@@ -22,56 +22,43 @@ func TestMain(m *testing.M) {
 }
 
 // The server shows sessions by their number; the one with the lower number waits
-// here.
+// here. A holder that waits itself is shown with the session that it waits for.
 func TestLookHoldersFirst(t *testing.T) {
-	dsn := pgtest.Shared(t).NewDB(t)
-	db := sqltest.Open(t, "pgx", dsn)
-	txs := []*sql.Tx{sqltest.Begin(t, db), sqltest.Begin(t, db)}
-	pid := func(tx *sql.Tx) int { return sqltest.Ask[int](t, tx, "SELECT pg_backend_pid()") }
-	slices.SortFunc(txs, func(a, b *sql.Tx) int { return pid(a) - pid(b) })
-	want := []int{pid(txs[1]), pid(txs[0])}
-
-	sqltest.Exec(t, txs[1], "SELECT pg_advisory_xact_lock(42)")
-	granted := make(chan error, 1)
-	go func() {
-		_, err := txs[0].ExecContext(context.Background(), "SELECT pg_advisory_xact_lock(42)")
-		granted <- err
-	}()
-	var found []*locks.Lock
-	await.True(t, "a session that waits", func() (is bool) {
-		var err error
-		if found, err = locks.Look(t.Context(), db, locks.Query{Keys: []advisorylock.Key{42}}); err != nil {
-			t.Fatal(err)
-		}
-		return len(found) == 1 && len(found[0].Sessions) == 2
-	})
-	if got := []int{found[0].Sessions[0].PID, found[0].Sessions[1].PID}; !slices.Equal(got, want) {
-		t.Errorf("got sessions %v; want the holder first: %v", got, want)
-	}
-	sqltest.Commit(t, txs[1])
-	if err := await.Value(t, granted); err != nil {
-		t.Error(err)
-	}
-}
-
-// A holder that waits itself is shown with the session that it waits for.
-func TestLookHolderThatWaits(t *testing.T) {
 	db := sqltest.Open(t, "pgx", pgtest.Shared(t).NewDB(t))
-	third, holder := sqltest.Begin(t, db), sqltest.Begin(t, db)
+	pid := func(tx *sql.Tx) int { return sqltest.Ask[int](t, tx, "SELECT pg_backend_pid()") }
+	third, waiter, holder := sqltest.Begin(t, db), sqltest.Begin(t, db), sqltest.Begin(t, db)
+	if pid(waiter) > pid(holder) {
+		waiter, holder = holder, waiter
+	}
+	want := []int{pid(holder), pid(waiter)}
+	blocker := strconv.Itoa(pid(third))
 	sqltest.Exec(t, third, "SELECT pg_advisory_xact_lock(43)")
 	sqltest.Exec(t, holder, "SELECT pg_advisory_xact_lock(42)")
-	granted := await.Go(func() error {
-		_, err := holder.ExecContext(context.Background(), "SELECT pg_advisory_xact_lock(43)")
-		return err
-	})
-	want := strconv.Itoa(sqltest.Ask[int](t, third, "SELECT pg_backend_pid()"))
-	await.True(t, "the holder of 42 to wait for "+want, func() bool {
+	lock := func(tx *sql.Tx, key int) <-chan error {
+		return await.Go(func() error {
+			_, err := tx.ExecContext(context.Background(), "SELECT pg_advisory_xact_lock($1)", key)
+			return err
+		})
+	}
+	granted := []<-chan error{lock(holder, 43), lock(waiter, 42)}
+	var sessions []locks.Session
+	await.True(t, "two that wait", func() bool {
 		found, err := locks.Look(t.Context(), db, locks.Query{Keys: []advisorylock.Key{42}})
-		return err == nil && len(found) == 1 && len(found[0].Sessions) == 1 && found[0].Sessions[0].BlockedBy == want
+		if err != nil {
+			t.Fatal(err)
+		}
+		sessions = found[0].Sessions
+		return len(sessions) == 2 && slices.ContainsFunc(sessions, func(s locks.Session) bool { return s.BlockedBy == blocker })
 	})
+	if got := []int{sessions[0].PID, sessions[1].PID}; !slices.Equal(got, want) || sessions[0].BlockedBy != blocker {
+		t.Errorf("got sessions %v; want the holder first: %v, and that it waits for %s", sessions, want, blocker)
+	}
 	sqltest.Commit(t, third)
-	if err := await.Value(t, granted); err != nil {
-		t.Error(err)
+	for i, tx := range []*sql.Tx{holder, waiter} {
+		if err := await.Value(t, granted[i]); err != nil {
+			t.Error(err)
+		}
+		sqltest.Commit(t, tx)
 	}
 }
 

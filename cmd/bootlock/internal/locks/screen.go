@@ -32,7 +32,7 @@ const (
 func (s Screen) Draw(locks []*Lock, title string, now time.Time) string {
 	var lines []string
 	for i, l := range locks {
-		more := s.lock(l, s.share(len(locks)-i, len(lines)))
+		more := s.lock(l, max(3, (s.Height-2-len(lines))/(len(locks)-i)))
 		if len(lines)+len(more) > s.Height-2 {
 			lines = append(lines[:min(len(lines), s.Height-3)], s.line(dim, fmt.Sprintf("… and %d more locks", len(locks)-i)))
 			break
@@ -48,9 +48,7 @@ func (s Screen) Draw(locks []*Lock, title string, now time.Time) string {
 	return "\x1b[H" + strings.Join(lines, "\x1b[K\r\n") + "\x1b[K\x1b[J"
 }
 
-// share is how many lines the next of n locks may have.
-func (s Screen) share(n, used int) int { return max(3, (s.Height-2-used)/n) }
-
+// lock has as many lines as there is room for.
 func (s Screen) lock(l *Lock, room int) []string {
 	title := l.Title()
 	if s.Database && l.Database != "" {

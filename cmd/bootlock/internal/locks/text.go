@@ -65,7 +65,7 @@ func (s Session) duration(before string) string {
 	if s.Since.IsZero() {
 		return ""
 	}
-	return before + s.For().Round(100*time.Millisecond).String()
+	return before + time.Duration(s.Seconds*float64(time.Second)).Round(100*time.Millisecond).String()
 }
 
 // OneLine is the beginning of text, fit for a terminal.

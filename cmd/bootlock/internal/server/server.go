@@ -78,18 +78,15 @@ func Open(config *dsn.Config, locks bool, dropped func([]string)) *Server {
 // primary refuses a standby. From PostgreSQL 14 on a server says by itself what
 // it is; through a pooler it does not.
 func primary(ctx context.Context, conn *pgconn.PgConn) error {
-	if recovery := conn.ParameterStatus("in_hot_standby"); recovery != "" {
-		return standbyError(recovery == "on")
+	standby := conn.ParameterStatus("in_hot_standby") == "on"
+	if conn.ParameterStatus("in_hot_standby") == "" {
+		results, err := conn.Exec(ctx, "SELECT pg_catalog.pg_is_in_recovery()").ReadAll()
+		if err != nil {
+			return err
+		}
+		standby = one(results, 0) == "t"
 	}
-	results, err := conn.Exec(ctx, "SELECT pg_catalog.pg_is_in_recovery()").ReadAll()
-	if err != nil {
-		return err
-	}
-	return standbyError(one(results, 0) == "t")
-}
-
-func standbyError(is bool) error {
-	if is {
+	if standby {
 		return ErrStandby
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -21,6 +22,7 @@ type socket struct {
 
 	mu      sync.Mutex
 	pid     uint32 // of the server process; a pooler makes it up
+	givenUp bool   // by the driver
 	unwatch func() // nil: not watched
 }
 
@@ -55,8 +57,19 @@ func number(_ context.Context, conn *pgconn.PgConn) error {
 	return nil
 }
 
-// Close ends the watch first: it has a copy of the file descriptor, without whose
-// end the server would not see this one's.
+// SetDeadline is what pgx does before it says goodbye to the server because a context
+// has ended. The server then closes a connection that had no lock.
+func (c *socket) SetDeadline(t time.Time) error {
+	c.mu.Lock()
+	c.givenUp = !t.IsZero()
+	c.mu.Unlock()
+	if !t.IsZero() {
+		c.stop()
+	}
+	return c.Conn.SetDeadline(t)
+}
+
+// Close ends the watch first, which uses the connection.
 func (c *socket) Close() error {
 	c.stop()
 	c.all.mu.Lock()
@@ -87,7 +100,7 @@ func (s *Server) WatchLocks(lost func()) (stop func()) {
 	s.held = nil
 	for c := range s.sockets.open {
 		c.mu.Lock()
-		if c.pid != 0 { // else it is still being opened, and may be refused
+		if c.pid != 0 && !c.givenUp { // without a pid it is being opened, and may be refused
 			s.held = append(s.held, c.pid)
 			c.unwatch = watch(c.Conn, lost)
 			watched = append(watched, c)

@@ -11,8 +11,7 @@ import (
 )
 
 // watch calls closed when the other side closes conn, or the connection breaks.
-// The result, nil if conn cannot be watched, ends that and returns when its copy
-// of the file descriptor is closed.
+// The result, nil if conn cannot be watched, ends that.
 func watch(conn net.Conn, closed func()) (stop func()) {
 	raw, ok := conn.(syscall.Conn)
 	if !ok {
@@ -22,25 +21,19 @@ func watch(conn net.Conn, closed func()) (stop func()) {
 	if err != nil {
 		return nil
 	}
-	fd := -1
-	if err := control.Control(func(original uintptr) {
-		fd, _ = unix.FcntlInt(original, unix.F_DUPFD_CLOEXEC, 0)
-	}); err != nil || fd < 0 {
-		return nil
-	}
 	r, w, err := os.Pipe()
 	if err != nil {
-		_ = unix.Close(fd)
 		return nil
 	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		defer r.Close()      //nolint:errcheck // nothing was written
-		defer unix.Close(fd) //nolint:errcheck // a copy
-		if hungUp(fd, int(r.Fd())) {
-			go closed()
-		}
+		defer r.Close() //nolint:errcheck // nothing was written
+		_ = control.Control(func(fd uintptr) {
+			if hungUp(int32(fd), int32(r.Fd())) { //nolint:gosec // file descriptors are small
+				go closed()
+			}
+		})
 	}()
 	return sync.OnceFunc(func() {
 		_ = w.Close()
@@ -49,9 +42,9 @@ func watch(conn net.Conn, closed func()) (stop func()) {
 }
 
 // hungUp blocks until the other side of fd is gone, or that of wake is.
-func hungUp(fd, wake int) bool {
+func hungUp(fd, wake int32) bool {
 	const gone = unix.POLLRDHUP | unix.POLLHUP | unix.POLLERR
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}, {Fd: int32(wake), Events: unix.POLLIN}}
+	fds := []unix.PollFd{{Fd: fd, Events: unix.POLLRDHUP}, {Fd: wake, Events: unix.POLLIN}}
 	for {
 		_, err := unix.Poll(fds, -1)
 		switch {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"syscall"
 )
 
 // EndedError is the cause of a context that a signal has ended.
@@ -60,6 +61,12 @@ func Catch(parent context.Context) (_ context.Context, s *Catcher, stop context.
 		close(done)
 		cancel(nil)
 	}
+}
+
+// Number is the number of sig.
+func Number(sig os.Signal) int {
+	number, _ := sig.(syscall.Signal)
+	return int(number)
 }
 
 // PassTo sends all further signals to c, which must be drained or roomy.

@@ -4,7 +4,6 @@ package signals
 
 import (
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,12 +24,6 @@ func caught() []os.Signal {
 // Ends reports whether sig asks a process to end.
 func Ends(sig os.Signal) bool {
 	return sig == unix.SIGINT || sig == unix.SIGTERM || sig == unix.SIGHUP || sig == unix.SIGQUIT
-}
-
-// Number is the number of sig.
-func Number(sig os.Signal) int {
-	number, _ := sig.(syscall.Signal)
-	return int(number)
 }
 
 // OnTerminal reports whether a person sits before us: stdin is a terminal and we

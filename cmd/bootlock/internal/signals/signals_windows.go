@@ -10,9 +10,3 @@ func caught() []os.Signal { return []os.Signal{os.Interrupt, syscall.SIGTERM} }
 
 // Ends reports whether sig asks a process to end.
 func Ends(os.Signal) bool { return true }
-
-// Number is the number of a signal.
-func Number(sig os.Signal) int {
-	number, _ := sig.(syscall.Signal)
-	return int(number)
-}
