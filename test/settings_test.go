@@ -20,10 +20,8 @@ import (
 func TestConformanceOddSettings(t *testing.T) {
 	t.Parallel()
 	for name, setup := range map[string]func(t *testing.T, driver string) conformance.Target{
-		"role":      oddRole,
-		"DSN":       oddDSN,
-		"LATIN1":    func(t *testing.T, driver string) conformance.Target { return encoded(t, driver, "LATIN1") },
-		"SQL_ASCII": func(t *testing.T, driver string) conformance.Target { return encoded(t, driver, "SQL_ASCII") },
+		"role, SQL_ASCII": oddRole,
+		"DSN, LATIN1":     oddDSN,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -37,7 +35,7 @@ func TestConformanceOddSettings(t *testing.T) {
 
 // oddRole is a superuser in whose sessions much is not as usual.
 func oddRole(t *testing.T, driver string) conformance.Target {
-	dsn := pgtest.Shared(t).NewDB(t)
+	dsn := encoded(t, driver, "SQL_ASCII")
 	admin := sqltest.Open(t, driver, dsn)
 	role := "odd_" + driver
 	statements := []string{"CREATE ROLE " + role + " LOGIN SUPERUSER PASSWORD 'odd'"}
@@ -68,7 +66,7 @@ func oddRole(t *testing.T, driver string) conformance.Target {
 // oddDSN has the timeouts in the DSN, as a service has that wants no statement of
 // its own to hang.
 func oddDSN(t *testing.T, driver string) conformance.Target {
-	dsn := pgtest.Shared(t).NewDB(t)
+	dsn := encoded(t, driver, "LATIN1")
 	return conformance.Target{Driver: driver, Admin: dsn, DSN: pgtest.WithParams(dsn,
 		"statement_timeout", "10s",
 		"default_transaction_isolation", "repeatable read",
@@ -79,16 +77,16 @@ func oddDSN(t *testing.T, driver string) conformance.Target {
 	)}
 }
 
-// encoded is a database whose encoding is not UTF8. pgx, other than lib/pq, does
+// encoded is the DSN of a database whose encoding is not UTF8. pgx, other than lib/pq, does
 // not ask for UTF8, and without it a name that is not ASCII is taken to be in the
 // database's encoding.
-func encoded(t *testing.T, driver, encoding string) conformance.Target {
+func encoded(t *testing.T, driver, encoding string) (dsn string) {
 	server := pgtest.Shared(t)
 	admin := sqltest.Open(t, driver, server.DSN)
 	name := strings.ToLower("odd_" + encoding + "_" + driver)
 	sqltest.Exec(t, admin, fmt.Sprintf("CREATE DATABASE %s TEMPLATE template0 ENCODING '%s' LC_COLLATE 'C' LC_CTYPE 'C'", name, encoding))
 	t.Cleanup(func() { sqltest.Exec(t, admin, "DROP DATABASE "+name+" WITH (FORCE)") })
-	return conformance.Target{Driver: driver, DSN: pgtest.WithParams(server.DSNFor(name), "client_encoding", "UTF8")}
+	return pgtest.WithParams(server.DSNFor(name), "client_encoding", "UTF8")
 }
 
 func TestReadOnlyByDefault(t *testing.T) {
