@@ -11,6 +11,7 @@ import (
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/conformance/matrix"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgbouncer"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
@@ -45,7 +46,7 @@ func TestPgBouncerStatementModeIsUnsupported(t *testing.T) {
 		ctx, key := t.Context(), advisorylock.KeyOf(t.Name())
 		for name, err := range map[string]error{
 			"WithXactLock": advisorylock.WithXactLock(ctx, db, key, func(context.Context, *sql.Tx) error { return nil }),
-			"Hold":         advisorylock.Hold(ctx, db, key, func(context.Context) error { return nil }),
+			"Hold":         advisorylock.Hold(ctx, db, key, locktest.None),
 			"Ensure":       schemaguard.Ensure(ctx, db, "statement_mode", nil),
 		} {
 			if !errors.Is(err, advisorylock.ErrUnsupported) || !strings.Contains(err.Error(), "pool_mode=transaction") {

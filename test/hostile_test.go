@@ -7,16 +7,15 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/hostile"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
@@ -65,38 +64,36 @@ func callsAmongLookAlikes(t *testing.T, driver, path string, plpgsql bool) {
 func waitsAmongLookAlikes(t *testing.T, driver, admin, dsn string) {
 	key := advisorylock.KeyOf(t.Name())
 	holder := sqltest.Occupy(t, admin, key)
-	told := make(chan locktrace.Wait, 100)
-	var waits sync.WaitGroup
-	for name, call := range waitFor {
-		waits.Go(func() {
-			trace := &locktrace.Trace{Waiting: func(_ context.Context, w locktrace.Wait) { told <- w }}
-			err := call(t.Context(), advisorylock.Locker{Name: "waits", TTL: time.Minute, Trace: trace}, pool(t, driver, dsn), key)
-			if err != nil {
-				t.Errorf("%s: %v", name, err)
-			}
-		})
+	locker, lasting := locktest.Lasting(advisorylock.Locker{Name: "waits", TTL: time.Minute})
+	waiting := map[string]<-chan error{}
+	for name, wait := range locktest.Waits {
+		db := locktest.Pool(t, driver, dsn)
+		waiting[name] = await.Go(func() error { return wait(t.Context(), locker, db, key) })
 	}
-	for range waitFor {
-		if w := await.Value(t, told); len(w.Holders) == 0 {
+	for range waiting {
+		if w := await.Value(t, lasting); len(w.Holders) == 0 {
 			t.Errorf("got %+v of a wait; want the holder named", w)
 		}
 	}
-	asker := pool(t, driver, dsn)
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
+	asker := locktest.Pool(t, driver, dsn)
+	begins, begun := locktest.Beginning()
 	var wait *advisorylock.WaitError
-	err := advisorylock.Hold(ctx, asker, key, func(context.Context) error { return nil })
+	err := locktest.EndWait(t.Context(), nil, begun, func(ctx context.Context) error { return begins.Hold(ctx, asker, key, locktest.None) })
 	if !errors.As(err, &wait) || len(wait.Holders) == 0 {
 		t.Errorf("got %v; want a WaitError that names the holder", err)
 	}
 	sqltest.Commit(t, holder)
-	waits.Wait()
+	for name, returned := range waiting {
+		if err := await.Value(t, returned); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // The next holder meets a fenced transaction of the last, and has to wait for it.
 func fencesAmongLookAlikes(t *testing.T, driver, admin, dsn string) {
 	key := advisorylock.KeyOf(t.Name())
-	first, second := pool(t, driver, dsn), pool(t, driver, dsn)
+	first, second := locktest.Pool(t, driver, dsn), locktest.Pool(t, driver, dsn)
 	var next <-chan error
 	err := advisorylock.Locker{Name: "fences"}.Hold(t.Context(), first, key, func(ctx context.Context) error {
 		tx, err := first.BeginTx(t.Context(), nil)
@@ -107,16 +104,14 @@ func fencesAmongLookAlikes(t *testing.T, driver, admin, dsn string) {
 		if err := advisorylock.Fence(ctx, tx); err != nil {
 			t.Errorf("Fence: %v", err)
 		}
-		for _, s := range holdersOf(t, admin, key) {
-			sqltest.Exec(t, sqltest.Open(t, "pgx", admin), s.TerminateSQL())
-		}
+		locktest.Terminate(t, sqltest.Open(t, "pgx", admin), key)
 		<-ctx.Done()
-		if err := advisorylock.TryHold(t.Context(), second, key, func(context.Context) error { return nil }); !errors.Is(err, advisorylock.ErrNotAcquired) {
+		if err := advisorylock.TryHold(t.Context(), second, key, locktest.None); !errors.Is(err, advisorylock.ErrNotAcquired) {
 			t.Errorf("TryHold beside a fenced transaction: got %v; want ErrNotAcquired", err)
 		}
-		locker, lasting := lastingWait(advisorylock.Locker{})
+		locker, lasting := locktest.Lasting(advisorylock.Locker{})
 		next = await.Go(func() error {
-			return locker.Hold(t.Context(), second, key, func(context.Context) error { return nil })
+			return locker.Hold(t.Context(), second, key, locktest.None)
 		})
 		if w := await.Value(t, lasting); len(w.Holders) == 0 {
 			t.Errorf("got %+v of the wait at the fence; want the transaction named", w)
@@ -131,17 +126,8 @@ func fencesAmongLookAlikes(t *testing.T, driver, admin, dsn string) {
 	}
 }
 
-func holdersOf(t *testing.T, dsn string, key advisorylock.Key) []advisorylock.Session {
-	t.Helper()
-	sessions, err := advisorylock.Sessions(t.Context(), sqltest.Open(t, "pgx", dsn), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sessions
-}
-
 func guardsAmongLookAlikes(t *testing.T, driver, dsn string) {
-	db := pool(t, driver, dsn)
+	db := locktest.Pool(t, driver, dsn)
 	done := false
 	upToDate := func(context.Context, *sql.DB) (bool, error) { return done, nil }
 	migrate := func(context.Context, *sql.DB) error { done = true; return nil }

@@ -11,6 +11,7 @@ import (
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/conformance"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
@@ -95,7 +96,7 @@ func TestReadOnlyByDefault(t *testing.T) {
 		dsn := pgtest.Shared(t).NewDB(t)
 		admin := sqltest.Open(t, "pgx", dsn)
 		sqltest.Exec(t, admin, "CREATE SCHEMA there")
-		db := pool(t, driver, pgtest.WithParams(dsn, "default_transaction_read_only", "on"))
+		db := locktest.Pool(t, driver, pgtest.WithParams(dsn, "default_transaction_read_only", "on"))
 		for _, guard := range []schemaguard.Guard{{}, {SkipIfExists: true}} {
 			migrated := false
 			err := guard.Ensure(t.Context(), db, "there", func(context.Context, *sql.DB) error {
@@ -113,7 +114,7 @@ func TestReadOnlyByDefault(t *testing.T) {
 			}
 			return
 		}
-		wantStep(t, err, locktrace.CreateSchema)
+		locktest.WantStep(t, err, locktrace.CreateSchema)
 		if sqlstate.Of(err) != "25006" || !strings.Contains(err.Error(), "default_transaction_read_only") {
 			t.Errorf("got %v; want 25006 and what to do about it", err)
 		}

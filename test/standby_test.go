@@ -16,6 +16,7 @@ import (
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/replica"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
@@ -88,10 +89,10 @@ func ensureOnStandby(t *testing.T, files replica.Files) {
 		for name, err := range map[string]error{
 			"a new build":     schemaguard.Guard{Once: "build 2"}.Ensure(t.Context(), db, "there", notReached(t)),
 			"Migrate":         schemaguard.Migrate(t.Context(), db, "there", notReached(t)),
-			"Hold":            waitFor["Hold"](t.Context(), advisorylock.Locker{}, db, leaseKey),
-			"WithXactLock":    waitFor["WithXactLock"](t.Context(), advisorylock.Locker{}, db, leaseKey),
-			"TryHold":         advisorylock.TryHold(t.Context(), db, leaseKey, func(context.Context) error { return nil }),
-			"TryWithXactLock": advisorylock.TryWithXactLock(t.Context(), db, leaseKey, noTx),
+			"Hold":            locktest.Waits["Hold"](t.Context(), advisorylock.Locker{}, db, leaseKey),
+			"WithXactLock":    locktest.Waits["WithXactLock"](t.Context(), advisorylock.Locker{}, db, leaseKey),
+			"TryHold":         advisorylock.TryHold(t.Context(), db, leaseKey, locktest.None),
+			"TryWithXactLock": advisorylock.TryWithXactLock(t.Context(), db, leaseKey, locktest.Nothing),
 		} {
 			if !errors.Is(err, advisorylock.ErrUnsupported) || !strings.Contains(err.Error(), "target_session_attrs") {
 				t.Errorf("%s: got %v; want ErrUnsupported, and where to go", name, err)

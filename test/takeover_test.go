@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgbouncer"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/relay"
@@ -41,10 +42,10 @@ func TestTakeovers(t *testing.T) {
 	rounds, err := strconv.Atoi(os.Getenv(envTakeovers))
 	long := err == nil
 	for _, fenced := range []bool{true, false} {
-		name, kinds, each := "fenced", faults, 3
+		name, kinds, each := "fenced", faults, 2
 		switch {
 		case !fenced:
-			name, kinds, each = "control", faults[:1], 10
+			name, kinds, each = "control", faults[:1], 5
 		case long:
 			each = rounds / len(faults) / 4
 		}
@@ -107,24 +108,23 @@ func newCourse(t *testing.T, server *pgtest.Server, through func(dsn string) str
 CREATE TABLE begins (round int, fault text, seen pg_snapshot DEFAULT pg_current_snapshot())`)
 	dsn := through(db.dsn)
 	hold, write := newNetwork(t, dsn), newNetwork(t, dsn)
-	for _, n := range []*network{hold, write} {
-		n.DropCancels()
-	}
+	hold.DropCancels()
+	write.DropCancels()
 	return &course{
 		db: db, network: hold.Relay, writes: write.Relay, waits: map[string][]time.Duration{},
-		next: pool(t, otherThan(driver), dsn),
+		next: locktest.Pool(t, otherThan(driver), dsn),
 		old:  start(t, "write on", "DRIVER="+driver, "HOLD="+hold.dsn, "WRITE="+write.dsn, fmt.Sprintf("FENCED=%t", fenced)),
 	}
 }
 
-// takeover is one round. Every other one finds the next holder waiting already;
-// and in every other, faults of the network are those of the writers too.
+// takeover is one round. Of each fault, every other one finds the next holder waiting
+// already; and in every other, faults of the network are those of the writers too.
 func (l *course) takeover(t *testing.T, round int, fault string) {
 	t.Helper()
 	l.old.say(t, "hold "+strconv.Itoa(round))
 	l.old.hear(t, "held")
 	// On a busy machine the lease may be over already, for want of a heartbeat.
-	holders := l.db.holders(t, leaseKey)
+	holders := locktest.Holders(t, l.db.admin, leaseKey)
 	l.old.say(t, "more")
 	l.old.hear(t, "more")
 
@@ -146,7 +146,7 @@ func (l *course) takeover(t *testing.T, round int, fault string) {
 		})
 	}
 	var returned <-chan moment
-	waiting := round%2 == 0
+	waiting := (round+round/len(faults))%2 == 0
 	if waiting {
 		returned = takeOver()
 		l.blocks(t)
@@ -187,11 +187,13 @@ func (l *course) blocks(t *testing.T) {
 	}
 }
 
-func (l *course) strike(t *testing.T, fault string, holders []int, networks []*relay.Relay) {
+func (l *course) strike(t *testing.T, fault string, holders []advisorylock.Session, networks []*relay.Relay) {
 	t.Helper()
 	switch fault {
 	case "terminate":
-		l.db.end(t, holders)
+		for _, s := range holders { // but for those that are gone already
+			sqltest.Ask[int](t, l.db.admin, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid = $1", s.PID)
+		}
 	case "freeze":
 		l.old.signal(t, syscall.SIGSTOP)
 	case "reset", "silence":

@@ -26,25 +26,9 @@ var holdPromises = []promise{
 	{"a Name of any text", anyName},
 }
 
-// holdOutlivesTTL: a machine that stalls for as long as a TTL loses the lease rightly,
-// and gets one more try with a longer one.
 func holdOutlivesTTL(t *testing.T, tg Target) {
-	a := tg.open(t)
-	var err error
-	for ttl := time.Second; ttl < 20*time.Second; ttl *= 2 {
-		err = advisorylock.Locker{TTL: ttl}.Hold(tg.ctx(t), a, keyOf(t), func(ctx context.Context) error {
-			select {
-			case <-time.After(ttl + ttl/2):
-				return nil
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-		})
-		if err == nil {
-			return
-		}
-	}
-	t.Errorf("got %v; want the lease kept by its heartbeats", err)
+	db := tg.open(t)
+	locktest.Outlives(t, keyOf(t), time.Second, func(limit time.Duration) (advisorylock.Locker, *sql.DB) { return advisorylock.Locker{TTL: limit}, db })
 }
 
 func holdLost(t *testing.T, tg Target) {
@@ -75,7 +59,7 @@ func indexConcurrently(t *testing.T, tg Target) {
 	a, admin := tg.open(t), tg.admin(t)
 	sqltest.Exec(t, admin, "CREATE TABLE public.indexed (n int)")
 	const each = 2
-	begins, begun := beginning()
+	begins, begun := locktest.Beginning()
 	var waiting []<-chan error
 	err := advisorylock.Hold(ctx, a, key, func(ctx context.Context) error {
 		for range each {
@@ -211,7 +195,7 @@ func sessionsShown(t *testing.T, tg Target) {
 	a, b, c, admin := tg.open(t), tg.open(t), tg.open(t), tg.admin(t)
 	var waited <-chan error
 	err := advisorylock.Locker{Name: "war story"}.Hold(ctx, a, key, func(ctx context.Context) error {
-		begins, begun := beginning()
+		begins, begun := locktest.Beginning()
 		waited = await.Go(func() error { return begins.WithXactLock(tg.ctx(t), b, key, locktest.Nothing) })
 		await.Value(t, begun)
 		// Through the pooler, with every driver mode: a query, not an Exec.

@@ -217,25 +217,23 @@ func waitEnds(t *testing.T, tg Target) {
 	a, b, one, admin := tg.open(t), tg.open(t), tg.open(t), tg.admin(t)
 	one.SetMaxOpenConns(1)
 	locker, lasting := locktest.Lasting(advisorylock.Locker{})
-	begins, begun := beginning()
+	begins, begun := locktest.Beginning()
 	for name, wait := range locktest.Waits {
 		err := advisorylock.WithXactLock(tg.ctx(t), a, key, func(context.Context, *sql.Tx) error {
 			holder := locktest.Holders(t, admin, key)[0]
-			for _, w := range []struct {
-				what  string
-				wait  func(ctx context.Context) error
-				begun func()
-			}{
-				{name + ", at once", func(ctx context.Context) error { return wait(ctx, begins, b, key) }, func() { await.Value(t, begun) }},
-				{name + ", after a while", func(ctx context.Context) error { return wait(ctx, locker, b, key) }, func() { await.Value(t, lasting) }},
+			ctx := tg.ctx(t) // not of this callback, as another process
+			for what, err := range map[string]error{
+				"at once":       locktest.EndWait(ctx, errOwn, begun, func(ctx context.Context) error { return wait(ctx, begins, b, key) }),
+				"after a while": locktest.EndWait(ctx, errOwn, lasting, func(ctx context.Context) error { return wait(ctx, locker, b, key) }),
 				// Who holds it is found out on a pool of one as well.
-				{"a pool of one", func(ctx context.Context) error { return begins.WithXactLock(ctx, one, key, locktest.Nothing) }, func() { await.Value(t, begun) }},
+				"a pool of one": locktest.EndWait(ctx, errOwn, begun, func(ctx context.Context) error {
+					return begins.WithXactLock(ctx, one, key, locktest.Nothing)
+				}),
 			} {
-				err := endWait(tg.ctx(t), w.begun, w.wait) // not from this callback, as another process
 				wantIs(t, err, context.Canceled, errOwn)
-				wantHolder(t, w.what, err, key, holder)
-				sqltest.AwaitWaiters(t, admin, key, 0)
+				wantHolder(t, name+", "+what, err, key, holder)
 			}
+			sqltest.AwaitWaiters(t, admin, key, 0)
 			return nil
 		})
 		if err != nil {
@@ -245,28 +243,6 @@ func waitEnds(t *testing.T, tg Target) {
 			t.Errorf("%s: got %v on the free lock after a cancelled wait; want nil", name, err)
 		}
 	}
-}
-
-// endWait ends the context of a wait, with the cause errOwn, once begun has returned,
-// and returns the error of the wait: one that names a holder, if one of ten does, since
-// the look at the holder is bounded in time, which a busy machine may need.
-func endWait(ctx context.Context, begun func(), wait func(ctx context.Context) error) (err error) {
-	for range 10 {
-		cancelled, cancel := context.WithCancelCause(ctx)
-		watched := make(chan struct{})
-		go func() {
-			defer close(watched)
-			defer cancel(errOwn)
-			begun()
-		}()
-		err = wait(cancelled)
-		<-watched
-		var with *advisorylock.WaitError
-		if errors.As(err, &with) && len(with.Holders) > 0 {
-			break
-		}
-	}
-	return err
 }
 
 // wantHolder checks that err, of a wait for key, says who has it and how to end that.
@@ -422,18 +398,6 @@ func longWait(t *testing.T, tg Target) {
 		}
 		wantOrder(t, steps[name], "connect > begin > lock > commit > release")
 	}
-}
-
-// beginning is a locker that says when it begins to wait. Whether it then stands in
-// the server's queue, or asks now and then, is its own affair.
-func beginning() (advisorylock.Locker, <-chan struct{}) {
-	begun := make(chan struct{}, 100)
-	return advisorylock.Locker{Trace: &locktrace.Trace{Start: func(ctx context.Context, e locktrace.Event) context.Context {
-		if e.Step == locktrace.Lock {
-			begun <- struct{}{}
-		}
-		return ctx
-	}}}, begun
 }
 
 func anyKey(t *testing.T, tg Target) {

@@ -329,8 +329,8 @@ func weakRole(t *testing.T, tg Target) {
 			holders[0].Query != "" || holders[0].State != "" || !holders[0].Since.IsZero() {
 			t.Errorf("got holders %+v; want one with its process id, and what may not be seen to be zero", holders)
 		}
-		begins, begun := beginning()
-		err := endWait(tg.ctx(t), func() { await.Value(t, begun) }, func(ctx context.Context) error {
+		begins, begun := locktest.Beginning()
+		err := locktest.EndWait(tg.ctx(t), errOwn, begun, func(ctx context.Context) error {
 			return begins.WithXactLock(ctx, weak, key, locktest.Nothing)
 		})
 		if err == nil || !strings.Contains(err.Error(), holders[0].TerminateSQL()) || strings.Contains(err.Error(), "privilege") {
@@ -401,22 +401,9 @@ func serialize(t *testing.T, tg Target) {
 // asking are the guards that know whether migrate has run, by the table done.
 var asking = map[string]func(schema string) schemaguard.Guard{
 	"up_to_date": func(schema string) schemaguard.Guard {
-		return schemaguard.Guard{UpToDate: hasRows("SELECT FROM " + schema + ".done")}
+		return schemaguard.Guard{UpToDate: locktest.HasRows("SELECT FROM " + schema + ".done")}
 	},
 	"once": func(string) schemaguard.Guard { return schemaguard.Guard{Once: oddName} },
-}
-
-// hasRows asks without a query, which would be the driver's prepared statement, and the
-// pooler's trouble, not the library's.
-func hasRows(question string) func(ctx context.Context, db *sql.DB) (bool, error) {
-	return func(ctx context.Context, db *sql.DB) (bool, error) {
-		res, err := db.ExecContext(ctx, question)
-		if err != nil {
-			return false, err
-		}
-		n, err := res.RowsAffected()
-		return n > 0, err
-	}
 }
 
 // makeDone is a migration that succeeds once.
@@ -503,7 +490,7 @@ func notThereYet(t *testing.T, tg Target) {
 		{"type", "SELECT NULL::not_yet.c", "CREATE TYPE not_yet.c AS ENUM ('a')"},
 	} {
 		migrated := 0
-		guard := schemaguard.Guard{UpToDate: hasRows(c.question)}
+		guard := schemaguard.Guard{UpToDate: locktest.HasRows(c.question)}
 		for range 2 {
 			err := guard.Ensure(tg.ctx(t), db, "not_yet", func(ctx context.Context, db *sql.DB) error {
 				migrated++

@@ -1,7 +1,10 @@
 // Package locktest is what tests of locks on real servers share.
 //
-//   - [Nothing] and [None] are callbacks, and [Waits] the calls that wait for a key.
-//   - [Lasting] and [AwaitReport] show that a wait lasts.
+//   - [Nothing] and [None] are callbacks, [HasRows] is an UpToDate, and [Waits] are the
+//     calls that wait for a key.
+//   - [Beginning], [Lasting] and [AwaitReport] tell how far a wait is, and [EndWait] ends
+//     one.
+//   - [Outlives] shows that a lease outlives a limit.
 //   - [Holders] and [Terminate] find the sessions that have a key, and end them.
 //   - [Pool] and [WantStep] check what a call leaves behind, and its error.
 package locktest
@@ -11,6 +14,7 @@ import (
 	"database/sql"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
@@ -24,6 +28,19 @@ func Nothing(context.Context, *sql.Tx) error { return nil }
 // None is the callback of a lease that does nothing.
 func None(context.Context) error { return nil }
 
+// HasRows is an UpToDate that asks without a query, which would be the driver's prepared
+// statement, and the pooler's trouble.
+func HasRows(question string) func(ctx context.Context, db *sql.DB) (bool, error) {
+	return func(ctx context.Context, db *sql.DB) (bool, error) {
+		res, err := db.ExecContext(ctx, question)
+		if err != nil {
+			return false, err
+		}
+		n, err := res.RowsAffected()
+		return n > 0, err
+	}
+}
+
 // Waits are the calls that wait for a key.
 var Waits = map[string]func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error{
 	"WithXactLock": func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error {
@@ -32,6 +49,18 @@ var Waits = map[string]func(ctx context.Context, l advisorylock.Locker, db *sql.
 	"Hold": func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error {
 		return l.Hold(ctx, db, key, None)
 	},
+}
+
+// Beginning is a locker that says when it begins to wait. Whether it then stands in the
+// server's queue, or asks now and then, is its own affair.
+func Beginning() (advisorylock.Locker, <-chan struct{}) {
+	begun := make(chan struct{}, 100)
+	return advisorylock.Locker{Trace: &locktrace.Trace{Start: func(ctx context.Context, e locktrace.Event) context.Context {
+		if e.Step == locktrace.Lock {
+			begun <- struct{}{}
+		}
+		return ctx
+	}}}, begun
 }
 
 // Lasting adds to l a channel that gets the reports of its waits, of which the first
@@ -56,6 +85,59 @@ func AwaitReport(t testing.TB, lasting <-chan locktrace.Wait, returned <-chan er
 		t.Fatal("hangs")
 	}
 	return w
+}
+
+// EndWait ends the context of a wait, with a cause, once begun has brought something,
+// and returns the error of the wait: one that names a holder, if one of ten does, since
+// the look at the holder is bounded in time, which a busy machine may need.
+func EndWait[T any](ctx context.Context, cause error, begun <-chan T, wait func(ctx context.Context) error) (err error) {
+	for range 10 {
+		waiting, cancel := context.WithCancelCause(ctx)
+		watched := make(chan struct{})
+		go func() {
+			defer close(watched)
+			select {
+			case <-begun:
+				cancel(cause)
+			case <-waiting.Done():
+			}
+		}()
+		err = wait(waiting)
+		cancel(nil)
+		<-watched
+		var with *advisorylock.WaitError
+		if errors.As(err, &with) && len(with.Holders) > 0 {
+			break
+		}
+	}
+	return err
+}
+
+// Outlives checks that the lease of a locker outlives what ends an idle transaction
+// after a limit. A machine that stalls for that long loses the lease rightly, and gets
+// another try with a longer limit.
+func Outlives(t testing.TB, key advisorylock.Key, least time.Duration, with func(limit time.Duration) (advisorylock.Locker, *sql.DB)) {
+	t.Helper()
+	var err error
+	for limit := least; limit < 20*least; limit *= 2 {
+		l, db := with(limit)
+		if err = HoldFor(t.Context(), l, db, key, limit+limit/2); err == nil {
+			return
+		}
+	}
+	t.Errorf("got %v; want the lease kept by its heartbeats", err)
+}
+
+// HoldFor holds key for so long, and returns an error if it is lost before.
+func HoldFor(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key, long time.Duration) error {
+	return l.Hold(ctx, db, key, func(ctx context.Context) error {
+		select {
+		case <-time.After(long):
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
 }
 
 // Holders are the sessions that have key, as seen through db.
