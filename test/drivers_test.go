@@ -72,14 +72,6 @@ func TestPgxpool(t *testing.T) {
 			t.Errorf("got %v; want context.Canceled, and the advice to call SetMaxOpenConns", err)
 		}
 	})
-	t.Run("one connection, and the limit told", func(t *testing.T) {
-		db, _ := open(t, 1)
-		db.SetMaxOpenConns(1)
-		err := advisorylock.Hold(t.Context(), db, leaseKey, locktest.None)
-		if !errors.Is(err, advisorylock.ErrPoolTooSmall) {
-			t.Errorf("got %v; want ErrPoolTooSmall", err)
-		}
-	})
 	t.Run("fifty schemas on four connections, and the limit told", func(t *testing.T) {
 		db, server := open(t, 4)
 		db.SetMaxOpenConns(4)

@@ -3,7 +3,6 @@ package test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgtest"
@@ -55,39 +53,38 @@ func TestFencedTransactionEnds(t *testing.T) {
 	t.Parallel()
 	const ttl, long = time.Second, 3 * time.Second
 	for name, tc := range map[string]struct {
+		driver string
 		params []string
 		freeze bool
 		sleep  time.Duration // in the statement
 		least  time.Duration // before this the next one must not begin
 	}{
-		"frozen between two statements":      {freeze: true},
-		"frozen in a long statement":         {freeze: true, sleep: long, least: long * 9 / 10},
-		"killed between two statements":      {},
-		"killed in a long statement":         {sleep: long, least: long * 9 / 10},
-		"killed in a long statement, looked": {params: []string{"client_connection_check_interval", "500ms"}, sleep: long},
+		"frozen between two statements":      {driver: "postgres", freeze: true},
+		"frozen in a long statement":         {driver: "pgx", freeze: true, sleep: long, least: long * 9 / 10},
+		"killed between two statements":      {driver: "pgx"},
+		"killed in a long statement":         {driver: "postgres", sleep: long, least: long * 9 / 10},
+		"killed in a long statement, looked": {driver: "pgx", params: []string{"client_connection_check_interval", "500ms"}, sleep: long},
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachDriver(t, func(t *testing.T, driver string) {
-				t.Parallel()
-				db := newTestDB(t, pgtest.Shared(t))
-				network := newNetwork(t, pgtest.WithParams(db.dsn, tc.params...))
-				began := time.Now()
-				returned := loseFenced(t, db, ttl, sqltest.Open(t, driver, network.dsn), tc.sleep)
-				granted, _ := holdNext(t, locktest.Pool(t, driver, db.dsn), leaseKey)
-				if !tc.freeze {
-					network.Close() // pgx would ask for a cancel, if it could connect
-				}
-				next := await.Value(t, granted)
-				if next.err != nil {
-					t.Fatal(next.err)
-				}
-				took := next.at.Sub(began)
-				t.Logf("TTL %v, statement of %v: the next one began after %v", ttl, long, took.Round(10*time.Millisecond))
-				if took < tc.least {
-					t.Errorf("the next one began after %v; want %v at least", took, tc.least)
-				}
-				await.Value(t, returned)
-			})
+			t.Parallel()
+			db := newTestDB(t, pgtest.Shared(t))
+			network := newNetwork(t, pgtest.WithParams(db.dsn, tc.params...))
+			began := time.Now()
+			returned := loseFenced(t, db, ttl, sqltest.Open(t, tc.driver, network.dsn), tc.sleep)
+			granted, _ := holdNext(t, locktest.Pool(t, tc.driver, db.dsn), leaseKey)
+			if !tc.freeze {
+				network.Close() // pgx would ask for a cancel, if it could connect
+			}
+			next := await.Value(t, granted)
+			if next.err != nil {
+				t.Fatal(next.err)
+			}
+			took := next.at.Sub(began)
+			t.Logf("TTL %v, statement of %v: the next one began after %v", ttl, long, took.Round(10*time.Millisecond))
+			if took < tc.least {
+				t.Errorf("the next one began after %v; want %v at least", took, tc.least)
+			}
+			await.Value(t, returned)
 		})
 	}
 }
@@ -149,7 +146,7 @@ func newSharedSet(t *testing.T, driver string, fenced bool) *sharedSet {
 // there.
 func (s *sharedSet) run(t *testing.T) (added, lost int) {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), longWait)
+	ctx, stop := context.WithTimeout(t.Context(), await.Limit)
 	defer stop()
 	var workers sync.WaitGroup
 	for _, db := range s.pools {
@@ -227,34 +224,4 @@ func (s *sharedSet) add(ctx context.Context, db *sql.DB) error {
 	defer s.mu.Unlock()
 	s.added = append(s.added, element)
 	return nil
-}
-
-// The contexts of the guard's migrate carry the lease that serialises it; without
-// Serialize there is none.
-func TestFenceInMigrate(t *testing.T) {
-	t.Parallel()
-	eachDriver(t, func(t *testing.T, driver string) {
-		db := newTestDB(t, pgtest.Shared(t))
-		app := locktest.Pool(t, driver, db.dsn)
-		never := func(context.Context, *sql.DB) (bool, error) { return false, nil }
-		for name, guard := range map[string]schemaguard.Guard{
-			"serialize": {Serialize: true}, "up_to_date": {UpToDate: never}, "neither": {},
-		} {
-			err := guard.Ensure(t.Context(), app, name, func(ctx context.Context, app *sql.DB) error {
-				tx, err := app.BeginTx(ctx, nil)
-				if err != nil {
-					return err
-				}
-				defer func() { _ = tx.Rollback() }()
-				if err := advisorylock.Fence(ctx, tx); (err != nil) != (name == "neither") || errors.Is(err, advisorylock.ErrLost) {
-					t.Errorf("%s: got %v from Fence", name, err)
-				}
-				return nil
-			})
-			if err != nil {
-				t.Errorf("%s: %v", name, err)
-			}
-		}
-		db.holdsNoLock(t)
-	})
 }

@@ -26,9 +26,6 @@ import (
 const (
 	leaseKey = advisorylock.Key(4711)
 	leaseTTL = 2 * time.Second
-
-	// longWait bounds what a test waits for. Nothing is measured by it.
-	longWait = 60 * time.Second
 )
 
 // With session locks, or with a transaction that has no idle limit, everybody
@@ -182,19 +179,14 @@ func init() { children["hold"] = holdUntilTold }
 
 // holdUntilTold holds leaseKey until its input ends or the lease is lost, and
 // says what it sees.
-func holdUntilTold() error {
-	db, err := sql.Open(os.Getenv("DRIVER"), os.Getenv("DSN"))
-	if err != nil {
-		return err
-	}
-	defer db.Close()
+func holdUntilTold(db *sql.DB) error {
 	told := make(chan struct{})
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		close(told)
 	}()
 	locker := advisorylock.Locker{TTL: leaseTTL}
-	err = locker.Hold(context.Background(), db, leaseKey, func(ctx context.Context) error {
+	err := locker.Hold(context.Background(), db, leaseKey, func(ctx context.Context) error {
 		fmt.Println("held")
 		select {
 		case <-told:
@@ -228,19 +220,14 @@ type moment struct {
 	err error
 }
 
-// background runs fn and tells when it returned.
-func background(fn func() error) <-chan moment {
+// holdInBackground holds key while fn runs, and tells when it returned.
+func holdInBackground(t *testing.T, ttl time.Duration, db *sql.DB, key advisorylock.Key, fn func(ctx context.Context) error) <-chan moment {
 	done := make(chan moment, 1)
 	go func() {
-		err := fn()
+		err := advisorylock.Locker{TTL: ttl}.Hold(t.Context(), db, key, fn)
 		done <- moment{time.Now(), err}
 	}()
 	return done
-}
-
-func holdInBackground(t *testing.T, ttl time.Duration, db *sql.DB, key advisorylock.Key, fn func(ctx context.Context) error) <-chan moment {
-	ctx := t.Context()
-	return background(func() error { return advisorylock.Locker{TTL: ttl}.Hold(ctx, db, key, fn) })
 }
 
 // holdNext waits for key in Hold, gives it back at once, and tells when it had it.
@@ -249,10 +236,8 @@ func holdNext(t *testing.T, db *sql.DB, key advisorylock.Key) (granted <-chan mo
 	locker, lasting := locktest.Lasting(advisorylock.Locker{})
 	returned := make(chan moment, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(t.Context(), longWait)
-		defer cancel()
 		var at time.Time
-		err := locker.Hold(ctx, db, key, func(context.Context) error {
+		err := locker.Hold(t.Context(), db, key, func(context.Context) error {
 			at = time.Now()
 			return nil
 		})

@@ -100,30 +100,27 @@ func silentEnsure(t *testing.T, o outage, silent locktrace.Step, trace *locktrac
 func TestNetworkGoesSilentInTheWait(t *testing.T) {
 	eachOutage(t, func(t *testing.T, run func(name string, test func(t *testing.T, o outage))) {
 		for op, wait := range locktest.Waits {
-			for _, long := range []bool{false, true} {
-				run(fmt.Sprintf("%s long=%t", op, long), func(t *testing.T, o outage) {
-					admin := sqltest.Open(t, "pgx", o.dsn)
-					holder := sqltest.Occupy(t, o.dsn, o.key)
-					ctx, cut := o.prepare(t)
-					locker, lasting := locktest.Lasting(advisorylock.Locker{})
-					done := await.Go(func() error { return wait(ctx, locker, o.db, o.key) })
-					if long {
-						await.Value(t, lasting)
-					}
-					sqltest.AwaitWaiters(t, admin, o.key, 1)
-					cut()
-					err := returns(t, ctx, done)
-					locktest.WantStep(t, err, locktrace.Lock)
-					wantEnough(t, err)
-					var waitErr *advisorylock.WaitError
-					if !errors.As(err, &waitErr) {
-						t.Errorf("got %v; want a WaitError", err)
-					}
-					o.network.Speak()
-					sqltest.Commit(t, holder)
-					o.wantBack(t, func(ctx context.Context) error { return wait(ctx, advisorylock.Locker{}, o.db, o.key) })
-				})
-			}
+			run(op, func(t *testing.T, o outage) {
+				admin := sqltest.Open(t, "pgx", o.dsn)
+				holder := sqltest.Occupy(t, o.dsn, o.key)
+				ctx, cut := o.prepare(t)
+				locker, lasting := locktest.Lasting(advisorylock.Locker{})
+				done := await.Go(func() error { return wait(ctx, locker, o.db, o.key) })
+				if op == "Hold" { // the other one soon after it has begun
+					locktest.AwaitReport(t, lasting, done)
+				}
+				sqltest.AwaitWaiters(t, admin, o.key, 1)
+				cut()
+				err := returns(t, ctx, done)
+				locktest.WantStep(t, err, locktrace.Lock)
+				wantEnough(t, err)
+				if !errors.As(err, new(*advisorylock.WaitError)) {
+					t.Errorf("got %v; want a WaitError", err)
+				}
+				o.network.Speak()
+				sqltest.Commit(t, holder)
+				o.wantBack(t, func(ctx context.Context) error { return wait(ctx, advisorylock.Locker{}, o.db, o.key) })
+			})
 		}
 	})
 }
@@ -185,14 +182,14 @@ type outage struct {
 func eachOutage(t *testing.T, tests func(t *testing.T, run func(name string, test func(t *testing.T, o outage)))) {
 	t.Helper()
 	t.Parallel()
-	dsn := pgtest.Shared(t).NewDB(t)
+	db := newTestDB(t, pgtest.Shared(t))
 	t.Run("in", func(t *testing.T) { // returns when all in it are done
 		tests(t, func(name string, test func(t *testing.T, o outage)) {
 			for silence, name := range map[relay.Silence]string{relay.Lost: name + ", lost", relay.Late: name + ", late"} {
 				t.Run(name, func(t *testing.T) {
 					eachDriver(t, func(t *testing.T, driver string) {
 						t.Parallel()
-						o := outage{silence: silence, dsn: dsn, network: newNetwork(t, dsn), key: advisorylock.KeyOf(t.Name())}
+						o := outage{silence: silence, dsn: db.dsn, network: newNetwork(t, db.dsn), key: advisorylock.KeyOf(t.Name())}
 						o.schema = "app" + o.key.String()
 						o.db = sqltest.Open(t, driver, o.network.dsn)
 						test(t, o)
@@ -202,7 +199,7 @@ func eachOutage(t *testing.T, tests func(t *testing.T, run func(name string, tes
 			}
 		})
 	})
-	nothingLeft(t, dsn)
+	db.holdsNoLock(t)
 }
 
 var errEnough = errors.New("waited long enough")

@@ -158,12 +158,7 @@ func hearAnswer(t *testing.T, p *program) string {
 func init() { children["ensure"] = ensureOnOrder }
 
 // ensureOnOrder reads orders, a mode and a schema each.
-func ensureOnOrder() error {
-	db, err := sql.Open(os.Getenv("DRIVER"), os.Getenv("DSN"))
-	if err != nil {
-		return err
-	}
-	defer db.Close()
+func ensureOnOrder(db *sql.DB) error {
 	if err := db.Ping(); err != nil {
 		return err
 	}
@@ -184,7 +179,7 @@ func ensureOnOrder() error {
 }
 
 func ensureOnce(db *sql.DB, mode, schema string, orders *bufio.Scanner) error {
-	ctx, cancel := context.WithTimeout(context.Background(), longWait)
+	ctx, cancel := context.WithTimeout(context.Background(), await.Limit)
 	defer cancel()
 	lib := library{db: db, schema: schema}
 	guard := schemaguard.Guard{TTL: fleetTTL}
@@ -257,85 +252,58 @@ func (l library) migrate(ctx context.Context, _ *sql.DB) error {
 // Once in the ways in which a Guard can be used.
 func TestOnce(t *testing.T) {
 	t.Parallel()
-	nothing := func(context.Context, *sql.DB) error { return nil }
 	eachDriver(t, func(t *testing.T, driver string) {
-		role := pgtest.Shared(t).NewRole(t)
-		weak := pgtest.Shared(t).NewRole(t)
+		owner, weak := pgtest.Shared(t).NewRole(t), pgtest.Shared(t).NewRole(t)
 		db := newTestDB(t, pgtest.Shared(t))
-		guard := schemaguard.Guard{Once: "build 1"}
-		twice := func(t *testing.T, guard schemaguard.Guard, db *sql.DB, schema string) {
+		open := func(dsn string, most int) *sql.DB {
+			db := locktest.Pool(t, driver, dsn)
+			db.SetMaxOpenConns(most)
+			return db
+		}
+		as := func(role string) *sql.DB { return open(pgtest.WithUser(db.dsn, role, pgtest.RolePassword), 0) }
+		refused := func(what string, guard schemaguard.Guard, db *sql.DB, schema, advice string) {
 			t.Helper()
+			if err := guard.Ensure(t.Context(), db, schema, notReached(t)); err == nil || !strings.Contains(err.Error(), advice) {
+				t.Errorf("%s: got %v; want an error that says %q", what, err, advice)
+			}
+		}
+		sqltest.Exec(t, db.admin, "CREATE SCHEMA not_mine; GRANT USAGE ON SCHEMA not_mine TO PUBLIC")
+		build1, build2 := schemaguard.Guard{Once: "build 1"}, schemaguard.Guard{Once: "build 2"}
+		refused("a role without rights, and no table", build1, as(weak), "not_mine", "")
+		for schema, tc := range map[string]struct {
+			guard schemaguard.Guard
+			db    *sql.DB
+		}{
+			"public":   {build1, open(db.dsn, 0)},
+			"two":      {build1, open(db.dsn, 2)},
+			"lock_db":  {schemaguard.Guard{Once: "build 1", LockDB: open(db.dsn, 1)}, open(db.dsn, 1)},
+			"owned":    {schemaguard.Guard{Once: "build 1", Owner: owner}, open(db.dsn, 0)},
+			"not_mine": {build1, open(db.dsn, 0)},
+		} {
 			calls := 0
 			for range 2 {
-				if err := guard.Ensure(t.Context(), db, schema, func(ctx context.Context, db *sql.DB) error { calls++; return db.PingContext(ctx) }); err != nil {
-					t.Errorf("got %v; want nil", err)
+				if err := tc.guard.Ensure(t.Context(), tc.db, schema, func(ctx context.Context, db *sql.DB) error { calls++; return db.PingContext(ctx) }); err != nil {
+					t.Errorf("%s: got %v; want nil", schema, err)
 				}
 			}
 			if calls != 1 {
-				t.Errorf("got %d calls of migrate; want 1", calls)
+				t.Errorf("%s: got %d calls of migrate; want 1", schema, calls)
 			}
-			if n := sqltest.Ask[int](t, db, "SELECT count(*) FROM "+schema+".bootlock_once WHERE name = 'build 1' AND at <= now()"); n != 1 {
-				t.Errorf("got %d rows; want 1", n)
+			if n := sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM "+schema+".bootlock_once WHERE name = 'build 1' AND at <= now()"); n != 1 {
+				t.Errorf("%s: got %d rows; want 1", schema, n)
 			}
 		}
-		t.Run("public", func(t *testing.T) { twice(t, guard, locktest.Pool(t, driver, db.dsn), "public") })
-		t.Run("a pool of two", func(t *testing.T) {
-			two := locktest.Pool(t, driver, db.dsn)
-			two.SetMaxOpenConns(2)
-			twice(t, guard, two, "two")
-		})
-		t.Run("LockDB", func(t *testing.T) {
-			one, locks := locktest.Pool(t, driver, db.dsn), locktest.Pool(t, driver, db.dsn)
-			one.SetMaxOpenConns(1)
-			locks.SetMaxOpenConns(1)
-			guard := guard
-			guard.LockDB = locks
-			twice(t, guard, one, "lock_db")
-		})
-		t.Run("LockDB on another database", func(t *testing.T) {
-			guard := guard
-			guard.LockDB = locktest.Pool(t, driver, pgtest.Shared(t).NewDB(t))
-			if err := guard.Ensure(t.Context(), locktest.Pool(t, driver, db.dsn), "elsewhere", notReached(t)); err == nil {
-				t.Error("got nil; want an error")
-			}
-		})
-		t.Run("Owner", func(t *testing.T) {
-			guard := guard
-			guard.Owner = role
-			twice(t, guard, locktest.Pool(t, driver, db.dsn), "owned")
-			if owner := sqltest.Ask[string](t, db.admin, "SELECT tableowner FROM pg_tables WHERE schemaname = 'owned'"); owner != role {
-				t.Errorf("got owner %s of the table; want %s", owner, role)
-			}
-			guard.Once = "build 2"
-			if err := guard.Ensure(t.Context(), locktest.Pool(t, driver, pgtest.WithUser(db.dsn, role, pgtest.RolePassword)), "owned", nothing); err != nil {
-				t.Errorf("as the owner, who may not create schemas: got %v; want nil", err)
-			}
-		})
-		t.Run("a role without rights", func(t *testing.T) {
-			sqltest.Exec(t, db.admin, "CREATE SCHEMA not_mine; GRANT USAGE ON SCHEMA not_mine TO PUBLIC")
-			as := locktest.Pool(t, driver, pgtest.WithUser(db.dsn, weak, pgtest.RolePassword))
-			err := guard.Ensure(t.Context(), as, "not_mine", notReached(t))
-			if err == nil {
-				t.Error("got nil where there is no table; want an error")
-			}
-			twice(t, guard, locktest.Pool(t, driver, db.dsn), "not_mine")
-			if err := guard.Ensure(t.Context(), as, "not_mine", notReached(t)); err != nil {
-				t.Errorf("got %v where the row is there; want nil", err)
-			}
-			other := guard
-			other.Once = "build 2"
-			if err := other.Ensure(t.Context(), as, "not_mine", notReached(t)); err == nil || !strings.Contains(err.Error(), "GRANT INSERT") {
-				t.Errorf("got %v where the row may not be written; want advice", err)
-			}
-		})
-		t.Run("a nil migrate", func(t *testing.T) {
-			if err := guard.Ensure(t.Context(), locktest.Pool(t, driver, db.dsn), "none", nil); err != nil {
-				t.Error(err)
-			}
-			if n := sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM none.bootlock_once"); n != 0 {
-				t.Errorf("got %d rows; want the table, and no row", n)
-			}
-		})
+		refused("LockDB on another database", schemaguard.Guard{Once: "build 1", LockDB: open(pgtest.Shared(t).NewDB(t), 0)}, open(db.dsn, 0), "elsewhere", "")
+		if table := sqltest.Ask[string](t, db.admin, "SELECT tableowner FROM pg_tables WHERE schemaname = 'owned'"); table != owner {
+			t.Errorf("got owner %s of the table; want %s", table, owner)
+		}
+		if err := build2.Ensure(t.Context(), as(owner), "owned", func(context.Context, *sql.DB) error { return nil }); err != nil {
+			t.Errorf("as the owner, who may not create schemas: got %v; want nil", err)
+		}
+		if err := build1.Ensure(t.Context(), as(weak), "not_mine", notReached(t)); err != nil {
+			t.Errorf("a role without rights, and the row: got %v; want nil", err)
+		}
+		refused("a role without rights, and no row", build2, as(weak), "not_mine", "GRANT INSERT")
 		sqltest.Exec(t, db.admin, "DROP SCHEMA owned CASCADE")
 		db.holdsNoLock(t)
 	})

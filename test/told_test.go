@@ -13,7 +13,6 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
-	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgbouncer"
@@ -89,24 +88,7 @@ func TestHoldBehindIdleTransactionTimeout(t *testing.T) {
 // somebody else has the lock.
 func TestLateGrantIsNone(t *testing.T) {
 	t.Parallel()
-	type call func(ctx context.Context, l advisorylock.Locker, db *sql.DB, fn func()) error
-	for name, tt := range map[string]struct {
-		call call
-		try  bool
-	}{
-		"Hold": {func(ctx context.Context, l advisorylock.Locker, db *sql.DB, fn func()) error {
-			return l.Hold(ctx, db, leaseKey, func(context.Context) error { fn(); return nil })
-		}, false},
-		"TryHold": {func(ctx context.Context, l advisorylock.Locker, db *sql.DB, fn func()) error {
-			return l.TryHold(ctx, db, leaseKey, func(context.Context) error { fn(); return nil })
-		}, true},
-		"WithXactLock": {func(ctx context.Context, l advisorylock.Locker, db *sql.DB, fn func()) error {
-			return l.WithXactLock(ctx, db, leaseKey, func(context.Context, *sql.Tx) error { fn(); return nil })
-		}, false},
-		"TryWithXactLock": {func(ctx context.Context, l advisorylock.Locker, db *sql.DB, fn func()) error {
-			return l.TryWithXactLock(ctx, db, leaseKey, func(context.Context, *sql.Tx) error { fn(); return nil })
-		}, true},
-	} {
+	for name, wait := range locktest.Waits {
 		t.Run(name, func(t *testing.T) {
 			eachDriver(t, func(t *testing.T, driver string) {
 				t.Parallel()
@@ -124,56 +106,28 @@ func TestLateGrantIsNone(t *testing.T) {
 						return ctx
 					},
 				}}
-				entered := make(chan struct{}, 1)
-				returned := await.Go(func() error {
-					return tt.call(t.Context(), locker, late, func() { entered <- struct{}{} })
-				})
+				returned := await.Go(func() error { return wait(t.Context(), locker, late, leaseKey) })
 				// The server grants the lock, hears nothing more, and ends the session.
 				await.True(t, "the grant", func() bool { return sqltest.Ask[int](t, db.admin, advisoryLocks+" AND l.granted") > 0 })
-				next := occupyWhenFree(t, db)
+				next := sqltest.Occupy(t, db.dsn, leaseKey) // when it is free
 				network.Speak()
-				if tt.try {
-					// It may have asked once more, and heard of the end of its session.
-					if err := await.Value(t, returned); !errors.Is(err, advisorylock.ErrLost) && !sqlstate.Lost(err) {
-						t.Errorf("got %v; want ErrLost", err)
+				await.Until(t, "the call to go on waiting", func() error {
+					select {
+					case err := <-returned:
+						t.Fatalf("got %v while somebody else had the lock; want it to wait", err)
+					default:
 					}
-				} else {
-					await.Until(t, "the call to go on waiting", func() error {
-						select {
-						case <-entered:
-							t.Fatal("got the function called while somebody else had the lock")
-						default:
-						}
-						if sqltest.Ask[int](t, db.admin, advisoryLocks+" AND NOT l.granted") == 0 {
-							return errors.New("it does not")
-						}
-						return nil
-					})
-				}
+					if sqltest.Ask[int](t, db.admin, advisoryLocks+" AND NOT l.granted") == 0 {
+						return errors.New("it does not")
+					}
+					return nil
+				})
 				sqltest.Commit(t, next)
-				if !tt.try {
-					if err := await.Value(t, returned); err != nil {
-						t.Errorf("got %v; want the lock, now that it is free", err)
-					}
-					await.Value(t, entered)
-				}
-				if len(entered) > 0 {
-					t.Error("got the function called; want it left out")
+				if err := await.Value(t, returned); err != nil {
+					t.Errorf("got %v; want the lock, now that it is free", err)
 				}
 				db.holdsNoLock(t)
 			})
 		})
 	}
-}
-
-// occupyWhenFree takes leaseKey by hand when its holder is gone.
-func occupyWhenFree(t *testing.T, db testDB) *sql.Tx {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
-	defer cancel()
-	tx := sqltest.Begin(t, sqltest.Open(t, "pgx", db.dsn))
-	if _, err := tx.ExecContext(ctx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", leaseKey)); err != nil {
-		t.Fatal(err)
-	}
-	return tx
 }

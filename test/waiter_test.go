@@ -54,27 +54,25 @@ func TestIndexBesideAWaiterThatIsGone(t *testing.T) {
 			}
 		},
 	} {
-		for op := range locktest.Waits {
+		for op, driver := range map[string]string{"WithXactLock": "postgres", "Hold": "pgx"} {
 			t.Run(name+"/"+op, func(t *testing.T) {
-				eachDriver(t, func(t *testing.T, driver string) {
-					t.Parallel()
-					db := newTestDB(t, pgtest.Shared(t))
-					sqltest.Exec(t, db.admin, "CREATE TABLE t (id int)")
-					holder := locktest.Pool(t, otherThan(driver), db.dsn)
-					ctx, cancel := context.WithTimeout(t.Context(), await.Limit/2)
-					defer cancel()
-					err := advisorylock.Hold(ctx, holder, leaseKey, func(ctx context.Context) error {
-						leave := wait(t, db, driver, op)
-						db.awaitWaiters(t, 1)
-						leave()
-						_, err := holder.ExecContext(ctx, "CREATE INDEX CONCURRENTLY ON t (id)")
-						return err
-					})
-					if err != nil {
-						t.Errorf("got %v; want the index", err)
-					}
-					db.holdsNoLock(t)
+				t.Parallel()
+				db := newTestDB(t, pgtest.Shared(t))
+				sqltest.Exec(t, db.admin, "CREATE TABLE t (id int)")
+				holder := locktest.Pool(t, otherThan(driver), db.dsn)
+				ctx, cancel := context.WithTimeout(t.Context(), await.Limit/2)
+				defer cancel()
+				err := advisorylock.Hold(ctx, holder, leaseKey, func(ctx context.Context) error {
+					leave := wait(t, db, driver, op)
+					sqltest.AwaitWaiters(t, db.admin, leaseKey, 1)
+					leave()
+					_, err := holder.ExecContext(ctx, "CREATE INDEX CONCURRENTLY ON t (id)")
+					return err
 				})
+				if err != nil {
+					t.Errorf("got %v; want the index", err)
+				}
+				db.holdsNoLock(t)
 			})
 		}
 	}
@@ -83,12 +81,7 @@ func TestIndexBesideAWaiterThatIsGone(t *testing.T) {
 func init() { children["wait in"] = waitInOp }
 
 // waitInOp waits for leaseKey in OP.
-func waitInOp() error {
-	db, err := sql.Open(os.Getenv("DRIVER"), os.Getenv("DSN"))
-	if err != nil {
-		return err
-	}
-	defer db.Close()
+func waitInOp(db *sql.DB) error {
 	return locktest.Waits[os.Getenv("OP")](context.Background(), advisorylock.Locker{}, db, leaseKey)
 }
 
@@ -109,7 +102,7 @@ func TestWaitOutlivesItsSession(t *testing.T) {
 					for range 3 {
 						db.endWaiter(t, end, returned)
 					}
-					db.awaitSomeWaiters(t)
+					sqltest.AwaitWaiters(t, db.admin, leaseKey, 1)
 					sqltest.Commit(t, holder)
 					if err := await.Value(t, returned); err != nil {
 						t.Errorf("got %v; want the lock", err)
@@ -320,32 +313,30 @@ func TestPreparedTransactionIsNamed(t *testing.T) {
 // read the catalogs that say who has a lock. It gets its locks all the same.
 func TestWithoutRights(t *testing.T) {
 	t.Parallel()
-	for name, revoke := range map[string]struct{ statement, probe string }{
-		"plpgsql":            {"REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC", "DO $$ BEGIN END $$"},
-		"plpgsql dropped":    {"DROP EXTENSION plpgsql", "DO $$ BEGIN END $$"},
-		"pg_database":        {"REVOKE SELECT ON pg_database FROM PUBLIC", "SELECT FROM pg_database"},
-		"pg_roles":           {"REVOKE SELECT ON pg_roles FROM PUBLIC", "SELECT FROM pg_roles"},
-		"views":              {"REVOKE SELECT ON pg_locks, pg_stat_activity FROM PUBLIC", "SELECT FROM pg_locks"},
-		"pg_stat_activity()": {"REVOKE EXECUTE ON FUNCTION pg_stat_get_activity(int) FROM PUBLIC", "SELECT FROM pg_stat_get_activity(NULL)"},
+	for name, revoke := range map[string]struct{ driver, statement, probe string }{
+		"plpgsql":            {"pgx", "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC", "DO $$ BEGIN END $$"},
+		"plpgsql dropped":    {"postgres", "DROP EXTENSION plpgsql", "DO $$ BEGIN END $$"},
+		"pg_database":        {"pgx", "REVOKE SELECT ON pg_database FROM PUBLIC", "SELECT FROM pg_database"},
+		"pg_roles":           {"postgres", "REVOKE SELECT ON pg_roles FROM PUBLIC", "SELECT FROM pg_roles"},
+		"views":              {"pgx", "REVOKE SELECT ON pg_locks, pg_stat_activity FROM PUBLIC", "SELECT FROM pg_locks"},
+		"pg_stat_activity()": {"postgres", "REVOKE EXECUTE ON FUNCTION pg_stat_get_activity(int) FROM PUBLIC", "SELECT FROM pg_stat_get_activity(NULL)"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachDriver(t, func(t *testing.T, driver string) {
-				t.Parallel()
-				role := pgtest.Shared(t).NewRole(t)
-				db := newTestDB(t, pgtest.Shared(t))
-				sqltest.Exec(t, db.admin, revoke.statement)
-				sqltest.Exec(t, db.admin, "GRANT CREATE ON DATABASE "+quoted(sqltest.Ask[string](t, db.admin, "SELECT current_database()"))+" TO "+quoted(role))
-				dsn := pgtest.WithUser(db.dsn, role, pgtest.RolePassword)
-				if _, err := sqltest.Open(t, driver, dsn).ExecContext(t.Context(), revoke.probe); sqlstate.Of(err) != "42501" && sqlstate.Of(err) != "42704" {
-					t.Fatalf("%s: got %v; want 42501 or 42704, or this test proves nothing", revoke.probe, err)
-				}
-				t.Run("calls", func(t *testing.T) { callsWithoutRights(t, db, driver, dsn) })
-				for _, mode := range startersModes {
-					fleet := starters{n: 4, dsn: dsn, schema: strings.ToLower(mode), mode: mode}
-					fleet.start(t)
-				}
-				db.holdsNoLock(t)
-			})
+			t.Parallel()
+			role := pgtest.Shared(t).NewRole(t)
+			db := newTestDB(t, pgtest.Shared(t))
+			sqltest.Exec(t, db.admin, revoke.statement)
+			sqltest.Exec(t, db.admin, "GRANT CREATE ON DATABASE "+db.name(t)+" TO "+quoted(role))
+			dsn := pgtest.WithUser(db.dsn, role, pgtest.RolePassword)
+			if _, err := sqltest.Open(t, revoke.driver, dsn).ExecContext(t.Context(), revoke.probe); sqlstate.Of(err) != "42501" && sqlstate.Of(err) != "42704" {
+				t.Fatalf("%s: got %v; want 42501 or 42704, or this test proves nothing", revoke.probe, err)
+			}
+			t.Run("calls", func(t *testing.T) { callsWithoutRights(t, db, revoke.driver, dsn) })
+			for _, mode := range []string{"Serialize", "UpToDate", "Once"} {
+				fleet := starters{n: 4, dsn: dsn, schema: strings.ToLower(mode), mode: mode}
+				fleet.start(t)
+			}
+			db.holdsNoLock(t)
 		})
 	}
 }
@@ -368,96 +359,51 @@ func callsWithoutRights(t *testing.T, db testDB, driver, dsn string) {
 				t.Errorf("got %v; want the lock", err)
 			}
 			err := advisorylock.TryHold(t.Context(), limited, key, func(context.Context) error {
-				wantTaken(t, locktest.Pool(t, driver, dsn), key)
-				return nil
+				return advisorylock.TryWithXactLock(t.Context(), locktest.Pool(t, driver, dsn), key, locktest.Nothing)
 			})
-			if err != nil {
-				t.Errorf("TryHold on a free lock: got %v; want nil", err)
+			if !errors.Is(err, advisorylock.ErrNotAcquired) {
+				t.Errorf("TryHold on a free lock, and a try beside it: got %v; want ErrNotAcquired", err)
 			}
 		})
 	}
 }
 
-func serverWithTransactionTimeout(t *testing.T) *pgtest.Server {
-	t.Helper()
-	server := pgtest.Shared(t)
-	if hasTransactionTimeout(t, server) {
-		return server
-	}
-	for _, dir := range []string{os.Getenv("XDG_CACHE_HOME"), os.Getenv("HOME") + "/.cache", "/var/cache"} {
-		for _, major := range []string{"17", "18"} {
-			bin := dir + "/bootlock/servers/" + major + "/bin"
-			if _, err := os.Stat(bin + "/postgres"); err == nil {
-				return ownServer(t, pgtest.Options{BinDir: bin})
-			}
-		}
-	}
-	t.Skipf("not tested: PostgreSQL %s has no transaction_timeout; scripts/fetch-servers.sh 17 gets one that has", server.Version)
-	return nil
-}
-
-func hasTransactionTimeout(t *testing.T, server *pgtest.Server) bool {
-	t.Helper()
-	admin := sqltest.Open(t, "pgx", server.DSN)
-	return sqltest.Ask[bool](t, admin, "SELECT current_setting('transaction_timeout', true) IS NOT NULL")
-}
-
-// What the user has set to bound statements, or transactions, ends no wait and no lease,
-// and is in force for what WithXactLock runs.
+// What the user has set to bound statements, or transactions, ends no wait and no lease.
 func TestLimitsOfTheUser(t *testing.T) {
 	t.Parallel()
-	const shared = "SELECT pg_sleep(30)"
-	limits := map[string]struct{ value, statement, code string }{
-		"statement_timeout":                   {"300ms", shared, "57014"},
-		"lock_timeout":                        {"300ms", fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", leaseKey+1), "55P03"},
-		"transaction_timeout":                 {"700ms", shared, "25P04"},
-		"idle_in_transaction_session_timeout": {"700ms", "", "25P03"},
-	}
-	for name, limit := range limits {
+	for name, limit := range map[string]string{
+		"statement_timeout": "300ms", "lock_timeout": "300ms", "transaction_timeout": "700ms", "idle_in_transaction_session_timeout": "700ms",
+	} {
 		t.Run(name, func(t *testing.T) {
 			server := pgtest.Shared(t)
-			if name == "transaction_timeout" {
-				server = serverWithTransactionTimeout(t)
+			if sqltest.Ask[int](t, sqltest.Open(t, "pgx", server.DSN), "SELECT count(*) FROM pg_settings WHERE name = $1", name) == 0 {
+				t.Skipf("not tested: PostgreSQL %s has no %s", server.Version, name)
 			}
 			eachDriver(t, func(t *testing.T, driver string) {
 				t.Parallel()
 				db := newTestDB(t, server)
-				other := sqltest.Occupy(t, db.dsn, leaseKey+1)
-				dsn := pgtest.WithParams(db.dsn, name, limit.value)
-				err := afterAWait(t, db, func(l advisorylock.Locker) error {
-					return l.WithXactLock(t.Context(), locktest.Pool(t, driver, dsn), leaseKey, func(ctx context.Context, tx *sql.Tx) error {
-						if limit.statement == "" { // it idles, until the server has ended it
-							await.True(t, "the end of the session", func() bool { return sqltest.Ask[int](t, db.admin, advisoryLocks) == 1 })
-							return nil
+				dsn := pgtest.WithParams(db.dsn, name, limit)
+				holder := sqltest.Occupy(t, db.dsn, leaseKey)
+				for op, wait := range map[string]func(l advisorylock.Locker, db *sql.DB) error{
+					"WithXactLock": func(l advisorylock.Locker, db *sql.DB) error {
+						return l.WithXactLock(t.Context(), db, leaseKey, locktest.Nothing)
+					},
+					"Hold, for longer than any limit": func(l advisorylock.Locker, db *sql.DB) error {
+						return locktest.HoldFor(t.Context(), l, db, leaseKey, 1500*time.Millisecond)
+					},
+				} {
+					locker, lasting := locktest.Lasting(advisorylock.Locker{})
+					waiter := locktest.Pool(t, driver, dsn)
+					returned := await.Go(func() error { return wait(locker, waiter) })
+					locktest.AwaitReport(t, lasting, returned)
+					defer func() {
+						if err := await.Value(t, returned); err != nil {
+							t.Errorf("%s: got %v; want the lock, and nothing to end it", op, err)
 						}
-						_, err := tx.ExecContext(ctx, limit.statement)
-						return err
-					})
-				})
-				// Of a session that was ended lib/pq may say no more than that.
-				if sqlstate.Of(err) != limit.code && (!strings.HasPrefix(limit.code, "25P") || !errors.Is(err, advisorylock.ErrLost)) {
-					t.Errorf("got %v; want SQLSTATE %s", err, limit.code)
+					}()
 				}
-				err = afterAWait(t, db, func(l advisorylock.Locker) error {
-					return locktest.HoldFor(t.Context(), l, locktest.Pool(t, driver, dsn), leaseKey, 1500*time.Millisecond) // longer than any limit
-				})
-				if err != nil {
-					t.Errorf("Hold: got %v; want the lock, and nothing to end it", err)
-				}
-				sqltest.Commit(t, other)
-				db.holdsNoLock(t)
+				sqltest.Commit(t, holder)
 			})
 		})
 	}
-}
-
-// afterAWait has call wait for leaseKey for longer than a second.
-func afterAWait(t *testing.T, db testDB, call func(l advisorylock.Locker) error) error {
-	t.Helper()
-	holder := sqltest.Occupy(t, db.dsn, leaseKey)
-	locker, lasting := locktest.Lasting(advisorylock.Locker{})
-	returned := await.Go(func() error { return call(locker) })
-	locktest.AwaitReport(t, lasting, returned)
-	sqltest.Commit(t, holder)
-	return await.Value(t, returned)
 }

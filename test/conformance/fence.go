@@ -24,7 +24,6 @@ var fencePromises = []promise{
 	{"a late transaction is refused", fenceRefusesLate},
 	{"a fence works at every isolation level", fenceIsolation},
 	{"the innermost Hold is the one that is fenced", fenceNested},
-	{"a context without a lease is refused, the transaction untouched", fenceElsewhere},
 	{"a fenced transaction has an idle limit", fenceIdleLimit},
 	{"a lease that is not quite gone is waited for", fenceLeaving},
 }
@@ -258,21 +257,6 @@ func fenceNested(t *testing.T, tg Target) {
 		})
 	})
 	wantIs(t, err, advisorylock.ErrLost)
-}
-
-func fenceElsewhere(t *testing.T, tg Target) {
-	ctx := tg.ctx(t)
-	rec, db := tg.record(t)
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = advisorylock.Fence(ctx, tx)
-	if err == nil || errors.Is(err, advisorylock.ErrLost) || !strings.Contains(err.Error(), "Hold") {
-		t.Errorf("got %v; want an error that names Hold, and is not ErrLost", err)
-	}
-	sqltest.Commit(t, tx)
-	wantCalls(t, rec, "connect > begin > commit > release")
 }
 
 func fenceIdleLimit(t *testing.T, tg Target) {

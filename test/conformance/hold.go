@@ -21,7 +21,6 @@ var holdPromises = []promise{
 	{"CREATE INDEX CONCURRENTLY under Hold, with waiters", indexConcurrently},
 	{"a holder keeps no snapshot", noSnapshot},
 	{"a callback always finds a connection", poolProgress},
-	{"Hold needs two connections", poolOfOne},
 	{"Sessions shows who holds and who waits", sessionsShown},
 	{"a Name of any text", anyName},
 }
@@ -169,24 +168,6 @@ func poolProgress(t *testing.T, tg Target) {
 				t.Errorf("%d keys: got %d inside at once; want 1", keys, most)
 			}
 		}
-	}
-}
-
-// poolOfOne: the lease would take the only connection, and the callback wait for it
-// for ever.
-func poolOfOne(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	db := tg.open(t)
-	db.SetMaxOpenConns(1)
-	wantIs(t, advisorylock.Hold(ctx, db, key, func(context.Context) error {
-		t.Error("got the callback called; want it left out")
-		return nil
-	}), advisorylock.ErrPoolTooSmall)
-	if opened := db.Stats().OpenConnections; opened != 0 {
-		t.Errorf("got %d connections; want it refused before any", opened)
-	}
-	if err := advisorylock.WithXactLock(ctx, db, key, locktest.Nothing); err != nil {
-		t.Errorf("got %v from WithXactLock on a pool of one; want nil", err)
 	}
 }
 

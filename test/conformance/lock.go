@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -25,9 +24,7 @@ import (
 var lockPromises = []promise{
 	{"four round trips, nothing prepared", roundTrips},
 	{"one inside at a time", exclusion},
-	{"try does not wait", tries},
 	{"a failed callback rolls back", rollsBack},
-	{"a panic or Goexit rolls back", abrupt},
 	{"a wait ends with its context", waitEnds},
 	{"the end of the context reaches the callback and prevents the commit", cancelledInside},
 	{"a lost session is ErrLost", lostSession},
@@ -35,7 +32,6 @@ var lockPromises = []promise{
 	{"a long wait is one step, and is reported", longWait},
 	{"any int64 is a key", anyKey},
 	{"keys are computable in SQL", keysInSQL},
-	{"a nested call fails at once", nested},
 	{"the callback has the session's settings", callbackSettings},
 	{"the callback has what the session has SET", sessionSettings},
 }
@@ -108,30 +104,6 @@ func exclusion(t *testing.T, tg Target) {
 	}
 }
 
-func tries(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	a, b := tg.open(t), tg.open(t)
-	noFn := func(context.Context) error { t.Error("got the function called; want it left out"); return nil }
-	err := advisorylock.WithXactLock(ctx, a, key, func(context.Context, *sql.Tx) error {
-		for name, db := range map[string]*sql.DB{"another process": b, "another goroutine": a} {
-			err := advisorylock.TryWithXactLock(ctx, db, key, func(ctx context.Context, _ *sql.Tx) error { return noFn(ctx) })
-			if !errors.Is(err, advisorylock.ErrNotAcquired) {
-				t.Errorf("%s: got %v; want ErrNotAcquired", name, err)
-			}
-			if err := advisorylock.TryHold(ctx, db, key, noFn); !errors.Is(err, advisorylock.ErrNotAcquired) {
-				t.Errorf("%s: got %v from TryHold; want ErrNotAcquired", name, err)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := advisorylock.TryWithXactLock(ctx, b, key, locktest.Nothing); err != nil {
-		t.Errorf("got %v after the commit; want the lock", err)
-	}
-}
-
 var errOwn = errors.New("the callback's own error")
 
 func rollsBack(t *testing.T, tg Target) {
@@ -165,46 +137,6 @@ func rollsBack(t *testing.T, tg Target) {
 	}
 	if err := advisorylock.TryHold(ctx, db, key, locktest.None); err != nil {
 		t.Errorf("got %v; want the lock free", err)
-	}
-}
-
-func abrupt(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	db, other, admin := tg.open(t), tg.open(t), tg.admin(t)
-	sqltest.Exec(t, admin, "CREATE TABLE public.abrupt (n int)")
-	for name, end := range map[string]func(){
-		"panic":  func() { panic(errOwn) },
-		"Goexit": runtime.Goexit,
-	} {
-		for how, call := range map[string]func(){
-			"WithXactLock": func() {
-				_ = advisorylock.WithXactLock(ctx, db, key, func(ctx context.Context, tx *sql.Tx) error {
-					if _, err := tx.ExecContext(ctx, "INSERT INTO public.abrupt VALUES (1)"); err != nil {
-						return err
-					}
-					end()
-					return nil
-				})
-			},
-			"Hold": func() {
-				_ = advisorylock.Hold(ctx, db, key, func(context.Context) error { end(); return nil })
-			},
-		} {
-			ended := make(chan any, 1)
-			go func() {
-				defer func() { ended <- recover() }()
-				call()
-			}()
-			if v := <-ended; name == "panic" && v != any(errOwn) {
-				t.Errorf("%s in %s: got %v recovered; want the panic's value", name, how, v)
-			}
-			if err := advisorylock.TryWithXactLock(ctx, other, key, locktest.Nothing); err != nil {
-				t.Errorf("%s in %s: got %v; want the lock free", name, how, err)
-			}
-		}
-	}
-	if n := sqltest.Ask[int](t, admin, "SELECT count(*) FROM public.abrupt"); n != 0 {
-		t.Errorf("got %d rows; want the inserts rolled back", n)
 	}
 }
 
@@ -449,31 +381,6 @@ func keysInSQL(t *testing.T, tg Target) {
 	}
 }
 
-func nested(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	db, other := tg.open(t), tg.open(t)
-	err := advisorylock.Hold(ctx, db, key, func(ctx context.Context) error {
-		wantIs(t, advisorylock.WithXactLock(ctx, db, key, locktest.Nothing), advisorylock.ErrNested)
-		// Over a second pool it waits for itself, and must not be told to end its own session.
-		waiting, cancel := context.WithCancel(ctx)
-		defer cancel()
-		ending := advisorylock.Locker{Trace: &locktrace.Trace{Start: func(ctx context.Context, e locktrace.Event) context.Context {
-			if e.Step == locktrace.Lock {
-				cancel()
-			}
-			return ctx
-		}}}
-		err := ending.WithXactLock(waiting, other, key, locktest.Nothing)
-		if !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "pg_terminate_backend") || !strings.Contains(err.Error(), "this call itself") {
-			t.Errorf("over another pool: got %v; want a wait that may be for this call itself", err)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // callbackSettings: SET LOCAL x TO DEFAULT would lose what the session had set, so
 // the library must restore the values themselves, after a wait in bursts too. At
 // SERIALIZABLE the snapshot would be from before the wait, without what the holder
@@ -484,7 +391,7 @@ func callbackSettings(t *testing.T, tg Target) {
 	sqltest.Exec(t, admin, "CREATE TABLE public.committed (n int)")
 	const asBefore = `SELECT 1 WHERE pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) 'read committed'
 		AND NOT EXISTS (SELECT FROM pg_catalog.pg_settings WHERE setting OPERATOR(pg_catalog.<>) reset_val
-			AND name OPERATOR(pg_catalog.=) ANY (ARRAY['lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'search_path']))`
+			AND name OPERATOR(pg_catalog.=) ANY (ARRAY['lock_timeout', 'statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout', 'search_path']))`
 	check := func(ctx context.Context, tx *sql.Tx) error {
 		wantRow(ctx, t, tx, asBefore)
 		return nil
