@@ -40,9 +40,8 @@ type starters struct {
 	migrated atomic.Int32 // how many found something to do
 }
 
-// start has all of them start at once, on a schema that is not there, and returns how
-// long it took until all were ready.
-func (s *starters) start(t *testing.T) time.Duration {
+// start has all of them start at once, on a schema that is not there.
+func (s *starters) start(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*await.Limit) // a start is work, and a CI machine slow
 	defer cancel()
@@ -64,14 +63,13 @@ func (s *starters) start(t *testing.T) time.Duration {
 	began := time.Now()
 	close(begin)
 	all.Wait()
-	took := time.Since(began)
+	t.Logf("%s: all %d were ready after %v", s.mode, s.n, time.Since(began))
 	if got := len(failed); got > 0 {
 		t.Errorf("%s: got %d of %d that failed, one with %v; want none", s.mode, got, s.n, <-failed)
 	}
 	if got := s.migrated.Load(); got != 1 {
 		t.Errorf("%s: %d migrated; want 1", s.mode, got)
 	}
-	return took
 }
 
 func (s *starters) guard() schemaguard.Guard {
@@ -117,7 +115,7 @@ func TestMoreProcessesThanPooledConnections(t *testing.T) {
 			db := newTestDB(t, pgtest.Shared(t))
 			pooled := pgbouncer.New(t, pgtest.Shared(t), "transaction", size).DSN(db.dsn)
 			fleet := starters{n: 40, dsn: pooled, schema: "app", mode: mode}
-			t.Logf("all %d were ready after %v", fleet.n, fleet.start(t))
+			fleet.start(t)
 			db.holdsNoLock(t)
 		})
 	}
@@ -149,7 +147,7 @@ func TestMoreProcessesThanConnections(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			db, limited := tc.limit(t)
 			fleet := starters{n: processes, dsn: limited, schema: "app", mode: tc.mode}
-			t.Logf("all %d were ready after %v", fleet.n, fleet.start(t))
+			fleet.start(t)
 			db.holdsNoLock(t)
 		})
 	}
@@ -212,9 +210,7 @@ func TestServicesWithALockEach(t *testing.T) {
 					service.Close()
 				})
 			}
-			began := time.Now()
 			all.Wait()
-			t.Logf("all were ready after %v", time.Since(began))
 			db.holdsNoLock(t)
 		})
 	}

@@ -31,8 +31,8 @@ func TestWaitersDisturbNobody(t *testing.T) {
 	}})
 	stats := sqltest.Open(t, "pgx", server.DSN)
 	sqltest.Exec(t, stats, "CREATE EXTENSION pg_stat_statements")
-	t.Run("in", func(t *testing.T) { // ends when all its parallel tests have
-		for _, way := range []string{"direct", "PgBouncer"} {
+	for _, way := range []string{"direct", "PgBouncer"} {
+		t.Run(way, func(t *testing.T) {
 			eachDriver(t, func(t *testing.T, driver string) {
 				t.Parallel()
 				name, dsn := "quiet_"+strings.ToLower(way)+"_"+driver, ""
@@ -52,8 +52,8 @@ func TestWaitersDisturbNobody(t *testing.T) {
 				}
 				entriesAreFew(t, stats, name)
 			})
-		}
-	})
+		})
+	}
 	logIsQuiet(t, server, stats)
 }
 
@@ -107,8 +107,8 @@ func entriesAreFew(t *testing.T, stats *sql.DB, name string) {
 	t.Helper()
 	const ours = "query !~* '(schema|index|table)'" // the rest is what this test does
 	of := fmt.Sprintf("FROM pg_stat_statements WHERE dbid = (SELECT oid FROM pg_database WHERE datname = '%s') AND %s", name, ours)
-	if n := sqltest.Ask[int](t, stats, "SELECT count(*) "+of); n > 12 {
-		t.Errorf("got %d entries; want 12 at most:\n%s", n, sqltest.Ask[string](t, stats, "SELECT string_agg(query, E'\n') "+of))
+	if n := sqltest.Ask[int](t, stats, "SELECT count(*) "+of); n > 20 { // of 30 keys
+		t.Errorf("got %d entries; want a dozen, 20 at most:\n%s", n, sqltest.Ask[string](t, stats, "SELECT string_agg(query, E'\n') "+of))
 	}
 	if n := sqltest.Ask[int](t, stats, "SELECT max(length(query)) "+of); n > 1200 {
 		t.Errorf("got a statement of %d bytes; want 1200 at most:\n%s", n, sqltest.Ask[string](t, stats, "SELECT query "+of+" ORDER BY length(query) DESC LIMIT 1"))
