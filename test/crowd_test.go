@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -156,6 +157,9 @@ func TestMoreProcessesThanConnections(t *testing.T) {
 // ownServer starts a server for this test alone.
 func ownServer(t *testing.T, opts pgtest.Options) *pgtest.Server {
 	t.Helper()
+	if os.Getenv(pgtest.EnvDSN) != "" { // that server cannot be set up
+		opts.Origin = pgtest.OriginLocal
+	}
 	server, err := pgtest.Start(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
