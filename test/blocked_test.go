@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
@@ -40,16 +40,14 @@ func TestWaiterIsToldWhatTheHolderWaitsFor(t *testing.T) {
 		})
 
 		waiter := sqltest.Open(t, driver, dsn)
-		ctx, cancel := context.WithCancel(t.Context())
-		var r locktrace.Recorder
-		trace := r.Trace()
-		trace.Waiting = func(_ context.Context, w locktrace.Wait) {
+		told := make(chan struct{}, 1)
+		locker := advisorylock.Locker{Trace: &locktrace.Trace{Waiting: func(_ context.Context, w locktrace.Wait) {
 			if len(w.Holders) != 1 || w.Holders[0].BlockedBy != pid {
 				t.Errorf("got a wait for %+v; want one holder that waits for %s", w.Holders, pid)
 			}
-			cancel()
-		}
-		err := advisorylock.Locker{Trace: trace}.Hold(ctx, waiter, key, func(context.Context) error { return nil })
+			told <- struct{}{}
+		}}}
+		err := locktest.EndWait(t.Context(), nil, told, func(ctx context.Context) error { return locker.Hold(ctx, waiter, key, locktest.None) })
 		var wait *advisorylock.WaitError
 		if !errors.As(err, &wait) || len(wait.Holders) != 1 || wait.Holders[0].BlockedBy != pid ||
 			!strings.Contains(err.Error(), "itself waiting for pid "+pid) {
@@ -70,7 +68,7 @@ func TestSessionOfALeaseWaitsForNobody(t *testing.T) {
 	third := sqltest.Begin(t, db)
 	sqltest.Exec(t, third, "LOCK TABLE t")
 	err := advisorylock.Hold(t.Context(), db, 42, func(ctx context.Context) error {
-		short, cancel := context.WithTimeout(ctx, time.Minute)
+		short, cancel := context.WithCancel(ctx)
 		defer cancel()
 		stuck := await.Go(func() error {
 			_, err := db.ExecContext(short, "INSERT INTO t DEFAULT VALUES")

@@ -2,6 +2,7 @@ package test
 
 import (
 	"bufio"
+	"database/sql"
 	"io"
 	"os"
 	"os/exec"
@@ -12,11 +13,20 @@ import (
 	"github.com/bootlock/bootlock/test/await"
 )
 
-// children are the programs that tests start as processes of their own: the
-// test binary again, with the program's name in the environment.
-var children = map[string]func() error{}
+// children are the programs that tests start as processes of their own: the test binary
+// again, with the program's name, and the driver and DSN of its pool, in the environment.
+var children = map[string]func(db *sql.DB) error{}
 
 const envChild = "BOOTLOCK_TEST_CHILD"
+
+func runChild(name string) error {
+	db, err := sql.Open(os.Getenv("DRIVER"), os.Getenv("DSN"))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return children[name](db)
+}
 
 // program is a child process, told by its input and heard by its output.
 type program struct {

@@ -10,6 +10,7 @@ import (
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/sqlstate"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
@@ -19,7 +20,7 @@ import (
 func TestFailedCommit(t *testing.T) {
 	t.Parallel()
 	eachDriver(t, func(t *testing.T, driver string) {
-		db := pool(t, driver, pgtest.Shared(t).NewDB(t))
+		db := locktest.Pool(t, driver, pgtest.Shared(t).NewDB(t))
 		sqltest.Exec(t, db, "CREATE TABLE done (id int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
 		var trace locktrace.Recorder
 		key := advisorylock.KeyOf(t.Name())
@@ -27,7 +28,7 @@ func TestFailedCommit(t *testing.T) {
 			_, err := tx.ExecContext(ctx, "INSERT INTO done VALUES (1), (1)")
 			return err
 		})
-		wantStep(t, err, locktrace.Commit)
+		locktest.WantStep(t, err, locktrace.Commit)
 		if sqlstate.Of(err) != "23505" || errors.Is(err, advisorylock.ErrLost) || !strings.Contains(err.Error(), "nothing was committed") {
 			t.Errorf("got %v; want 23505, not ErrLost, and that nothing was committed", err)
 		}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgbouncer"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
@@ -28,9 +30,6 @@ import (
 // that sit on the very connections that the holder's migration needs keep it from ever
 // being done, and so do holders of other locks.
 
-// startersModes are the ways in which a fleet starts.
-var startersModes = []string{"Serialize", "UpToDate", "Once"}
-
 // starters is a fleet within this program. Each of its processes is a pool of its
 // own, every other one with the other driver, so that they have nothing but the
 // server in common.
@@ -38,13 +37,12 @@ type starters struct {
 	n        int
 	dsn      string
 	schema   string
-	mode     string
+	mode     string       // Serialize, UpToDate or Once
 	migrated atomic.Int32 // how many found something to do
 }
 
-// start has all of them start at once, on a schema that is not there, and returns how
-// long it took until all were ready.
-func (s *starters) start(t *testing.T) time.Duration {
+// start has all of them start at once, on a schema that is not there.
+func (s *starters) start(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*await.Limit) // a start is work, and a CI machine slow
 	defer cancel()
@@ -66,14 +64,13 @@ func (s *starters) start(t *testing.T) time.Duration {
 	began := time.Now()
 	close(begin)
 	all.Wait()
-	took := time.Since(began)
+	t.Logf("%s: all %d were ready after %v", s.mode, s.n, time.Since(began))
 	if got := len(failed); got > 0 {
 		t.Errorf("%s: got %d of %d that failed, one with %v; want none", s.mode, got, s.n, <-failed)
 	}
 	if got := s.migrated.Load(); got != 1 {
 		t.Errorf("%s: %d migrated; want 1", s.mode, got)
 	}
-	return took
 }
 
 func (s *starters) guard() schemaguard.Guard {
@@ -91,13 +88,7 @@ func (s *starters) guard() schemaguard.Guard {
 const startersSteps = 20
 
 func (s *starters) upToDate(ctx context.Context, db *sql.DB) (done bool, err error) {
-	// Without a query, which would be the driver's prepared statement, and the pooler's trouble.
-	res, err := db.ExecContext(ctx, fmt.Sprintf("SELECT FROM %s.done HAVING count(*) >= %d", s.schema, startersSteps))
-	if err != nil {
-		return false, err
-	}
-	n, err := res.RowsAffected()
-	return n == 1, err
+	return locktest.HasRows(fmt.Sprintf("SELECT FROM %s.done HAVING count(*) >= %d", s.schema, startersSteps))(ctx, db)
 }
 
 func (s *starters) migrate(ctx context.Context, db *sql.DB) error {
@@ -120,16 +111,14 @@ func (s *starters) migrate(ctx context.Context, db *sql.DB) error {
 // statement of the winner's migration queue behind all other waiters: 40 processes were
 // not ready after four minutes.
 func TestMoreProcessesThanPooledConnections(t *testing.T) {
-	for _, size := range []int{2, 4} {
-		for _, mode := range startersModes {
-			t.Run(fmt.Sprintf("%s through %d", mode, size), func(t *testing.T) {
-				db := newTestDB(t, pgtest.Shared(t))
-				pooled := pgbouncer.New(t, pgtest.Shared(t), "transaction", size).DSN(db.dsn)
-				fleet := starters{n: 40, dsn: pooled, schema: "app", mode: mode}
-				t.Logf("all %d were ready after %v", fleet.n, fleet.start(t))
-				db.holdsNoLock(t)
-			})
-		}
+	for mode, size := range map[string]int{"Serialize": 2, "UpToDate": 4, "Once": 2} {
+		t.Run(fmt.Sprintf("%s through %d", mode, size), func(t *testing.T) {
+			db := newTestDB(t, pgtest.Shared(t))
+			pooled := pgbouncer.New(t, pgtest.Shared(t), "transaction", size).DSN(db.dsn)
+			fleet := starters{n: 40, dsn: pooled, schema: "app", mode: mode}
+			fleet.start(t)
+			db.holdsNoLock(t)
+		})
 	}
 }
 
@@ -137,43 +126,30 @@ func TestMoreProcessesThanPooledConnections(t *testing.T) {
 // among them.
 func TestMoreProcessesThanConnections(t *testing.T) {
 	const limit, processes = 20, 60
-	shared := func(t *testing.T) *pgtest.Server { return pgtest.Shared(t) }
-	for name, way := range map[string]struct {
-		server func(t *testing.T) *pgtest.Server
-		limit  func(t *testing.T, db testDB, role, dsn string) (limited string)
+	shared := pgtest.Shared(t)
+	for name, tc := range map[string]struct {
+		mode  string
+		limit func(t *testing.T) (db testDB, limited string)
 	}{
-		"a role's limit": {shared, func(t *testing.T, db testDB, role, dsn string) string {
-			sqltest.Exec(t, db.admin, fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d", quoted(role), limit))
-			return dsn
+		"a role's limit": {"UpToDate", func(t *testing.T) (testDB, string) { return limitedRole(t, shared, limit) }},
+		"a database's limit": {"Once", func(t *testing.T) (testDB, string) {
+			db, dsn := limitedRole(t, shared, -1)
+			sqltest.Exec(t, db.admin, fmt.Sprintf("ALTER DATABASE %s CONNECTION LIMIT %d", db.name(t), limit))
+			return db, dsn
 		}},
-		"a database's limit": {shared, func(t *testing.T, db testDB, _, dsn string) string {
-			name := sqltest.Ask[string](t, db.admin, "SELECT current_database()")
-			sqltest.Exec(t, db.admin, fmt.Sprintf("ALTER DATABASE %s CONNECTION LIMIT %d", quoted(name), limit))
-			return dsn
+		"max_connections": {"Serialize", func(t *testing.T) (testDB, string) {
+			return limitedRole(t, ownServer(t, pgtest.Options{Settings: map[string]string{"max_connections": fmt.Sprint(limit)}}), -1)
 		}},
-		"max_connections": {
-			func(t *testing.T) *pgtest.Server {
-				return ownServer(t, pgtest.Options{Settings: map[string]string{"max_connections": fmt.Sprint(limit)}})
-			},
-			func(_ *testing.T, _ testDB, _, dsn string) string { return dsn },
-		},
-		"max_client_conn of PgBouncer": {shared, func(t *testing.T, db testDB, _, _ string) string {
-			return pgbouncer.New(t, pgtest.Shared(t), "transaction", 4, fmt.Sprintf("max_client_conn = %d", limit)).DSN(db.dsn)
+		"max_client_conn of PgBouncer": {"Once", func(t *testing.T) (testDB, string) {
+			db := newTestDB(t, shared)
+			return db, pgbouncer.New(t, shared, "transaction", 4, fmt.Sprintf("max_client_conn = %d", limit)).DSN(db.dsn)
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, mode := range startersModes {
-				t.Run(mode, func(t *testing.T) {
-					server := way.server(t)
-					role := server.NewRole(t)
-					db := newTestDB(t, server)
-					sqltest.Exec(t, db.admin, "ALTER DATABASE "+quoted(sqltest.Ask[string](t, db.admin, "SELECT current_database()"))+" OWNER TO "+quoted(role))
-					limited := way.limit(t, db, role, pgtest.WithUser(db.dsn, role, pgtest.RolePassword))
-					fleet := starters{n: processes, dsn: limited, schema: "app", mode: mode}
-					t.Logf("all %d were ready after %v", fleet.n, fleet.start(t))
-					db.holdsNoLock(t)
-				})
-			}
+			db, limited := tc.limit(t)
+			fleet := starters{n: processes, dsn: limited, schema: "app", mode: tc.mode}
+			fleet.start(t)
+			db.holdsNoLock(t)
 		})
 	}
 }
@@ -181,6 +157,9 @@ func TestMoreProcessesThanConnections(t *testing.T) {
 // ownServer starts a server for this test alone.
 func ownServer(t *testing.T, opts pgtest.Options) *pgtest.Server {
 	t.Helper()
+	if os.Getenv(pgtest.EnvDSN) != "" { // that server cannot be set up
+		opts.Origin = pgtest.OriginLocal
+	}
 	server, err := pgtest.Start(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
@@ -193,14 +172,14 @@ func ownServer(t *testing.T, opts pgtest.Options) *pgtest.Server {
 	return server
 }
 
-// limitedRole is a DSN of db as a role that owns the database and may have so many
-// connections.
-func limitedRole(t *testing.T, limit int) (db testDB, limited string) {
+// limitedRole is a DSN of a database of server as a role that owns it and may have so
+// many connections.
+func limitedRole(t *testing.T, server *pgtest.Server, limit int) (db testDB, limited string) {
 	t.Helper()
-	role := pgtest.Shared(t).NewRole(t)
-	db = newTestDB(t, pgtest.Shared(t))
+	role := server.NewRole(t)
+	db = newTestDB(t, server)
 	sqltest.Exec(t, db.admin, fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d", quoted(role), limit))
-	sqltest.Exec(t, db.admin, "ALTER DATABASE "+quoted(sqltest.Ask[string](t, db.admin, "SELECT current_database()"))+" OWNER TO "+quoted(role))
+	sqltest.Exec(t, db.admin, "ALTER DATABASE "+db.name(t)+" OWNER TO "+quoted(role))
 	return db, pgtest.WithUser(db.dsn, role, pgtest.RolePassword)
 }
 
@@ -208,6 +187,7 @@ func limitedRole(t *testing.T, limit int) (db testDB, limited string) {
 // locks at once, and the leases fill the connections that their own migrations need:
 // none was ever ready, in silence. That is a cluster after a power cut.
 func TestServicesWithALockEach(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		services int
 		through  func(t *testing.T) (db testDB, dsn string)
@@ -216,29 +196,26 @@ func TestServicesWithALockEach(t *testing.T) {
 			db := newTestDB(t, pgtest.Shared(t))
 			return db, pgbouncer.New(t, pgtest.Shared(t), "transaction", 4).DSN(db.dsn)
 		}},
-		"25 on a limit of 20": {25, func(t *testing.T) (testDB, string) { return limitedRole(t, 20) }},
+		"25 on a limit of 20": {25, func(t *testing.T) (testDB, string) { return limitedRole(t, pgtest.Shared(t), 20) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachDriver(t, func(t *testing.T, driver string) {
-				db, dsn := tc.through(t)
-				ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
-				defer cancel()
-				var all sync.WaitGroup
-				for i := range tc.services {
-					service := pool(t, driver, dsn)
-					all.Go(func() {
-						fleet := starters{schema: fmt.Sprintf("service_%d", i), mode: "Serialize"}
-						if err := fleet.guard().Ensure(ctx, service, fleet.schema, fleet.migrate); err != nil {
-							t.Errorf("service %d: %v", i, err)
-						}
-						service.Close()
-					})
-				}
-				began := time.Now()
-				all.Wait()
-				t.Logf("all were ready after %v", time.Since(began))
-				db.holdsNoLock(t)
-			})
+			t.Parallel()
+			db, dsn := tc.through(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 3*await.Limit)
+			defer cancel()
+			var all sync.WaitGroup
+			for i := range tc.services {
+				service := locktest.Pool(t, drivers[i%len(drivers)], dsn)
+				all.Go(func() {
+					fleet := starters{schema: fmt.Sprintf("service_%d", i), mode: "Serialize"}
+					if err := fleet.guard().Ensure(ctx, service, fleet.schema, fleet.migrate); err != nil {
+						t.Errorf("service %d: %v", i, err)
+					}
+					service.Close()
+				})
+			}
+			all.Wait()
+			db.holdsNoLock(t)
 		})
 	}
 }
@@ -246,15 +223,17 @@ func TestServicesWithALockEach(t *testing.T) {
 // Processes that await a migration must leave it a connection, also before anybody has come
 // to migrate.
 func TestAwaitLeavesAConnection(t *testing.T) {
+	t.Parallel()
 	eachDriver(t, func(t *testing.T, driver string) {
-		db, limited := limitedRole(t, 10)
+		t.Parallel()
+		db, limited := limitedRole(t, pgtest.Shared(t), 10)
 		guard := schemaguard.Guard{Once: "build 1"}
 		waiting := guard
-		locker, lasting := lastingWait(advisorylock.Locker{})
+		locker, lasting := locktest.Lasting(advisorylock.Locker{})
 		waiting.Trace = locker.Trace
 		var awaited []<-chan error
 		for i := range 12 {
-			worker := pool(t, drivers[i%len(drivers)], limited)
+			worker := locktest.Pool(t, drivers[i%len(drivers)], limited)
 			awaited = append(awaited, await.Go(func() error {
 				defer worker.Close()
 				return waiting.Await(t.Context(), worker, "app")
@@ -263,9 +242,9 @@ func TestAwaitLeavesAConnection(t *testing.T) {
 		for range awaited {
 			await.Value(t, lasting)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), await.Limit/2)
+		ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
 		defer cancel()
-		if err := guard.Ensure(ctx, pool(t, driver, limited), "app", func(context.Context, *sql.DB) error { return nil }); err != nil {
+		if err := guard.Ensure(ctx, locktest.Pool(t, driver, limited), "app", func(context.Context, *sql.DB) error { return nil }); err != nil {
 			t.Errorf("the migrator: got %v; want nil", err)
 		}
 		for _, worker := range awaited {
@@ -283,18 +262,21 @@ func TestOneConnectionIsTooFew(t *testing.T) {
 	t.Parallel()
 	eachDriver(t, func(t *testing.T, driver string) {
 		t.Parallel()
-		_, limited := limitedRole(t, 1)
-		var log bytes.Buffer
+		_, limited := limitedRole(t, pgtest.Shared(t), 1)
 		for name, guard := range map[string]schemaguard.Guard{"Serialize": {Serialize: true}, "Once": {Once: "build 1"}} {
-			log.Reset()
-			guard.Trace = locktrace.Log(slog.New(slog.NewTextHandler(&log, nil)))
-			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
 			defer cancel()
-			err := guard.Ensure(ctx, pool(t, driver, limited), "app", func(ctx context.Context, db *sql.DB) error { return db.PingContext(ctx) })
-			if !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("%s: got %v; want context.DeadlineExceeded", name, err)
+			var said bytes.Buffer
+			log := locktrace.Log(slog.New(slog.NewTextHandler(&said, nil)))
+			guard.Trace = &locktrace.Trace{Waiting: func(ctx context.Context, w locktrace.Wait) {
+				log.Waiting(ctx, w)
+				cancel()
+			}}
+			err := guard.Ensure(ctx, locktest.Pool(t, driver, limited), "app", func(ctx context.Context, db *sql.DB) error { return db.PingContext(ctx) })
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: got %v; want it to wait until its context ends", name, err)
 			}
-			if said := log.String(); !strings.Contains(said, "waiting for the lock") || !strings.Contains(said, "connection") {
+			if said := said.String(); !strings.Contains(said, "waiting for the lock") || !strings.Contains(said, "connection") {
 				t.Errorf("%s: got the log %q; want it to say that there is no connection", name, said)
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/replica"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
@@ -29,7 +30,7 @@ func TestDiskFull(t *testing.T) {
 	server.StartAgain(t)
 	admin := sqltest.Open(t, "pgx", server.DSN())
 
-	locker, lasting := lastingWait(advisorylock.Locker{})
+	locker, lasting := locktest.Lasting(advisorylock.Locker{})
 	guard := schemaguard.Guard{Serialize: true, Trace: locker.Trace}
 	migrating, full := make(chan struct{}), make(chan struct{})
 	first := await.Go(func() error {
@@ -62,12 +63,12 @@ func TestDiskFull(t *testing.T) {
 
 	disk.fill(t)
 	for _, driver := range drivers {
-		if err := advisorylock.Hold(t.Context(), sqltest.Open(t, driver, server.DSN()), leaseKey, func(context.Context) error { return nil }); err != nil {
+		if err := advisorylock.Hold(t.Context(), sqltest.Open(t, driver, server.DSN()), leaseKey, locktest.None); err != nil {
 			t.Errorf("a lock while the disk is full: %v", err)
 		}
 	}
 	close(full)
-	wantStep(t, await.Value(t, first), locktrace.Migrate)
+	locktest.WantStep(t, await.Value(t, first), locktrace.Migrate)
 	server.Gone(t)
 	disk.empty(t)
 	server.StartAgain(t)

@@ -25,6 +25,7 @@ import (
 	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/relay"
 )
@@ -55,7 +56,7 @@ func TestPgxpool(t *testing.T) {
 		err := advisorylock.WithXactLock(t.Context(), db, leaseKey, func(ctx context.Context, _ *sql.Tx) error {
 			ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 			defer cancel()
-			return advisorylock.WithXactLock(ctx, db, leaseKey+1, noTx)
+			return advisorylock.WithXactLock(ctx, db, leaseKey+1, locktest.Nothing)
 		})
 		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "SetMaxOpenConns") {
 			t.Errorf("got %v; want context.DeadlineExceeded, and the advice to call SetMaxOpenConns", err)
@@ -63,19 +64,12 @@ func TestPgxpool(t *testing.T) {
 	})
 	t.Run("a migrate that finds no connection", func(t *testing.T) {
 		db, _ := open(t, 1)
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // for what comes before migrate, too
+		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		err := schemaguard.Migrate(ctx, db, "app", func(ctx context.Context, db *sql.DB) error { return db.PingContext(ctx) })
-		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "SetMaxOpenConns") {
-			t.Errorf("got %v; want context.DeadlineExceeded, and the advice to call SetMaxOpenConns", err)
-		}
-	})
-	t.Run("one connection, and the limit told", func(t *testing.T) {
-		db, _ := open(t, 1)
-		db.SetMaxOpenConns(1)
-		err := advisorylock.Hold(t.Context(), db, leaseKey, func(context.Context) error { return nil })
-		if !errors.Is(err, advisorylock.ErrPoolTooSmall) {
-			t.Errorf("got %v; want ErrPoolTooSmall", err)
+		guard := schemaguard.Guard{Serialize: true, Trace: &locktrace.Trace{Waiting: func(context.Context, locktrace.Wait) { cancel() }}}
+		err := guard.Ensure(ctx, db, "app", func(ctx context.Context, db *sql.DB) error { return db.PingContext(ctx) })
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "SetMaxOpenConns") {
+			t.Errorf("got %v; want context.Canceled, and the advice to call SetMaxOpenConns", err)
 		}
 	})
 	t.Run("fifty schemas on four connections, and the limit told", func(t *testing.T) {
@@ -145,7 +139,7 @@ func TestPgxThatIgnoresItsContext(t *testing.T) {
 				}
 				return ctx
 			}}}
-			err = returns(t, ctx, await.Go(func() error { return locker.WithXactLock(ctx, db, leaseKey, noTx) }))
+			err = returns(t, ctx, await.Go(func() error { return locker.WithXactLock(ctx, db, leaseKey, locktest.Nothing) }))
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %v; want context.DeadlineExceeded", err)
 			}
@@ -181,7 +175,7 @@ func TestBrokenBeginsAreNoStatementMode(t *testing.T) {
 			})
 			faulty := rec.OpenDB()
 			defer faulty.Close()
-			err := advisorylock.WithXactLock(t.Context(), faulty, leaseKey, noTx)
+			err := advisorylock.WithXactLock(t.Context(), faulty, leaseKey, locktest.Nothing)
 			if errors.Is(err, advisorylock.ErrUnsupported) {
 				t.Errorf("got %v; want no verdict on the pooler after %d broken BEGINs", err, broken)
 			}

@@ -3,7 +3,6 @@ package test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -14,32 +13,38 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
 
-// loseFenced takes leaseKey on db, begins a fenced transaction on its pool and
-// ends the session of the lock.
-func loseFenced(t *testing.T, db testDB, ttl time.Duration, old *sql.DB) (tx *sql.Tx, returned <-chan moment) {
+// loseFenced takes leaseKey on db, begins a fenced transaction on its pool, sleeps in a
+// statement of it, and ends the session of the lock.
+func loseFenced(t *testing.T, db testDB, ttl time.Duration, old *sql.DB, sleep time.Duration) (returned <-chan moment) {
 	t.Helper()
-	begun := make(chan *sql.Tx, 1)
+	fenced := make(chan struct{})
 	returned = holdInBackground(t, ttl, old, leaseKey, func(ctx context.Context) error {
 		tx, err := old.BeginTx(context.WithoutCancel(ctx), nil)
-		if err == nil {
-			err = advisorylock.Fence(ctx, tx)
+		if err != nil {
+			return err
 		}
-		begun <- tx
-		if err == nil {
-			<-ctx.Done()
+		t.Cleanup(func() { _ = tx.Rollback() })
+		if err := advisorylock.Fence(ctx, tx); err != nil {
+			return err
 		}
+		close(fenced)
+		_, err = tx.ExecContext(context.Background(), fmt.Sprintf("SELECT pg_sleep(%v)", sleep.Seconds()))
 		return err
 	})
-	tx = await.Value(t, begun)
-	t.Cleanup(func() { _ = tx.Rollback() })
-	db.terminate(t, leaseKey)
-	return tx, returned
+	await.Value(t, fenced)
+	if sleep > 0 {
+		await.True(t, "the long statement", func() bool {
+			return sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()") == 1
+		})
+	}
+	locktest.Terminate(t, db.admin, leaseKey)
+	return returned
 }
 
 // How long a fenced transaction keeps the next holder out when its process is
@@ -47,47 +52,39 @@ func loseFenced(t *testing.T, db testDB, ttl time.Duration, old *sql.DB) (tx *sq
 func TestFencedTransactionEnds(t *testing.T) {
 	t.Parallel()
 	const ttl, long = time.Second, 3 * time.Second
-	sleep := fmt.Sprintf("SELECT pg_sleep(%v)", long.Seconds())
 	for name, tc := range map[string]struct {
+		driver string
 		params []string
 		freeze bool
-		long   bool
+		sleep  time.Duration // in the statement
 		least  time.Duration // before this the next one must not begin
 	}{
-		"frozen between two statements":      {freeze: true},
-		"frozen in a long statement":         {freeze: true, long: true, least: long * 9 / 10},
-		"killed between two statements":      {},
-		"killed in a long statement":         {long: true, least: long * 9 / 10},
-		"killed in a long statement, looked": {params: []string{"client_connection_check_interval", "500ms"}, long: true},
+		"frozen between two statements":      {driver: "postgres", freeze: true},
+		"frozen in a long statement":         {driver: "pgx", freeze: true, sleep: long, least: long * 9 / 10},
+		"killed between two statements":      {driver: "pgx"},
+		"killed in a long statement":         {driver: "postgres", sleep: long, least: long * 9 / 10},
+		"killed in a long statement, looked": {driver: "pgx", params: []string{"client_connection_check_interval", "500ms"}, sleep: long},
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachDriver(t, func(t *testing.T, driver string) {
-				t.Parallel()
-				db := newTestDB(t, pgtest.Shared(t))
-				network := newNetwork(t, pgtest.WithParams(db.dsn, tc.params...))
-				tx, returned := loseFenced(t, db, ttl, sqltest.Open(t, driver, network.dsn))
-				granted, _ := holdNext(t, pool(t, driver, db.dsn), leaseKey)
-				began := time.Now()
-				if tc.long {
-					go func() { _, _ = tx.ExecContext(context.Background(), sleep) }()
-					await.True(t, "the long statement", func() bool {
-						return sqltest.Ask[int](t, db.admin, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()") == 1
-					})
-				}
-				if !tc.freeze {
-					network.Close() // pgx would ask for a cancel, if it could connect
-				}
-				next := await.Value(t, granted)
-				if next.err != nil {
-					t.Fatal(next.err)
-				}
-				took := next.at.Sub(began)
-				t.Logf("TTL %v, statement of %v: the next one began after %v", ttl, long, took.Round(10*time.Millisecond))
-				if took < tc.least {
-					t.Errorf("the next one began after %v; want %v at least", took, tc.least)
-				}
-				await.Value(t, returned)
-			})
+			t.Parallel()
+			db := newTestDB(t, pgtest.Shared(t))
+			network := newNetwork(t, pgtest.WithParams(db.dsn, tc.params...))
+			began := time.Now()
+			returned := loseFenced(t, db, ttl, sqltest.Open(t, tc.driver, network.dsn), tc.sleep)
+			granted, _ := holdNext(t, locktest.Pool(t, tc.driver, db.dsn), leaseKey)
+			if !tc.freeze {
+				network.Close() // pgx would ask for a cancel, if it could connect
+			}
+			next := await.Value(t, granted)
+			if next.err != nil {
+				t.Fatal(next.err)
+			}
+			took := next.at.Sub(began)
+			t.Logf("TTL %v, statement of %v: the next one began after %v", ttl, long, took.Round(10*time.Millisecond))
+			if took < tc.least {
+				t.Errorf("the next one began after %v; want %v at least", took, tc.least)
+			}
+			await.Value(t, returned)
 		})
 	}
 }
@@ -100,6 +97,7 @@ func TestUpdatesOfASet(t *testing.T) {
 	eachDriver(t, func(t *testing.T, driver string) {
 		for _, fenced := range []bool{true, false} {
 			t.Run(fmt.Sprintf("fenced=%t", fenced), func(t *testing.T) {
+				t.Parallel()
 				s := newSharedSet(t, driver, fenced)
 				added, lost := s.run(t)
 				t.Logf("%d elements added, %d of them lost; %d locks were lost", added, lost, s.faults.Load())
@@ -138,7 +136,7 @@ func newSharedSet(t *testing.T, driver string, fenced bool) *sharedSet {
 	s := &sharedSet{db: newTestDB(t, pgtest.Shared(t)), fenced: fenced}
 	sqltest.Exec(t, s.db.admin, "CREATE TABLE shared_set (elements text); INSERT INTO shared_set VALUES ('')")
 	for range setWorkers {
-		s.pools = append(s.pools, pool(t, driver, s.db.dsn))
+		s.pools = append(s.pools, locktest.Pool(t, driver, s.db.dsn))
 	}
 	return s
 }
@@ -148,7 +146,7 @@ func newSharedSet(t *testing.T, driver string, fenced bool) *sharedSet {
 // there.
 func (s *sharedSet) run(t *testing.T) (added, lost int) {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), longWait)
+	ctx, stop := context.WithTimeout(t.Context(), await.Limit)
 	defer stop()
 	var workers sync.WaitGroup
 	for _, db := range s.pools {
@@ -168,7 +166,7 @@ func (s *sharedSet) run(t *testing.T) (added, lost int) {
 			pace += pace / 4
 		}
 		time.Sleep(rand.N(pace))
-		s.faults.Add(int64(len(s.db.terminate(t, leaseKey))))
+		s.faults.Add(int64(locktest.Terminate(t, s.db.admin, leaseKey)))
 	}
 	stop()
 	workers.Wait()
@@ -226,34 +224,4 @@ func (s *sharedSet) add(ctx context.Context, db *sql.DB) error {
 	defer s.mu.Unlock()
 	s.added = append(s.added, element)
 	return nil
-}
-
-// The contexts of the guard's migrate carry the lease that serialises it; without
-// Serialize there is none.
-func TestFenceInMigrate(t *testing.T) {
-	t.Parallel()
-	eachDriver(t, func(t *testing.T, driver string) {
-		db := newTestDB(t, pgtest.Shared(t))
-		app := pool(t, driver, db.dsn)
-		never := func(context.Context, *sql.DB) (bool, error) { return false, nil }
-		for name, guard := range map[string]schemaguard.Guard{
-			"serialize": {Serialize: true}, "up_to_date": {UpToDate: never}, "neither": {},
-		} {
-			err := guard.Ensure(t.Context(), app, name, func(ctx context.Context, app *sql.DB) error {
-				tx, err := app.BeginTx(ctx, nil)
-				if err != nil {
-					return err
-				}
-				defer func() { _ = tx.Rollback() }()
-				if err := advisorylock.Fence(ctx, tx); (err != nil) != (name == "neither") || errors.Is(err, advisorylock.ErrLost) {
-					t.Errorf("%s: got %v from Fence", name, err)
-				}
-				return nil
-			})
-			if err != nil {
-				t.Errorf("%s: %v", name, err)
-			}
-		}
-		db.holdsNoLock(t)
-	})
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgbouncer"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/replica"
@@ -17,16 +18,10 @@ import (
 )
 
 // awaited knows from the catalog whether the migration is done, for which no
-// right is needed. The question is a literal Exec, which works through PgBouncer
-// with every driver.
-var awaited = schemaguard.Guard{UpToDate: func(ctx context.Context, db *sql.DB) (done bool, err error) {
-	result, err := db.ExecContext(ctx, "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = 'app' AND tablename = 'last'")
-	if err != nil {
-		return false, err
-	}
-	n, err := result.RowsAffected()
-	return n == 1, err
-}}
+// right is needed.
+var awaited = schemaguard.Guard{
+	UpToDate: locktest.HasRows("SELECT FROM pg_catalog.pg_tables WHERE schemaname = 'app' AND tablename = 'last'"),
+}
 
 // createLast ends with what a worker of Once needs.
 func createLast(ctx context.Context, db *sql.DB) error {
@@ -73,7 +68,7 @@ func awaitGuard(t *testing.T, guard schemaguard.Guard, migrator, worker string) 
 	begun := make(chan struct{})
 	var ended sync.WaitGroup
 	for i := range workers {
-		db := pool(t, drivers[i%2], worker)
+		db := locktest.Pool(t, drivers[i%2], worker)
 		db.SetMaxOpenConns(1)
 		ended.Go(func() {
 			if i >= workers/2 {
@@ -86,7 +81,7 @@ func awaitGuard(t *testing.T, guard schemaguard.Guard, migrator, worker string) 
 			}
 		})
 	}
-	err := guard.Ensure(t.Context(), pool(t, "pgx", migrator), "app", func(ctx context.Context, db *sql.DB) error {
+	err := guard.Ensure(t.Context(), locktest.Pool(t, "pgx", migrator), "app", func(ctx context.Context, db *sql.DB) error {
 		close(begun)
 		if _, err := db.ExecContext(ctx, "SELECT pg_sleep(0.5)"); err != nil {
 			return err

@@ -14,8 +14,8 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/internal/sqlstate"
-	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/history"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/relay"
 	"github.com/bootlock/bootlock/test/sqltest"
@@ -104,7 +104,7 @@ func newHistoryFleet(t *testing.T, server *pgtest.Server, control string) *histo
 	for i := range 4 {
 		n := newNetwork(t, f.db.dsn)
 		driver := drivers[i%len(drivers)]
-		f.members = append(f.members, &historyMember{f, i, n, pool(t, driver, n.dsn), pool(t, driver, f.db.dsn)})
+		f.members = append(f.members, &historyMember{f, i, n, locktest.Pool(t, driver, n.dsn), locktest.Pool(t, driver, f.db.dsn)})
 	}
 	return f
 }
@@ -157,18 +157,13 @@ func (m *historyMember) ended(by func()) {
 	m.fleet.log.Add(history.Op{Kind: history.Ended, Process: m.number, Call: asked})
 }
 
-// terminate ends the sessions that have the lock, and waits until they are gone.
+// terminate ends the sessions that have the lock.
 func (f *historyFleet) terminate(t *testing.T, key advisorylock.Key) {
 	t.Helper()
 	asked := f.log.Now()
-	pids := f.db.terminate(t, key)
-	if len(pids) == 0 {
-		return
+	if locktest.Terminate(t, f.db.admin, key) > 0 {
+		f.log.Add(history.Op{Kind: history.Ended, Process: history.Everybody, Call: asked})
 	}
-	await.True(t, "the sessions to end", func() bool {
-		return sqltest.Ask[int](t, f.db.admin, "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1)", pids) == 0
-	})
-	f.log.Add(history.Op{Kind: history.Ended, Process: history.Everybody, Call: asked})
 }
 
 func pause(ctx context.Context, d time.Duration) {

@@ -7,16 +7,15 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/hostile"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
@@ -27,16 +26,15 @@ import (
 // fences and of looks at the holder as well.
 func TestLookAlikesAreNotCalled(t *testing.T) {
 	t.Parallel()
-	for name, path := range hostile.Paths {
-		for _, plpgsql := range []bool{true, false} {
-			t.Run(fmt.Sprintf("%s, plpgsql %t", name, plpgsql), func(t *testing.T) {
-				t.Parallel()
-				eachDriver(t, func(t *testing.T, driver string) {
-					t.Parallel()
-					callsAmongLookAlikes(t, driver, path, plpgsql)
-				})
-			})
-		}
+	for _, tc := range []struct { // any two of them together once
+		path    string
+		plpgsql bool
+		driver  string
+	}{{"in front", true, "pgx"}, {"in front", false, "postgres"}, {"behind", true, "postgres"}, {"behind", false, "pgx"}} {
+		t.Run(fmt.Sprintf("%s, plpgsql %t, %s", tc.path, tc.plpgsql, tc.driver), func(t *testing.T) {
+			t.Parallel()
+			callsAmongLookAlikes(t, tc.driver, hostile.Paths[tc.path], tc.plpgsql)
+		})
 	}
 }
 
@@ -45,7 +43,7 @@ func callsAmongLookAlikes(t *testing.T, driver, path string, plpgsql bool) {
 	admin := pgtest.Shared(t).NewDB(t)
 	hostile.Install(t, admin)
 	db := sqltest.Open(t, "pgx", admin)
-	sqltest.Exec(t, db, "GRANT CREATE ON DATABASE "+quoted(sqltest.Ask[string](t, db, "SELECT current_database()"))+" TO "+quoted(role))
+	sqltest.Exec(t, db, "GRANT CREATE ON DATABASE "+testDB{admin: db}.name(t)+" TO "+quoted(role))
 	if !plpgsql { // the look-alikes were made by a superuser, and go on
 		sqltest.Exec(t, db, "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC")
 	}
@@ -65,38 +63,36 @@ func callsAmongLookAlikes(t *testing.T, driver, path string, plpgsql bool) {
 func waitsAmongLookAlikes(t *testing.T, driver, admin, dsn string) {
 	key := advisorylock.KeyOf(t.Name())
 	holder := sqltest.Occupy(t, admin, key)
-	told := make(chan locktrace.Wait, 100)
-	var waits sync.WaitGroup
-	for name, call := range waitFor {
-		waits.Go(func() {
-			trace := &locktrace.Trace{Waiting: func(_ context.Context, w locktrace.Wait) { told <- w }}
-			err := call(t.Context(), advisorylock.Locker{Name: "waits", TTL: time.Minute, Trace: trace}, pool(t, driver, dsn), key)
-			if err != nil {
-				t.Errorf("%s: %v", name, err)
-			}
-		})
+	locker, lasting := locktest.Lasting(advisorylock.Locker{Name: "waits", TTL: time.Minute})
+	waiting := map[string]<-chan error{}
+	for name, wait := range locktest.Waits {
+		db := locktest.Pool(t, driver, dsn)
+		waiting[name] = await.Go(func() error { return wait(t.Context(), locker, db, key) })
 	}
-	for range waitFor {
-		if w := await.Value(t, told); len(w.Holders) == 0 {
+	for range waiting {
+		if w := await.Value(t, lasting); len(w.Holders) == 0 {
 			t.Errorf("got %+v of a wait; want the holder named", w)
 		}
 	}
-	asker := pool(t, driver, dsn)
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
+	asker := locktest.Pool(t, driver, dsn)
+	begins, begun := locktest.Beginning()
 	var wait *advisorylock.WaitError
-	err := advisorylock.Hold(ctx, asker, key, func(context.Context) error { return nil })
+	err := locktest.EndWait(t.Context(), nil, begun, func(ctx context.Context) error { return begins.Hold(ctx, asker, key, locktest.None) })
 	if !errors.As(err, &wait) || len(wait.Holders) == 0 {
 		t.Errorf("got %v; want a WaitError that names the holder", err)
 	}
 	sqltest.Commit(t, holder)
-	waits.Wait()
+	for name, returned := range waiting {
+		if err := await.Value(t, returned); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // The next holder meets a fenced transaction of the last, and has to wait for it.
 func fencesAmongLookAlikes(t *testing.T, driver, admin, dsn string) {
 	key := advisorylock.KeyOf(t.Name())
-	first, second := pool(t, driver, dsn), pool(t, driver, dsn)
+	first, second := locktest.Pool(t, driver, dsn), locktest.Pool(t, driver, dsn)
 	var next <-chan error
 	err := advisorylock.Locker{Name: "fences"}.Hold(t.Context(), first, key, func(ctx context.Context) error {
 		tx, err := first.BeginTx(t.Context(), nil)
@@ -107,16 +103,14 @@ func fencesAmongLookAlikes(t *testing.T, driver, admin, dsn string) {
 		if err := advisorylock.Fence(ctx, tx); err != nil {
 			t.Errorf("Fence: %v", err)
 		}
-		for _, s := range holdersOf(t, admin, key) {
-			sqltest.Exec(t, sqltest.Open(t, "pgx", admin), s.TerminateSQL())
-		}
+		locktest.Terminate(t, sqltest.Open(t, "pgx", admin), key)
 		<-ctx.Done()
-		if err := advisorylock.TryHold(t.Context(), second, key, func(context.Context) error { return nil }); !errors.Is(err, advisorylock.ErrNotAcquired) {
+		if err := advisorylock.TryHold(t.Context(), second, key, locktest.None); !errors.Is(err, advisorylock.ErrNotAcquired) {
 			t.Errorf("TryHold beside a fenced transaction: got %v; want ErrNotAcquired", err)
 		}
-		locker, lasting := lastingWait(advisorylock.Locker{})
+		locker, lasting := locktest.Lasting(advisorylock.Locker{})
 		next = await.Go(func() error {
-			return locker.Hold(t.Context(), second, key, func(context.Context) error { return nil })
+			return locker.Hold(t.Context(), second, key, locktest.None)
 		})
 		if w := await.Value(t, lasting); len(w.Holders) == 0 {
 			t.Errorf("got %+v of the wait at the fence; want the transaction named", w)
@@ -131,17 +125,8 @@ func fencesAmongLookAlikes(t *testing.T, driver, admin, dsn string) {
 	}
 }
 
-func holdersOf(t *testing.T, dsn string, key advisorylock.Key) []advisorylock.Session {
-	t.Helper()
-	sessions, err := advisorylock.Sessions(t.Context(), sqltest.Open(t, "pgx", dsn), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sessions
-}
-
 func guardsAmongLookAlikes(t *testing.T, driver, dsn string) {
-	db := pool(t, driver, dsn)
+	db := locktest.Pool(t, driver, dsn)
 	done := false
 	upToDate := func(context.Context, *sql.DB) (bool, error) { return done, nil }
 	migrate := func(context.Context, *sql.DB) error { done = true; return nil }

@@ -19,7 +19,7 @@ var drivers = []string{"pgx", "postgres"}
 
 func TestMain(m *testing.M) {
 	if name := os.Getenv(envChild); name != "" {
-		if err := children[name](); err != nil {
+		if err := runChild(name); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

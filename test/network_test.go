@@ -14,14 +14,11 @@ import (
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/relay"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
-
-// A call that hangs would go on until TCP gives up, which takes minutes at
-// least; one that heeds its context is back in about half a second.
-const tooLong = 20 * time.Second
 
 // A network can go silent without closing anything: a firewall that forgot the
 // connection, a node that lost power. pgx returns when the context ends; lib/pq
@@ -51,7 +48,7 @@ func TestSilentNetwork(t *testing.T) {
 					t.Errorf("got %v; want nil: all was done before the network went silent", err)
 				}
 				if tt.fails != "" {
-					wantStep(t, err, tt.fails)
+					locktest.WantStep(t, err, tt.fails)
 					wantEnough(t, err)
 				}
 				if tt.silent == locktrace.Rollback && !errors.Is(err, errBootstrap) {
@@ -101,40 +98,29 @@ func silentEnsure(t *testing.T, o outage, silent locktrace.Step, trace *locktrac
 // The wait itself is where a call spends its time, so it is where a network most
 // likely goes silent.
 func TestNetworkGoesSilentInTheWait(t *testing.T) {
-	waits := map[string]func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error{
-		"WithXactLock": func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error {
-			return l.WithXactLock(ctx, db, key, noTx)
-		},
-		"Hold": func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error {
-			return l.Hold(ctx, db, key, func(context.Context) error { return nil })
-		},
-	}
 	eachOutage(t, func(t *testing.T, run func(name string, test func(t *testing.T, o outage))) {
-		for op, wait := range waits {
-			for _, long := range []bool{false, true} {
-				run(fmt.Sprintf("%s long=%t", op, long), func(t *testing.T, o outage) {
-					admin := sqltest.Open(t, "pgx", o.dsn)
-					holder := sqltest.Occupy(t, o.dsn, o.key)
-					ctx, cut := o.prepare(t)
-					locker, lasting := lastingWait(advisorylock.Locker{})
-					done := await.Go(func() error { return wait(ctx, locker, o.db, o.key) })
-					if long {
-						await.Value(t, lasting)
-					}
-					sqltest.AwaitWaiters(t, admin, o.key, 1)
-					cut()
-					err := returns(t, ctx, done)
-					wantStep(t, err, locktrace.Lock)
-					wantEnough(t, err)
-					var waitErr *advisorylock.WaitError
-					if !errors.As(err, &waitErr) {
-						t.Errorf("got %v; want a WaitError", err)
-					}
-					o.network.Speak()
-					sqltest.Commit(t, holder)
-					o.wantBack(t, func(ctx context.Context) error { return wait(ctx, advisorylock.Locker{}, o.db, o.key) })
-				})
-			}
+		for op, wait := range locktest.Waits {
+			run(op, func(t *testing.T, o outage) {
+				admin := sqltest.Open(t, "pgx", o.dsn)
+				holder := sqltest.Occupy(t, o.dsn, o.key)
+				ctx, cut := o.prepare(t)
+				locker, lasting := locktest.Lasting(advisorylock.Locker{})
+				done := await.Go(func() error { return wait(ctx, locker, o.db, o.key) })
+				if op == "Hold" { // the other one soon after it has begun
+					locktest.AwaitReport(t, lasting, done)
+				}
+				sqltest.AwaitWaiters(t, admin, o.key, 1)
+				cut()
+				err := returns(t, ctx, done)
+				locktest.WantStep(t, err, locktrace.Lock)
+				wantEnough(t, err)
+				if !errors.As(err, new(*advisorylock.WaitError)) {
+					t.Errorf("got %v; want a WaitError", err)
+				}
+				o.network.Speak()
+				sqltest.Commit(t, holder)
+				o.wantBack(t, func(ctx context.Context) error { return wait(ctx, advisorylock.Locker{}, o.db, o.key) })
+			})
 		}
 	})
 }
@@ -143,8 +129,12 @@ func TestNetworkGoesSilentInTheWait(t *testing.T) {
 // either.
 func TestSilentNetworkAndAPoolOfOne(t *testing.T) {
 	calls := map[string]func(ctx context.Context, o outage) error{
-		"WithXactLock":    func(ctx context.Context, o outage) error { return advisorylock.WithXactLock(ctx, o.db, o.key, noTx) },
-		"TryWithXactLock": func(ctx context.Context, o outage) error { return advisorylock.TryWithXactLock(ctx, o.db, o.key, noTx) },
+		"WithXactLock": func(ctx context.Context, o outage) error {
+			return advisorylock.WithXactLock(ctx, o.db, o.key, locktest.Nothing)
+		},
+		"TryWithXactLock": func(ctx context.Context, o outage) error {
+			return advisorylock.TryWithXactLock(ctx, o.db, o.key, locktest.Nothing)
+		},
 		"Sessions": func(ctx context.Context, o outage) error {
 			_, err := advisorylock.Sessions(ctx, o.db, o.key)
 			return err
@@ -192,14 +182,14 @@ type outage struct {
 func eachOutage(t *testing.T, tests func(t *testing.T, run func(name string, test func(t *testing.T, o outage)))) {
 	t.Helper()
 	t.Parallel()
-	dsn := pgtest.Shared(t).NewDB(t)
+	db := newTestDB(t, pgtest.Shared(t))
 	t.Run("in", func(t *testing.T) { // returns when all in it are done
 		tests(t, func(name string, test func(t *testing.T, o outage)) {
 			for silence, name := range map[relay.Silence]string{relay.Lost: name + ", lost", relay.Late: name + ", late"} {
 				t.Run(name, func(t *testing.T) {
 					eachDriver(t, func(t *testing.T, driver string) {
 						t.Parallel()
-						o := outage{silence: silence, dsn: dsn, network: newNetwork(t, dsn), key: advisorylock.KeyOf(t.Name())}
+						o := outage{silence: silence, dsn: db.dsn, network: newNetwork(t, db.dsn), key: advisorylock.KeyOf(t.Name())}
 						o.schema = "app" + o.key.String()
 						o.db = sqltest.Open(t, driver, o.network.dsn)
 						test(t, o)
@@ -209,7 +199,7 @@ func eachOutage(t *testing.T, tests func(t *testing.T, run func(name string, tes
 			}
 		})
 	})
-	nothingLeft(t, dsn)
+	db.holdsNoLock(t)
 }
 
 var errEnough = errors.New("waited long enough")
@@ -226,17 +216,11 @@ func (o outage) prepare(t *testing.T) (context.Context, func()) {
 }
 
 // returns gives the error of the call, which must be back soon after its context
-// has ended.
+// has ended: one that hangs would go on until TCP gives up, which takes minutes at least.
 func returns(t *testing.T, ctx context.Context, done <-chan error) error {
 	t.Helper()
 	await.Value(t, ctx.Done())
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(tooLong):
-		t.Fatalf("the call is not back %v after its context ended", tooLong)
-		return nil
-	}
+	return await.Value(t, done)
 }
 
 func wantEnough(t *testing.T, err error) {

@@ -14,6 +14,7 @@ import (
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgtest"
 )
 
@@ -72,7 +73,7 @@ func callsThatFail(t *testing.T, db *sql.DB) map[string]error {
 		}
 	}}
 	locker := advisorylock.Locker{Trace: trace}
-	hold := func(context.Context) error { return nil }
+	hold := locktest.None
 	no := func(context.Context, *sql.DB) (bool, error) { return false, nil }
 	_, sessionsErr := advisorylock.Sessions(ctx, db, 1)
 	errs := map[string]error{
@@ -80,8 +81,8 @@ func callsThatFail(t *testing.T, db *sql.DB) map[string]error {
 		"Migrate":         schemaguard.Migrate(ctx, db, "app", nil),
 		"SkipIfExists":    schemaguard.Guard{SkipIfExists: true, Trace: trace}.Ensure(ctx, db, "app", nil),
 		"UpToDate":        schemaguard.Guard{UpToDate: no, Trace: trace}.Ensure(ctx, db, "app", nil),
-		"WithXactLock":    locker.WithXactLock(ctx, db, 1, noTx),
-		"TryWithXactLock": locker.TryWithXactLock(ctx, db, 1, noTx),
+		"WithXactLock":    locker.WithXactLock(ctx, db, 1, locktest.Nothing),
+		"TryWithXactLock": locker.TryWithXactLock(ctx, db, 1, locktest.Nothing),
 		"Hold":            locker.Hold(ctx, db, 1, hold),
 		"TryHold":         locker.TryHold(ctx, db, 1, hold),
 		"Sessions":        sessionsErr,

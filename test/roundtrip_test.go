@@ -3,18 +3,18 @@ package test
 import (
 	"context"
 	"database/sql"
+	"encoding/binary"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
-	"github.com/jackc/pgx/v5/pgproto3"
-
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/schemaguard"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/relay"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
 
@@ -31,7 +31,7 @@ func TestRoundTrips(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			wire := newWiretap(t, pgtest.Shared(t).NewDB(t))
-			db := pool(t, mode[0], pgtest.WithParams(wire.dsn, mode[1:]...))
+			db := locktest.Pool(t, mode[0], pgtest.WithParams(wire.dsn, mode[1:]...))
 			db.SetMaxOpenConns(1)
 			if err := db.PingContext(t.Context()); err != nil {
 				t.Fatal(err)
@@ -52,13 +52,13 @@ func TestRoundTrips(t *testing.T) {
 					return schemaguard.Guard{SkipIfExists: true}.Ensure(t.Context(), db, "app", nil)
 				}, []string{look}},
 				{"WithXactLock", func() error {
-					return advisorylock.WithXactLock(t.Context(), db, schemaguard.KeyFor("app"), noTx)
+					return advisorylock.WithXactLock(t.Context(), db, schemaguard.KeyFor("app"), locktest.Nothing)
 				}, []string{begin, lock, end}},
 				{"Once, when it has run", func() error {
 					return schemaguard.Guard{Once: "build 1"}.Ensure(t.Context(), db, "once", nil)
 				}, []string{`SELECT 1 FROM "once".bootlock_once WHERE name OPERATOR(pg_catalog.=) 'build 1'`}},
 			}
-			twice := pool(t, mode[0], pgtest.WithParams(wire.dsn, mode[1:]...))
+			twice := locktest.Pool(t, mode[0], pgtest.WithParams(wire.dsn, mode[1:]...))
 			if err := (schemaguard.Guard{Once: "build 1"}).Ensure(t.Context(), twice, "once", func(context.Context, *sql.DB) error { return nil }); err != nil {
 				t.Fatal(err)
 			}
@@ -76,7 +76,7 @@ func TestRoundTrips(t *testing.T) {
 				}
 			}
 			wire.reset()
-			err := advisorylock.Hold(t.Context(), db, 1, func(context.Context) error { return nil })
+			err := advisorylock.Hold(t.Context(), db, 1, locktest.None)
 			if trips, sent := wire.seen(); trips != 0 || err == nil {
 				t.Errorf("Hold on a pool of one: got %v after %q; want an error before anything is sent", err, sent)
 			}
@@ -98,7 +98,7 @@ func TestWiretapSeesPreparedStatements(t *testing.T) {
 			t.Fatal(err)
 		}
 		trips, sent := wire.seen()
-		if trips < 2 || !slices.ContainsFunc(sent, func(s string) bool { return strings.HasPrefix(s, "Parse") }) {
+		if trips < 2 || !slices.Contains(sent, "P") {
 			t.Errorf("got %d round trips, %q; want at least 2 and a Parse", trips, sent)
 		}
 	})
@@ -121,12 +121,12 @@ func sameStatement(got, want string) bool {
 	return got == want
 }
 
-// wiretap is a proxy that understands what goes through it.
+// wiretap reads what goes through a relay.
 type wiretap struct {
 	dsn string
 
 	mu    sync.Mutex
-	sent  []string // by the client: the text of a simple query, or the name of another message
+	sent  []string // by the client: the text of a simple query, or the letter of another message
 	trips int      // times that the server became ready again, and the client could go on
 }
 
@@ -148,146 +148,47 @@ func newWiretap(t *testing.T, dsn string) *wiretap {
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	w := &wiretap{}
+	r, err := relay.Listen("127.0.0.1:0", addr, w.tap)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &wiretap{dsn: pgtest.WithParams(pgtest.WithAddr(dsn, listener.Addr().String()), "sslmode", "disable")}
-	var conns sync.WaitGroup
-	conns.Go(func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			conns.Go(func() {
-				defer client.Close()
-				server, err := net.Dial("tcp", addr)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				defer server.Close()
-				if err := w.relay(pgproto3.NewBackend(client, client), pgproto3.NewFrontend(server, server)); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-	})
-	t.Cleanup(func() {
-		listener.Close() // it ends Accept
-		conns.Wait()     // the pools, opened later, are closed by now
-	})
+	t.Cleanup(r.Close)
+	w.dsn = pgtest.WithParams(pgtest.WithAddr(dsn, r.Addr), "sslmode", "disable")
 	return w
 }
 
-// relay passes messages on until one side ends the connection. The protocol
-// says who speaks when, up to the first ReadyForQuery; from then on both may.
-func (w *wiretap) relay(client *pgproto3.Backend, server *pgproto3.Frontend) error {
-	startup, err := client.ReceiveStartupMessage()
-	if err != nil {
-		return fmt.Errorf("startup: %w", err)
-	}
-	server.Send(startup)
-	if err := server.Flush(); err != nil {
-		return err
-	}
-	if err := authenticate(client, server); err != nil {
-		return fmt.Errorf("authentication: %w", err)
-	}
-	var back sync.WaitGroup
-	back.Go(func() { w.answers(client, server) })
-	w.requests(client, server)
-	back.Wait()
-	return nil
-}
-
-func authenticate(client *pgproto3.Backend, server *pgproto3.Frontend) error {
-	for {
-		msg, err := server.Receive()
-		if err != nil {
-			return err
+// tap takes the messages of one connection apart: a letter and the length of the rest.
+// The client's first message, on start-up, has no letter.
+func (w *wiretap) tap() relay.Tap {
+	unread := map[bool][]byte{false: {'0'}}
+	return func(message []byte, fromServer bool) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		rest := append(unread[fromServer], message...)
+		for len(rest) >= 5 {
+			end := 1 + int(binary.BigEndian.Uint32(rest[1:]))
+			if len(rest) < end {
+				break
+			}
+			w.note(rest[0], rest[5:end], fromServer)
+			rest = rest[end:]
 		}
-		client.Send(msg)
-		if err := client.Flush(); err != nil {
-			return err
-		}
-		var kind uint32
-		switch msg.(type) {
-		case *pgproto3.ReadyForQuery, *pgproto3.ErrorResponse:
-			return nil
-		case *pgproto3.AuthenticationCleartextPassword:
-			kind = pgproto3.AuthTypeCleartextPassword
-		case *pgproto3.AuthenticationMD5Password:
-			kind = pgproto3.AuthTypeMD5Password
-		case *pgproto3.AuthenticationSASL:
-			kind = pgproto3.AuthTypeSASL
-		case *pgproto3.AuthenticationSASLContinue:
-			kind = pgproto3.AuthTypeSASLContinue
-		default:
-			continue // nothing that the client answers
-		}
-		if err := client.SetAuthType(kind); err != nil {
-			return err
-		}
-		answer, err := client.Receive()
-		if err != nil {
-			return err
-		}
-		server.Send(answer)
-		if err := server.Flush(); err != nil {
-			return err
-		}
+		unread[fromServer] = rest
 	}
 }
 
-// requests passes on what the client sends. Terminate ends it, and the server
-// then closes the connection.
-func (w *wiretap) requests(client *pgproto3.Backend, server *pgproto3.Frontend) {
-	for {
-		msg, err := client.Receive()
-		if err != nil {
-			msg = &pgproto3.Terminate{}
-		}
-		w.note(msg)
-		server.Send(msg)
-		if err := server.Flush(); err != nil {
-			return
-		}
-		if _, last := msg.(*pgproto3.Terminate); last {
-			return
-		}
-	}
-}
-
-func (w *wiretap) note(msg pgproto3.FrontendMessage) {
-	text := strings.TrimPrefix(fmt.Sprintf("%T", msg), "*pgproto3.")
-	if query, ok := msg.(*pgproto3.Query); ok {
-		text = query.String
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if text == "-- ping" { // pgx's pool looks whether a connection that idled for a second is alive
+func (w *wiretap) note(letter byte, body []byte, fromServer bool) {
+	text := strings.TrimSuffix(string(body), "\x00")
+	switch {
+	case fromServer && letter == 'Z': // ReadyForQuery
+		w.trips++
+	case fromServer:
+	case letter != 'Q':
+		w.sent = append(w.sent, string(letter))
+	case text == "-- ping": // pgx's pool looks whether a connection that idled for a second is alive
 		w.trips--
-		return
-	}
-	w.sent = append(w.sent, text)
-}
-
-func (w *wiretap) answers(client *pgproto3.Backend, server *pgproto3.Frontend) {
-	for {
-		msg, err := server.Receive()
-		if err != nil {
-			return
-		}
-		if _, ready := msg.(*pgproto3.ReadyForQuery); ready {
-			w.mu.Lock()
-			w.trips++
-			w.mu.Unlock()
-		}
-		client.Send(msg)
-		if err := client.Flush(); err != nil {
-			return
-		}
+	default:
+		w.sent = append(w.sent, text)
 	}
 }

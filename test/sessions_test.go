@@ -1,6 +1,7 @@
 package test
 
 import (
+	"database/sql"
 	"fmt"
 	"slices"
 	"testing"
@@ -16,6 +17,11 @@ func TestSessionsListsHoldersAndWaiters(t *testing.T) {
 	dsn := pgtest.Shared(t).NewDB(t)
 	admin := sqltest.Open(t, "pgx", dsn)
 	const key = advisorylock.Key(7<<32 | 9)
+	begin := func(application string) *sql.Tx {
+		return sqltest.Begin(t, sqltest.Open(t, "pgx", pgtest.WithParams(dsn, "application_name", application)))
+	}
+	// The holder begins its transaction after those that wait, and comes first all the same.
+	first, second := begin("exclusive"), begin("shared")
 	holder := sqltest.Occupy(t, pgtest.WithParams(dsn, "application_name", "holder"), key)
 	// The two-key form with the same numbers is another lock, and so is the
 	// same key in another database.
@@ -23,8 +29,7 @@ func TestSessionsListsHoldersAndWaiters(t *testing.T) {
 	sqltest.Exec(t, sqltest.Begin(t, sqltest.Open(t, "pgx", pgtest.Shared(t).NewDB(t))), "SELECT pg_advisory_xact_lock("+key.String()+")")
 
 	ctx := t.Context()
-	wait := func(application, function string) <-chan error {
-		tx := sqltest.Begin(t, sqltest.Open(t, "pgx", pgtest.WithParams(dsn, "application_name", application)))
+	wait := func(tx *sql.Tx, function string) <-chan error {
 		return await.Go(func() error {
 			if _, err := tx.ExecContext(ctx, "SELECT "+function+"("+key.String()+")"); err != nil {
 				return err
@@ -32,9 +37,9 @@ func TestSessionsListsHoldersAndWaiters(t *testing.T) {
 			return tx.Commit()
 		})
 	}
-	exclusive := wait("exclusive", "pg_advisory_xact_lock")
+	exclusive := wait(first, "pg_advisory_xact_lock")
 	sqltest.AwaitWaiters(t, admin, key, 1)
-	shared := wait("shared", "pg_advisory_xact_lock_shared")
+	shared := wait(second, "pg_advisory_xact_lock_shared")
 	sqltest.AwaitWaiters(t, admin, key, 2)
 
 	eachDriver(t, func(t *testing.T, driver string) {
@@ -62,29 +67,5 @@ func TestSessionsListsHoldersAndWaiters(t *testing.T) {
 	}
 	if sessions, err := advisorylock.Sessions(ctx, admin, key); err != nil || len(sessions) != 0 {
 		t.Errorf("afterwards: got %v, %v; want none", sessions, err)
-	}
-}
-
-// The holder may have begun its transaction after those who wait have.
-func TestSessionsHoldersFirst(t *testing.T) {
-	t.Parallel()
-	dsn := pgtest.Shared(t).NewDB(t)
-	const key = advisorylock.Key(42)
-	waiter := sqltest.Begin(t, sqltest.Open(t, "pgx", dsn))
-	sqltest.Exec(t, waiter, "SELECT 1")
-	holder := sqltest.Occupy(t, dsn, key)
-	granted := await.Go(func() error {
-		_, err := waiter.ExecContext(t.Context(), "SELECT pg_advisory_xact_lock("+key.String()+")")
-		return err
-	})
-	db := sqltest.Open(t, "pgx", dsn)
-	sqltest.AwaitWaiters(t, db, key, 1)
-	sessions, err := advisorylock.Sessions(t.Context(), db, key)
-	if err != nil || len(sessions) != 2 || !sessions[0].Granted || sessions[1].Granted {
-		t.Errorf("got %v, %v; want the holder, and then who waits", sessions, err)
-	}
-	sqltest.Commit(t, holder)
-	if err := await.Value(t, granted); err != nil {
-		t.Error(err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/conformance"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
@@ -20,10 +21,8 @@ import (
 func TestConformanceOddSettings(t *testing.T) {
 	t.Parallel()
 	for name, setup := range map[string]func(t *testing.T, driver string) conformance.Target{
-		"role":      oddRole,
-		"DSN":       oddDSN,
-		"LATIN1":    func(t *testing.T, driver string) conformance.Target { return encoded(t, driver, "LATIN1") },
-		"SQL_ASCII": func(t *testing.T, driver string) conformance.Target { return encoded(t, driver, "SQL_ASCII") },
+		"role, SQL_ASCII": oddRole,
+		"DSN, LATIN1":     oddDSN,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -37,7 +36,7 @@ func TestConformanceOddSettings(t *testing.T) {
 
 // oddRole is a superuser in whose sessions much is not as usual.
 func oddRole(t *testing.T, driver string) conformance.Target {
-	dsn := pgtest.Shared(t).NewDB(t)
+	dsn := encoded(t, driver, "SQL_ASCII")
 	admin := sqltest.Open(t, driver, dsn)
 	role := "odd_" + driver
 	statements := []string{"CREATE ROLE " + role + " LOGIN SUPERUSER PASSWORD 'odd'"}
@@ -68,7 +67,7 @@ func oddRole(t *testing.T, driver string) conformance.Target {
 // oddDSN has the timeouts in the DSN, as a service has that wants no statement of
 // its own to hang.
 func oddDSN(t *testing.T, driver string) conformance.Target {
-	dsn := pgtest.Shared(t).NewDB(t)
+	dsn := encoded(t, driver, "LATIN1")
 	return conformance.Target{Driver: driver, Admin: dsn, DSN: pgtest.WithParams(dsn,
 		"statement_timeout", "10s",
 		"default_transaction_isolation", "repeatable read",
@@ -79,16 +78,16 @@ func oddDSN(t *testing.T, driver string) conformance.Target {
 	)}
 }
 
-// encoded is a database whose encoding is not UTF8. pgx, other than lib/pq, does
+// encoded is the DSN of a database whose encoding is not UTF8. pgx, other than lib/pq, does
 // not ask for UTF8, and without it a name that is not ASCII is taken to be in the
 // database's encoding.
-func encoded(t *testing.T, driver, encoding string) conformance.Target {
+func encoded(t *testing.T, driver, encoding string) (dsn string) {
 	server := pgtest.Shared(t)
 	admin := sqltest.Open(t, driver, server.DSN)
 	name := strings.ToLower("odd_" + encoding + "_" + driver)
 	sqltest.Exec(t, admin, fmt.Sprintf("CREATE DATABASE %s TEMPLATE template0 ENCODING '%s' LC_COLLATE 'C' LC_CTYPE 'C'", name, encoding))
 	t.Cleanup(func() { sqltest.Exec(t, admin, "DROP DATABASE "+name+" WITH (FORCE)") })
-	return conformance.Target{Driver: driver, DSN: pgtest.WithParams(server.DSNFor(name), "client_encoding", "UTF8")}
+	return pgtest.WithParams(server.DSNFor(name), "client_encoding", "UTF8")
 }
 
 func TestReadOnlyByDefault(t *testing.T) {
@@ -97,7 +96,7 @@ func TestReadOnlyByDefault(t *testing.T) {
 		dsn := pgtest.Shared(t).NewDB(t)
 		admin := sqltest.Open(t, "pgx", dsn)
 		sqltest.Exec(t, admin, "CREATE SCHEMA there")
-		db := pool(t, driver, pgtest.WithParams(dsn, "default_transaction_read_only", "on"))
+		db := locktest.Pool(t, driver, pgtest.WithParams(dsn, "default_transaction_read_only", "on"))
 		for _, guard := range []schemaguard.Guard{{}, {SkipIfExists: true}} {
 			migrated := false
 			err := guard.Ensure(t.Context(), db, "there", func(context.Context, *sql.DB) error {
@@ -115,7 +114,7 @@ func TestReadOnlyByDefault(t *testing.T) {
 			}
 			return
 		}
-		wantStep(t, err, locktrace.CreateSchema)
+		locktest.WantStep(t, err, locktrace.CreateSchema)
 		if sqlstate.Of(err) != "25006" || !strings.Contains(err.Error(), "default_transaction_read_only") {
 			t.Errorf("got %v; want 25006 and what to do about it", err)
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
 
@@ -71,15 +72,10 @@ func (tg Target) ctx(t *testing.T) context.Context {
 	return ctx
 }
 
-// open opens a pool that stands for one process. No connection may be in use
-// when the test ends.
+// open opens a pool that stands for one process.
 func (tg Target) open(t *testing.T) *sql.DB {
 	t.Helper()
-	db := sqltest.Open(t, tg.Driver, tg.DSN)
-	t.Cleanup(func() {
-		await.True(t, "all connections to be back in the pool", func() bool { return db.Stats().InUse == 0 })
-	})
-	return db
+	return locktest.Pool(t, tg.Driver, tg.DSN)
 }
 
 func (tg Target) admin(t *testing.T) *sql.DB {
@@ -117,38 +113,7 @@ func (tg Target) encodable(t *testing.T, texts []string) []string {
 
 func keyOf(t *testing.T) advisorylock.Key { return advisorylock.KeyOf(t.Name()) }
 
-// sessions returns who has key and who waits for it, as the server sees it.
-func sessions(ctx context.Context, t *testing.T, admin *sql.DB, key advisorylock.Key) (holders, waiters []advisorylock.Session) {
-	t.Helper()
-	all, err := advisorylock.Sessions(ctx, admin, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range all {
-		if s.Granted {
-			holders = append(holders, s)
-		} else {
-			waiters = append(waiters, s)
-		}
-	}
-	return holders, waiters
-}
-
-// terminate ends the session that has key.
-func terminate(ctx context.Context, t *testing.T, admin *sql.DB, key advisorylock.Key) {
-	t.Helper()
-	holders, _ := sessions(ctx, t, admin, key)
-	if len(holders) != 1 {
-		t.Fatalf("got %d holders; want 1", len(holders))
-	}
-	sqltest.Exec(t, admin, holders[0].TerminateSQL())
-	await.True(t, "the holder's session is gone", func() bool {
-		left, _ := sessions(ctx, t, admin, key)
-		return len(left) == 0
-	})
-}
-
-// crowd counts who is inside at the same time.
+// crowd counts those that are inside at the same time.
 type crowd struct{ now, most, total atomic.Int32 }
 
 func (c *crowd) enter() {
@@ -183,6 +148,13 @@ func noErrors(t *testing.T, errs []error) {
 		if err != nil {
 			t.Errorf("got %v; want no error", err)
 		}
+	}
+}
+
+func wantCalls(t *testing.T, rec *recdriver.Driver, want string) {
+	t.Helper()
+	if got := rec.String(); got != want {
+		t.Errorf("got driver calls %q; want %q", got, want)
 	}
 }
 

@@ -11,10 +11,10 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/fence"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
 
@@ -24,10 +24,7 @@ var fencePromises = []promise{
 	{"a late transaction is refused", fenceRefusesLate},
 	{"a fence works at every isolation level", fenceIsolation},
 	{"the innermost Hold is the one that is fenced", fenceNested},
-	{"a context without a lease is refused, the transaction untouched", fenceElsewhere},
 	{"a fenced transaction has an idle limit", fenceIdleLimit},
-	{"a fenced transaction that is frozen ends", fenceFrozen},
-	{"CREATE INDEX CONCURRENTLY while a fence is waited for", indexWhileDraining},
 	{"a lease that is not quite gone is waited for", fenceLeaving},
 }
 
@@ -39,14 +36,14 @@ type lost struct {
 	end func()          // lets Hold's function return
 }
 
-// lose takes the lock with l, begins a transaction with before, and ends the
-// session of the lock.
-func lose(t *testing.T, tg Target, l advisorylock.Locker, before func(ctx context.Context, tx *sql.Tx) error) lost {
+// lose takes the lock, begins a transaction with before, and ends the session of the
+// lock.
+func lose(t *testing.T, tg Target, before func(ctx context.Context, tx *sql.Tx) error) lost {
 	t.Helper()
 	db, admin, key := tg.open(t), tg.admin(t), keyOf(t)
 	begun, done, returned := make(chan lost, 1), make(chan struct{}), make(chan error, 1)
 	go func() {
-		returned <- l.Hold(tg.ctx(t), db, key, func(ctx context.Context) error {
+		returned <- advisorylock.Hold(tg.ctx(t), db, key, func(ctx context.Context) error {
 			// At a higher level it would keep a snapshot.
 			tx, err := db.BeginTx(context.WithoutCancel(ctx), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 			if err == nil {
@@ -62,7 +59,7 @@ func lose(t *testing.T, tg Target, l advisorylock.Locker, before func(ctx contex
 		})
 	}()
 	old := await.Value(t, begun)
-	terminate(tg.ctx(t), t, admin, key)
+	locktest.Terminate(t, admin, key)
 	old.end = func() {
 		close(done)
 		wantIs(t, await.Value(t, returned), advisorylock.ErrLost)
@@ -72,34 +69,23 @@ func lose(t *testing.T, tg Target, l advisorylock.Locker, before func(ctx contex
 }
 
 // numberOf is the number of the lease that ctx carries.
-func numberOf(t *testing.T, ctx context.Context) int64 {
+func numberOf(t *testing.T, ctx context.Context) string {
 	t.Helper()
 	statement, err := fence.SQL(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var number int64
 	call := regexp.MustCompile(`pg_try_advisory_xact_lock_shared\((-?\d+)\)`).FindStringSubmatch(statement)
 	if call == nil {
 		t.Fatalf("no number in %q", statement)
 	}
-	if _, err := fmt.Sscan(call[1], &number); err != nil {
-		t.Fatal(err)
-	}
-	return number
+	return call[1]
 }
 
 func unfenced(context.Context, *sql.Tx) error { return nil }
 
-func tryHold(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error {
-	return l.TryHold(ctx, db, key, func(context.Context) error { return nil })
-}
-
-// hold waits for key in the background.
-func hold(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) <-chan error {
-	done := make(chan error, 1)
-	go func() { done <- l.Hold(ctx, db, key, func(context.Context) error { return nil }) }()
-	return done
+func tryHold(ctx context.Context, db *sql.DB, key advisorylock.Key) error {
+	return advisorylock.TryHold(ctx, db, key, locktest.None)
 }
 
 func fenceRoundTrip(t *testing.T, tg Target) {
@@ -116,27 +102,29 @@ func fenceRoundTrip(t *testing.T, tg Target) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := rec.String(), "connect > begin > exec > commit > release"; got != want {
-		t.Errorf("got driver calls %q; want %q", got, want)
-	}
+	wantCalls(t, rec, "connect > begin > exec > commit > release")
 }
 
 func fenceKeepsOut(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
-	next := tg.open(t)
+	next, admin := tg.open(t), tg.admin(t)
+	sqltest.Exec(t, admin, "CREATE TABLE public.indexed_while_draining (n int)")
 
 	// Control: without a fence the next one begins while the old transaction lasts.
-	old := lose(t, tg, advisorylock.Locker{}, unfenced)
-	await.Until(t, "the lock of a session that is gone", func() error { return tryHold(ctx, advisorylock.Locker{}, next, key) })
+	old := lose(t, tg, unfenced)
+	await.Until(t, "the lock of a session that is gone", func() error { return tryHold(ctx, next, key) })
 	old.end()
 
 	for end, finish := range map[string]func(tx *sql.Tx) error{
 		"commit":   (*sql.Tx).Commit,
 		"rollback": (*sql.Tx).Rollback,
 	} {
-		old := lose(t, tg, advisorylock.Locker{}, advisorylock.Fence)
-		wantIs(t, tryHold(ctx, advisorylock.Locker{}, next, key), advisorylock.ErrNotAcquired)
+		old := lose(t, tg, advisorylock.Fence)
+		wantIs(t, tryHold(ctx, next, key), advisorylock.ErrNotAcquired)
 		granted := holdReported(t, ctx, next, key, old.pid)
+		// A next holder that blocked for the fence would keep a snapshot, for which the
+		// CREATE INDEX CONCURRENTLY of a holder that is stuck would wait, for ever.
+		sqltest.Exec(t, admin, "CREATE INDEX CONCURRENTLY ON public.indexed_while_draining (n)")
 		// In a fence, a second one changes nothing.
 		wantIs(t, late(ctx, old.ctx, old.tx), advisorylock.ErrLost)
 		if err := finish(old.tx); err != nil {
@@ -154,13 +142,9 @@ func fenceKeepsOut(t *testing.T, tg Target) {
 // report names that session.
 func holdReported(t *testing.T, ctx context.Context, db *sql.DB, key advisorylock.Key, pid int) <-chan error {
 	t.Helper()
-	var r locktrace.Recorder
-	locker, reported := reporting(&r)
-	granted := hold(ctx, locker, db, key)
-	if err := awaitReport(ctx, reported, granted); err != nil {
-		t.Fatal(err)
-	}
-	if w := r.Waits()[0]; pid != 0 && (len(w.Holders) != 1 || w.Holders[0].PID != pid) {
+	locker, lasting := locktest.Lasting(advisorylock.Locker{})
+	granted := await.Go(func() error { return locker.Hold(ctx, db, key, locktest.None) })
+	if w := locktest.AwaitReport(t, lasting, granted); pid != 0 && (len(w.Holders) != 1 || w.Holders[0].PID != pid) {
 		t.Errorf("got %+v of the wait; want process %d named", w, pid)
 	}
 	return granted
@@ -183,7 +167,7 @@ func late(ctx, old context.Context, tx *sql.Tx) error {
 func fenceRefusesLate(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
 	next := tg.open(t)
-	old := lose(t, tg, advisorylock.Locker{}, unfenced)
+	old := lose(t, tg, unfenced)
 	when := map[string]func(check func()){
 		"nobody has the lock": func(check func()) { check() },
 		"the next one has it": func(check func()) {
@@ -244,8 +228,8 @@ func fenceIsolation(t *testing.T, tg Target) {
 			if want := i; opts.Isolation != sql.LevelReadCommitted && n != want {
 				t.Errorf("%v: got %d rows of later commits; want the snapshot of Fence, %d", opts.Isolation, n, want)
 			}
-			terminate(ctx, t, admin, key)
-			wantIs(t, tryHold(tg.ctx(t), advisorylock.Locker{}, admin, key), advisorylock.ErrNotAcquired)
+			locktest.Terminate(t, admin, key)
+			wantIs(t, tryHold(tg.ctx(t), admin, key), advisorylock.ErrNotAcquired)
 			return nil
 		})
 		wantIs(t, err, advisorylock.ErrLost)
@@ -258,7 +242,7 @@ func fenceNested(t *testing.T, tg Target) {
 	db, admin := tg.open(t), tg.admin(t)
 	err := advisorylock.Hold(ctx, db, outer, func(outerCtx context.Context) error {
 		return advisorylock.Hold(outerCtx, db, inner, func(innerCtx context.Context) error {
-			terminate(ctx, t, admin, inner)
+			locktest.Terminate(t, admin, inner)
 			innerCtx, outerCtx := context.WithoutCancel(innerCtx), context.WithoutCancel(outerCtx)
 			tx, err := db.BeginTx(ctx, nil)
 			if err != nil {
@@ -273,23 +257,6 @@ func fenceNested(t *testing.T, tg Target) {
 		})
 	})
 	wantIs(t, err, advisorylock.ErrLost)
-}
-
-func fenceElsewhere(t *testing.T, tg Target) {
-	ctx := tg.ctx(t)
-	rec, db := tg.record(t)
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = advisorylock.Fence(ctx, tx)
-	if err == nil || errors.Is(err, advisorylock.ErrLost) || !strings.Contains(err.Error(), "Hold") {
-		t.Errorf("got %v; want an error that names Hold, and is not ErrLost", err)
-	}
-	sqltest.Commit(t, tx)
-	if got, want := rec.String(), "connect > begin > commit > release"; got != want {
-		t.Errorf("got driver calls %q; want %q", got, want)
-	}
 }
 
 func fenceIdleLimit(t *testing.T, tg Target) {
@@ -327,48 +294,17 @@ func fenceIdleLimit(t *testing.T, tg Target) {
 	}
 }
 
-// fenceFrozen: a fence without a limit of its own would be a wall: whoever freezes
-// within its transaction would keep the next one out for as long as TCP lasts.
-func fenceFrozen(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	next := tg.open(t)
-	old := lose(t, tg, advisorylock.Locker{TTL: time.Second}, advisorylock.Fence)
-	if err := await.Value(t, hold(ctx, advisorylock.Locker{}, next, key)); err != nil {
-		t.Errorf("got %v; want the lock", err)
-	}
-	if err := old.tx.Commit(); err == nil {
-		t.Error("got the transaction committed that was idle for longer than the TTL")
-	}
-	old.end()
-}
-
-// indexWhileDraining: a next holder that blocked for the fence would keep a snapshot,
-// for which the CREATE INDEX CONCURRENTLY of a holder that is stuck would wait, for ever.
-func indexWhileDraining(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	next, admin := tg.open(t), tg.admin(t)
-	sqltest.Exec(t, admin, "CREATE TABLE public.indexed_while_draining (n int)")
-	old := lose(t, tg, advisorylock.Locker{}, advisorylock.Fence)
-	granted := holdReported(t, ctx, next, key, old.pid)
-	sqltest.Exec(t, admin, "CREATE INDEX CONCURRENTLY ON public.indexed_while_draining (n)")
-	sqltest.Commit(t, old.tx)
-	if err := await.Value(t, granted); err != nil {
-		t.Error(err)
-	}
-	old.end()
-}
-
 // fenceLeaving: a server process frees its locks one after another. One that was
 // interrupted after the lock, and before the number, was seen in 4 of 100
 // takeovers: the next one began, and the old one's transactions passed.
 func fenceLeaving(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
 	next, admin := tg.open(t), tg.admin(t)
-	old := lose(t, tg, advisorylock.Locker{}, unfenced)
+	old := lose(t, tg, unfenced)
 	number := numberOf(t, old.ctx)
 	leaving := sqltest.Begin(t, admin)
-	sqltest.Exec(t, leaving, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", number))
-	wantIs(t, tryHold(ctx, advisorylock.Locker{}, next, key), advisorylock.ErrNotAcquired)
+	sqltest.Exec(t, leaving, fmt.Sprintf("SELECT pg_advisory_xact_lock(%s)", number))
+	wantIs(t, tryHold(ctx, next, key), advisorylock.ErrNotAcquired)
 	granted := holdReported(t, ctx, next, key, 0)
 	sqltest.Commit(t, leaving)
 	if err := await.Value(t, granted); err != nil {
@@ -377,8 +313,8 @@ func fenceLeaving(t *testing.T, tg Target) {
 
 	// Control: a transaction that was late has the number in shared mode.
 	late := sqltest.Begin(t, admin)
-	sqltest.Exec(t, late, fmt.Sprintf("SELECT pg_advisory_xact_lock_shared(%d)", number))
-	if err := tryHold(ctx, advisorylock.Locker{}, next, key); err != nil {
+	sqltest.Exec(t, late, fmt.Sprintf("SELECT pg_advisory_xact_lock_shared(%s)", number))
+	if err := tryHold(ctx, next, key); err != nil {
 		t.Errorf("got %v beside a transaction that was late; want the lock", err)
 	}
 	sqltest.Commit(t, late)

@@ -10,62 +10,32 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 var holdPromises = []promise{
-	{"Hold is four round trips, nothing prepared", holdRoundTrips},
 	{"Hold outlives its TTL", holdOutlivesTTL},
 	{"a lost lease ends the callback's context", holdLost},
-	{"Hold lasts until the callback has returned", holdUntilReturned},
-	{"Hold returns the callback's own error", holdOwnError},
 	{"CREATE INDEX CONCURRENTLY under Hold, with waiters", indexConcurrently},
 	{"a holder keeps no snapshot", noSnapshot},
 	{"a callback always finds a connection", poolProgress},
-	{"Hold needs two connections", poolOfOne},
 	{"Sessions shows who holds and who waits", sessionsShown},
 	{"a Name of any text", anyName},
 }
 
-func holdRoundTrips(t *testing.T, tg Target) {
-	rec, db := tg.record(t)
-	var r locktrace.Recorder
-	locker := advisorylock.Locker{Trace: r.Trace()}
-	if err := locker.Hold(tg.ctx(t), db, keyOf(t), func(context.Context) error { return nil }); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := rec.String(), "connect > begin > exec > commit > release"; got != want {
-		t.Errorf("got driver calls %q; want %q", got, want)
-	}
-	wantOrder(t, &r, "connect > begin > lock > commit > release")
-}
-
 func holdOutlivesTTL(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	a, b := tg.open(t), tg.open(t)
-	const ttl = 2 * time.Second // room for a slow machine between two heartbeats
-	err := advisorylock.Locker{TTL: ttl}.Hold(ctx, a, key, func(ctx context.Context) error {
-		for end := time.Now().Add(ttl + ttl/2); time.Now().Before(end); time.Sleep(ttl / 10) {
-			wantIs(t, advisorylock.TryWithXactLock(ctx, b, key, nothing), advisorylock.ErrNotAcquired)
-		}
-		return ctx.Err()
-	})
-	if err != nil {
-		t.Errorf("got %v; want the lease kept by its heartbeats", err)
-	}
-	if err := advisorylock.TryWithXactLock(ctx, b, key, nothing); err != nil {
-		t.Errorf("got %v after Hold; want the lock free", err)
-	}
+	db := tg.open(t)
+	locktest.Outlives(t, keyOf(t), time.Second, func(limit time.Duration) (advisorylock.Locker, *sql.DB) { return advisorylock.Locker{TTL: limit}, db })
 }
 
 func holdLost(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
 	a, admin := tg.open(t), tg.admin(t)
 	for name, returned := range map[string]error{"nil": nil, "an error": errOwn} {
-		err := advisorylock.Locker{TTL: time.Second}.Hold(ctx, a, key, func(ctx context.Context) error {
-			terminate(tg.ctx(t), t, admin, key)
+		err := advisorylock.Hold(ctx, a, key, func(ctx context.Context) error {
+			locktest.Terminate(t, admin, key)
 			<-ctx.Done()
 			wantIs(t, context.Cause(ctx), advisorylock.ErrLost)
 			return returned
@@ -79,33 +49,6 @@ func holdLost(t *testing.T, tg Target) {
 	}
 }
 
-func holdUntilReturned(t *testing.T, tg Target) {
-	key := keyOf(t)
-	a, b := tg.open(t), tg.open(t)
-	ctx, cancel := context.WithCancel(tg.ctx(t))
-	err := advisorylock.Hold(ctx, a, key, func(fnCtx context.Context) error {
-		cancel()
-		<-fnCtx.Done()
-		wantIs(t, advisorylock.TryWithXactLock(tg.ctx(t), b, key, nothing), advisorylock.ErrNotAcquired)
-		return fnCtx.Err()
-	})
-	wantIs(t, err, context.Canceled)
-	if err := advisorylock.TryWithXactLock(tg.ctx(t), b, key, nothing); err != nil {
-		t.Errorf("got %v after Hold; want the lock free", err)
-	}
-}
-
-func holdOwnError(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	db := tg.open(t)
-	if err := advisorylock.Hold(ctx, db, key, func(context.Context) error { return errOwn }); err != errOwn { //nolint:errorlint // untouched
-		t.Errorf("got %v; want the callback's own error, untouched", err)
-	}
-	if err := advisorylock.TryHold(ctx, db, key, func(context.Context) error { return nil }); err != nil {
-		t.Errorf("got %v; want the lock free", err)
-	}
-}
-
 // indexConcurrently: a session that blocks in pg_advisory_lock keeps a snapshot,
 // for which CREATE INDEX CONCURRENTLY waits; the one that builds the index has
 // the lock: a deadlock that PostgreSQL cannot see, since two connections of one
@@ -115,14 +58,13 @@ func indexConcurrently(t *testing.T, tg Target) {
 	a, admin := tg.open(t), tg.admin(t)
 	sqltest.Exec(t, admin, "CREATE TABLE public.indexed (n int)")
 	const each = 2
-	begins, begun := beginning()
-	var waiting []chan error
+	begins, begun := locktest.Beginning()
+	var waiting []<-chan error
 	err := advisorylock.Hold(ctx, a, key, func(ctx context.Context) error {
 		for range each {
-			for _, wait := range waits(begins, tg.open(t), key) {
-				done := make(chan error, 1)
-				waiting = append(waiting, done)
-				go func() { done <- wait(tg.ctx(t)) }()
+			db := tg.open(t)
+			for _, wait := range locktest.Waits {
+				waiting = append(waiting, await.Go(func() error { return wait(tg.ctx(t), begins, db, key) }))
 			}
 		}
 		for range each { // the second of a pool waits in the process for the first
@@ -136,7 +78,7 @@ func indexConcurrently(t *testing.T, tg Target) {
 		t.Errorf("got %v; want the index built while others wait", err)
 	}
 	for _, done := range waiting {
-		if err := <-done; err != nil {
+		if err := await.Value(t, done); err != nil {
 			t.Errorf("got %v for a waiter; want the lock", err)
 		}
 	}
@@ -166,19 +108,17 @@ func indexConcurrently(t *testing.T, tg Target) {
 func noSnapshot(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
 	a, b, admin := tg.open(t), tg.open(t), tg.admin(t)
-	look := func(ctx context.Context) {
-		holders, _ := sessions(ctx, t, admin, key)
-		if len(holders) != 1 {
-			t.Fatalf("got %d holders; want 1", len(holders))
-		}
-		n := sqltest.Ask[int](t, admin, fmt.Sprintf(
-			"SELECT count(*) FROM pg_stat_activity WHERE pid = %d AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)", holders[0].PID))
-		if n != 0 {
+	keeps := func() bool {
+		return sqltest.Ask[bool](t, admin, "SELECT backend_xmin IS NOT NULL OR backend_xid IS NOT NULL FROM pg_stat_activity WHERE pid = $1",
+			locktest.Holders(t, admin, key)[0].PID)
+	}
+	look := func() {
+		if keeps() {
 			t.Error("got a snapshot while the holder idles; want none")
 		}
 	}
-	inXact := func(ctx context.Context, _ *sql.Tx) error { look(ctx); return nil }
-	inHold := func(ctx context.Context) error { look(ctx); return nil }
+	inXact := func(context.Context, *sql.Tx) error { look(); return nil }
+	inHold := func(context.Context) error { look(); return nil }
 	for _, l := range []advisorylock.Locker{{}, {TTL: time.Minute}, {Name: "app"}} {
 		err := errors.Join(
 			l.WithXactLock(ctx, a, key, inXact), l.TryWithXactLock(ctx, a, key, inXact),
@@ -188,17 +128,13 @@ func noSnapshot(t *testing.T, tg Target) {
 			t.Fatalf("%+v: %v", l, err)
 		}
 	}
-	afterBursts(t, tg, b, nothing, inXact)
+	afterBursts(t, tg, b, locktest.Nothing, inXact)
 	err := advisorylock.WithXactLock(ctx, b, key, func(ctx context.Context, tx *sql.Tx) error {
-		// Control: what keeps a snapshot is seen.
-		if _, err := tx.ExecContext(ctx, "DECLARE control CURSOR FOR SELECT 1"); err != nil {
-			return err
-		}
-		holders, _ := sessions(ctx, t, admin, key)
-		if n := sqltest.Ask[int](t, admin, fmt.Sprintf("SELECT count(*) FROM pg_stat_activity WHERE pid = %d AND backend_xmin IS NOT NULL", holders[0].PID)); n != 1 {
+		_, err := tx.ExecContext(ctx, "DECLARE control CURSOR FOR SELECT 1")
+		if err == nil && !keeps() {
 			t.Error("control: got no snapshot with a cursor open; want one")
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -235,31 +171,13 @@ func poolProgress(t *testing.T, tg Target) {
 	}
 }
 
-// poolOfOne: the lease would take the only connection, and the callback wait for it
-// for ever.
-func poolOfOne(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	db := tg.open(t)
-	db.SetMaxOpenConns(1)
-	wantIs(t, advisorylock.Hold(ctx, db, key, func(context.Context) error {
-		t.Error("got the callback called; want it left out")
-		return nil
-	}), advisorylock.ErrPoolTooSmall)
-	if opened := db.Stats().OpenConnections; opened != 0 {
-		t.Errorf("got %d connections; want it refused before any", opened)
-	}
-	if err := advisorylock.WithXactLock(ctx, db, key, nothing); err != nil {
-		t.Errorf("got %v from WithXactLock on a pool of one; want nil", err)
-	}
-}
-
 func sessionsShown(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
 	a, b, c, admin := tg.open(t), tg.open(t), tg.open(t), tg.admin(t)
-	waited := make(chan error, 1)
+	var waited <-chan error
 	err := advisorylock.Locker{Name: "war story"}.Hold(ctx, a, key, func(ctx context.Context) error {
-		begins, begun := beginning()
-		go func() { waited <- begins.WithXactLock(tg.ctx(t), b, key, nothing) }()
+		begins, begun := locktest.Beginning()
+		waited = await.Go(func() error { return begins.WithXactLock(tg.ctx(t), b, key, locktest.Nothing) })
 		await.Value(t, begun)
 		// Through the pooler, with every driver mode: a query, not an Exec.
 		for range 5 {
@@ -267,11 +185,7 @@ func sessionsShown(t *testing.T, tg Target) {
 				t.Errorf("got %v; want the sessions", err)
 			}
 		}
-		holders, _ := sessions(ctx, t, admin, key)
-		if len(holders) != 1 {
-			t.Fatalf("got %d holders; want 1", len(holders))
-		}
-		h := holders[0]
+		h := locktest.Holders(t, admin, key)[0]
 		if h.PID <= 0 || h.User == "" || h.State != "idle in transaction" ||
 			time.Since(h.Since) > await.Limit || !strings.Contains(h.Query, "war story") {
 			t.Errorf("got holder %+v; want an idle transaction that says what it holds", h)
@@ -281,7 +195,7 @@ func sessionsShown(t *testing.T, tg Target) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := <-waited; err != nil {
+	if err := await.Value(t, waited); err != nil {
 		t.Error(err)
 	}
 }
@@ -293,7 +207,7 @@ func anyName(t *testing.T, tg Target) {
 	db := tg.open(t)
 	for _, name := range []string{"図式🔒", "*/ SELECT 1 /*", "a'b\\", "$bootlock$", "\x00", "\xff", "\n"} {
 		l := advisorylock.Locker{Name: name}
-		err := errors.Join(l.WithXactLock(ctx, db, key, nothing), l.Hold(ctx, db, key, func(ctx context.Context) error { return nil }))
+		err := errors.Join(l.WithXactLock(ctx, db, key, locktest.Nothing), l.Hold(ctx, db, key, locktest.None))
 		if err != nil {
 			t.Errorf("%q: got %v; want the lock", name, err)
 		}

@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,57 +17,51 @@ import (
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 var lockPromises = []promise{
 	{"four round trips, nothing prepared", roundTrips},
 	{"one inside at a time", exclusion},
-	{"try does not wait", tries},
 	{"a failed callback rolls back", rollsBack},
-	{"a panic or Goexit rolls back", abrupt},
 	{"a wait ends with its context", waitEnds},
 	{"the end of the context reaches the callback and prevents the commit", cancelledInside},
 	{"a lost session is ErrLost", lostSession},
 	{"a silent holder is ended", silentHolder},
 	{"a long wait is one step, and is reported", longWait},
-	{"a long wait of Hold is one step, and is reported", longWaitOfHold},
 	{"any int64 is a key", anyKey},
 	{"keys are computable in SQL", keysInSQL},
-	{"a nested call fails at once", nested},
 	{"the callback has the session's settings", callbackSettings},
 	{"the callback has what the session has SET", sessionSettings},
 }
 
 type txFunc = func(ctx context.Context, tx *sql.Tx) error
 
-func nothing(context.Context, *sql.Tx) error { return nil }
-
 // roundTrips: pgx and lib/pq send one message for a literal Exec, and no other
 // kind of call may creep in: a prepared statement breaks behind a pooler, and
 // with the key as $1 every CREATE INDEX CONCURRENTLY waits for the lock.
 func roundTrips(t *testing.T, tg Target) {
-	rec, db := tg.record(t)
-	ctx := tg.ctx(t)
-	for range 2 {
-		if err := advisorylock.WithXactLock(ctx, db, keyOf(t), nothing); err != nil {
-			t.Fatal(err)
+	for _, call := range locktest.Waits {
+		rec, db := tg.record(t)
+		var r locktrace.Recorder
+		for range 2 {
+			if err := call(tg.ctx(t), advisorylock.Locker{Trace: r.Trace()}, db, keyOf(t)); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	const want = "connect > begin > exec > commit > release > take > begin > exec > commit > release"
-	if got := rec.String(); got != want {
-		t.Errorf("got driver calls %q; want %q", got, want)
-	}
-	for _, c := range rec.Calls() {
-		if c.Kind == recdriver.Begin && c.Isolation != sql.LevelReadCommitted {
-			t.Errorf("got isolation %v; want READ COMMITTED", c.Isolation)
+		wantCalls(t, rec, "connect > begin > exec > commit > release > take > begin > exec > commit > release")
+		wantOrder(t, &r, "connect > begin > lock > commit > release > connect > begin > lock > commit > release")
+		for _, c := range rec.Calls() {
+			if c.Kind == recdriver.Begin && c.Isolation != sql.LevelReadCommitted {
+				t.Errorf("got isolation %v; want READ COMMITTED", c.Isolation)
+			}
 		}
 	}
 }
 
-// exclusion counts who is inside, over several pools, which stand for processes,
-// and all the ways to take a key. Without the lock the same crowd is seen to
-// overlap.
+// exclusion counts those that are inside, over several pools, which stand for
+// processes, and all the ways to take a key. Without the lock they are seen to overlap.
 func exclusion(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
 	const pools, perPool, turns = 4, 2, 3
@@ -82,63 +76,31 @@ func exclusion(t *testing.T, tg Target) {
 		_, err := dbs[0].ExecContext(ctx, "SELECT pg_sleep(0.001)")
 		return err
 	}
-	rush := func(how func(i int) error) *crowd {
-		inside = crowd{}
-		noErrors(t, together(pools*perPool, func(i int) error {
-			for range turns {
-				if err := how(i); err != nil {
-					return err
-				}
+	noErrors(t, together(pools*perPool, func(i int) (err error) {
+		for turn := 0; turn < turns && err == nil; turn++ {
+			if i%2 == 0 {
+				err = advisorylock.Hold(ctx, dbs[i/perPool], key, work)
+			} else {
+				err = advisorylock.WithXactLock(ctx, dbs[i/perPool], key, func(ctx context.Context, _ *sql.Tx) error { return work(ctx) })
 			}
-			return nil
-		}))
-		return &inside
-	}
-	locked := rush(func(i int) error {
-		if i%2 == 0 {
-			return advisorylock.Hold(ctx, dbs[i/perPool], key, work)
 		}
-		return advisorylock.WithXactLock(ctx, dbs[i/perPool], key, func(ctx context.Context, _ *sql.Tx) error { return work(ctx) })
-	})
-	if most, total := locked.most.Load(), locked.total.Load(); most != 1 || total != pools*perPool*turns {
+		return err
+	}))
+	if most, total := inside.most.Load(), inside.total.Load(); most != 1 || total != pools*perPool*turns {
 		t.Errorf("got %d inside at once, %d in all; want 1, %d", most, total, pools*perPool*turns)
 	}
 
-	// Control: nobody leaves before a second one is inside, which takes but two.
-	overlapped := rush(func(int) error {
+	var both sync.WaitGroup
+	both.Add(2)
+	noErrors(t, together(2, func(int) error {
 		inside.enter()
 		defer inside.leave()
-		for end := time.Now().Add(await.Limit / 2); inside.most.Load() < 2 && time.Now().Before(end); {
-			time.Sleep(time.Millisecond)
-		}
+		both.Done()
+		both.Wait()
 		return nil
-	})
-	if most := overlapped.most.Load(); most < 2 {
-		t.Errorf("control: got %d inside at once without the lock; want more than one", most)
-	}
-}
-
-func tries(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	a, b := tg.open(t), tg.open(t)
-	noFn := func(context.Context) error { t.Error("got the function called; want it left out"); return nil }
-	err := advisorylock.WithXactLock(ctx, a, key, func(context.Context, *sql.Tx) error {
-		for name, db := range map[string]*sql.DB{"another process": b, "another goroutine": a} {
-			err := advisorylock.TryWithXactLock(ctx, db, key, func(ctx context.Context, _ *sql.Tx) error { return noFn(ctx) })
-			if !errors.Is(err, advisorylock.ErrNotAcquired) {
-				t.Errorf("%s: got %v; want ErrNotAcquired", name, err)
-			}
-			if err := advisorylock.TryHold(ctx, db, key, noFn); !errors.Is(err, advisorylock.ErrNotAcquired) {
-				t.Errorf("%s: got %v from TryHold; want ErrNotAcquired", name, err)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := advisorylock.TryWithXactLock(ctx, b, key, nothing); err != nil {
-		t.Errorf("got %v after the commit; want the lock", err)
+	}))
+	if most := inside.most.Load(); most != 2 {
+		t.Errorf("control: got %d inside at once without the lock; want 2", most)
 	}
 }
 
@@ -170,45 +132,11 @@ func rollsBack(t *testing.T, tg Target) {
 	if n := sqltest.Ask[int](t, admin, "SELECT count(*) FROM public.rolls_back"); err != nil || n != 1 {
 		t.Errorf("got %d rows, %v; want 1 row committed", n, err)
 	}
-}
-
-func abrupt(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	db, other, admin := tg.open(t), tg.open(t), tg.admin(t)
-	sqltest.Exec(t, admin, "CREATE TABLE public.abrupt (n int)")
-	for name, end := range map[string]func(){
-		"panic":  func() { panic(errOwn) },
-		"Goexit": runtime.Goexit,
-	} {
-		for how, call := range map[string]func(){
-			"WithXactLock": func() {
-				_ = advisorylock.WithXactLock(ctx, db, key, func(ctx context.Context, tx *sql.Tx) error {
-					if _, err := tx.ExecContext(ctx, "INSERT INTO public.abrupt VALUES (1)"); err != nil {
-						return err
-					}
-					end()
-					return nil
-				})
-			},
-			"Hold": func() {
-				_ = advisorylock.Hold(ctx, db, key, func(context.Context) error { end(); return nil })
-			},
-		} {
-			ended := make(chan any, 1)
-			go func() {
-				defer func() { ended <- recover() }()
-				call()
-			}()
-			if v := <-ended; name == "panic" && v != any(errOwn) {
-				t.Errorf("%s in %s: got %v recovered; want the panic's value", name, how, v)
-			}
-			if err := advisorylock.TryWithXactLock(ctx, other, key, nothing); err != nil {
-				t.Errorf("%s in %s: got %v; want the lock free", name, how, err)
-			}
-		}
+	if err := advisorylock.Hold(ctx, db, key, func(context.Context) error { return errOwn }); err != errOwn { //nolint:errorlint // untouched
+		t.Errorf("got %v of Hold; want the callback's own error, untouched", err)
 	}
-	if n := sqltest.Ask[int](t, admin, "SELECT count(*) FROM public.abrupt"); n != 0 {
-		t.Errorf("got %d rows; want the inserts rolled back", n)
+	if err := advisorylock.TryHold(ctx, db, key, locktest.None); err != nil {
+		t.Errorf("got %v; want the lock free", err)
 	}
 }
 
@@ -220,66 +148,39 @@ func waitEnds(t *testing.T, tg Target) {
 	key := keyOf(t)
 	a, b, one, admin := tg.open(t), tg.open(t), tg.open(t), tg.admin(t)
 	one.SetMaxOpenConns(1)
-	locker, reported := reporting(new(locktrace.Recorder))
-	begins, begun := beginning()
-	for name, wait := range waits(locker, b, key) {
-		err := advisorylock.WithXactLock(tg.ctx(t), a, key, func(ctx context.Context, _ *sql.Tx) error {
-			holders, _ := sessions(ctx, t, admin, key)
-			for _, w := range []struct {
-				what  string
-				wait  func(ctx context.Context) error
-				begun func()
-			}{
-				{name + ", at once", waits(begins, b, key)[name], func() { await.Value(t, begun) }},
-				{name + ", after a while", wait, func() { await.Value(t, reported) }},
+	locker, lasting := locktest.Lasting(advisorylock.Locker{})
+	begins, begun := locktest.Beginning()
+	for name, wait := range locktest.Waits {
+		err := advisorylock.WithXactLock(tg.ctx(t), a, key, func(context.Context, *sql.Tx) error {
+			holder := locktest.Holders(t, admin, key)[0]
+			ctx := tg.ctx(t) // not of this callback, as another process
+			for what, err := range map[string]error{
+				"at once":       locktest.EndWait(ctx, errOwn, begun, func(ctx context.Context) error { return wait(ctx, begins, b, key) }),
+				"after a while": locktest.EndWait(ctx, errOwn, lasting, func(ctx context.Context) error { return wait(ctx, locker, b, key) }),
 				// Who holds it is found out on a pool of one as well.
-				{"a pool of one", waits(begins, one, key)["WithXactLock"], func() { await.Value(t, begun) }},
+				"a pool of one": locktest.EndWait(ctx, errOwn, begun, func(ctx context.Context) error {
+					return begins.WithXactLock(ctx, one, key, locktest.Nothing)
+				}),
 			} {
-				err := endWait(tg.ctx(t), w.begun, w.wait) // not from this callback, as another process
 				wantIs(t, err, context.Canceled, errOwn)
-				wantHolder(t, w.what, err, key, holders[0])
-				await.True(t, "the waiter to go", func() bool {
-					_, waiters := sessions(ctx, t, admin, key)
-					return len(waiters) == 0
-				})
+				wantHolder(t, name+", "+what, err, key, holder)
 			}
+			sqltest.AwaitWaiters(t, admin, key, 0)
 			return nil
 		})
 		if err != nil {
 			t.Errorf("%s: got %v for the holder; want nil", name, err)
 		}
-		if err := wait(tg.ctx(t)); err != nil {
+		if err := wait(tg.ctx(t), locker, b, key); err != nil {
 			t.Errorf("%s: got %v on the free lock after a cancelled wait; want nil", name, err)
 		}
 	}
 }
 
-// endWait ends the context of a wait, with the cause errOwn, once begun has returned,
-// and returns the error of the wait: one that names a holder, if one of ten does, since
-// the look at the holder is bounded in time, which a busy machine may need.
-func endWait(ctx context.Context, begun func(), wait func(ctx context.Context) error) (err error) {
-	for range 10 {
-		cancelled, cancel := context.WithCancelCause(ctx)
-		watched := make(chan struct{})
-		go func() {
-			defer close(watched)
-			defer cancel(errOwn)
-			begun()
-		}()
-		err = wait(cancelled)
-		<-watched
-		var with *advisorylock.WaitError
-		if errors.As(err, &with) && len(with.Holders) > 0 {
-			break
-		}
-	}
-	return err
-}
-
 // wantHolder checks that err, of a wait for key, says who has it and how to end that.
 func wantHolder(t *testing.T, what string, err error, key advisorylock.Key, want advisorylock.Session) {
 	t.Helper()
-	wantStep(t, err, locktrace.Lock)
+	locktest.WantStep(t, err, locktrace.Lock)
 	var wait *advisorylock.WaitError
 	if !errors.As(err, &wait) || wait.Key != key || wait.Waited <= 0 || len(wait.Holders) != 1 {
 		t.Errorf("%s: got %v; want a WaitError with the key, the time and one holder", what, err)
@@ -300,16 +201,6 @@ func wantHolder(t *testing.T, what string, err error, key advisorylock.Key, want
 	}
 }
 
-// waits are the calls that wait for a key.
-func waits(l advisorylock.Locker, db *sql.DB, key advisorylock.Key) map[string]func(ctx context.Context) error {
-	return map[string]func(ctx context.Context) error{
-		"WithXactLock": func(ctx context.Context) error { return l.WithXactLock(ctx, db, key, nothing) },
-		"Hold": func(ctx context.Context) error {
-			return l.Hold(ctx, db, key, func(context.Context) error { return nil })
-		},
-	}
-}
-
 // cancelledInside: a transaction begun with the caller's context is rolled back
 // behind the callback's back, and somebody else gets the lock while it still
 // runs. Here the lock stays until the callback has returned.
@@ -317,30 +208,39 @@ func cancelledInside(t *testing.T, tg Target) {
 	key := keyOf(t)
 	a, b, admin := tg.open(t), tg.open(t), tg.admin(t)
 	sqltest.Exec(t, admin, "CREATE TABLE public.cancelled_inside (n int)")
+	ended := func(cancel context.CancelFunc, fnCtx context.Context) {
+		cancel()
+		<-fnCtx.Done()
+		for range 3 {
+			wantIs(t, advisorylock.TryWithXactLock(tg.ctx(t), b, key, locktest.Nothing), advisorylock.ErrNotAcquired)
+		}
+	}
 	run := func(l advisorylock.Locker) error {
 		ctx, cancel := context.WithCancel(tg.ctx(t))
 		return l.WithXactLock(ctx, a, key, func(fnCtx context.Context, tx *sql.Tx) error {
-			if _, err := tx.ExecContext(fnCtx, "INSERT INTO public.cancelled_inside VALUES (1)"); err != nil {
-				return err
-			}
-			cancel()
-			<-fnCtx.Done()
-			for range 3 {
-				wantIs(t, advisorylock.TryWithXactLock(tg.ctx(t), b, key, nothing), advisorylock.ErrNotAcquired)
-			}
-			return nil
+			_, err := tx.ExecContext(fnCtx, "INSERT INTO public.cancelled_inside VALUES (1)")
+			ended(cancel, fnCtx)
+			return err
 		})
 	}
 	afterLongWait := func() error {
-		locker, reported := reporting(new(locktrace.Recorder))
-		done := make(chan error, 1)
-		err := advisorylock.WithXactLock(tg.ctx(t), b, key, func(ctx context.Context, _ *sql.Tx) error {
-			go func() { done <- run(locker) }()
-			return awaitReport(ctx, reported, done)
+		locker, lasting := locktest.Lasting(advisorylock.Locker{})
+		var done <-chan error
+		err := advisorylock.WithXactLock(tg.ctx(t), b, key, func(context.Context, *sql.Tx) error {
+			done = await.Go(func() error { return run(locker) })
+			locktest.AwaitReport(t, lasting, done)
+			return nil
 		})
-		return errors.Join(err, <-done)
+		return errors.Join(err, await.Value(t, done))
 	}
-	for name, err := range map[string]error{"at once": run(advisorylock.Locker{}), "after a long wait": afterLongWait()} {
+	hold := func() error {
+		ctx, cancel := context.WithCancel(tg.ctx(t))
+		return advisorylock.Hold(ctx, a, key, func(fnCtx context.Context) error {
+			ended(cancel, fnCtx)
+			return fnCtx.Err()
+		})
+	}
+	for name, err := range map[string]error{"at once": run(advisorylock.Locker{}), "after a long wait": afterLongWait(), "Hold": hold()} {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: got %v; want the context's error", name, err)
 		}
@@ -348,7 +248,7 @@ func cancelledInside(t *testing.T, tg Target) {
 	if n := sqltest.Ask[int](t, admin, "SELECT count(*) FROM public.cancelled_inside"); n != 0 {
 		t.Errorf("got %d rows; want nothing committed", n)
 	}
-	if err := advisorylock.TryWithXactLock(tg.ctx(t), b, key, nothing); err != nil {
+	if err := advisorylock.TryWithXactLock(tg.ctx(t), b, key, locktest.Nothing); err != nil {
 		t.Errorf("got %v; want the lock free", err)
 	}
 }
@@ -359,7 +259,7 @@ func lostSession(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
 	db, admin := tg.open(t), tg.admin(t)
 	for name, then := range map[string]txFunc{
-		"found out by the commit": nothing,
+		"found out by the commit": locktest.Nothing,
 		"found out by a statement": func(ctx context.Context, tx *sql.Tx) error {
 			_, err := tx.ExecContext(ctx, "SELECT 1")
 			return err
@@ -371,7 +271,7 @@ func lostSession(t *testing.T, tg Target) {
 		"beside the callback's own error": func(context.Context, *sql.Tx) error { return errOwn },
 	} {
 		err := advisorylock.WithXactLock(ctx, db, key, func(ctx context.Context, tx *sql.Tx) error {
-			terminate(ctx, t, admin, key)
+			locktest.Terminate(t, admin, key)
 			return then(ctx, tx)
 		})
 		if !errors.Is(err, advisorylock.ErrLost) {
@@ -379,11 +279,11 @@ func lostSession(t *testing.T, tg Target) {
 		}
 		switch {
 		case strings.Contains(name, "commit"):
-			wantStep(t, err, locktrace.Commit)
+			locktest.WantStep(t, err, locktrace.Commit)
 		case strings.Contains(name, "own error"):
 			wantIs(t, err, errOwn)
 		}
-		if err := advisorylock.WithXactLock(ctx, db, key, nothing); err != nil {
+		if err := advisorylock.WithXactLock(ctx, db, key, locktest.Nothing); err != nil {
 			t.Errorf("%s: got %v from the next call; want a sound connection", name, err)
 		}
 	}
@@ -395,83 +295,40 @@ func silentHolder(t *testing.T, tg Target) {
 	ctx, key := tg.ctx(t), keyOf(t)
 	a, b := tg.open(t), tg.open(t)
 	err := advisorylock.Locker{TTL: time.Second}.WithXactLock(ctx, a, key, func(ctx context.Context, _ *sql.Tx) error {
-		return advisorylock.WithXactLock(ctx, b, key, nothing) // gets in when the server has ended the first
+		return advisorylock.WithXactLock(ctx, b, key, locktest.Nothing) // gets in when the server has ended the first
 	})
 	wantIs(t, err, advisorylock.ErrLost)
 }
 
 func longWait(t *testing.T, tg Target) {
-	longWaitFor(t, tg, func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error {
-		return l.WithXactLock(ctx, db, key, nothing)
-	})
-}
-
-func longWaitOfHold(t *testing.T, tg Target) {
-	longWaitFor(t, tg, func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error {
-		return l.Hold(ctx, db, key, func(context.Context) error { return nil })
-	})
-}
-
-func longWaitFor(t *testing.T, tg Target, wait func(ctx context.Context, l advisorylock.Locker, db *sql.DB, key advisorylock.Key) error) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	a, b := tg.open(t), tg.open(t)
-	var r locktrace.Recorder
-	locker, reported := reporting(&r)
-	locker.Name = "long wait"
-	waited := make(chan error, 1)
-	err := advisorylock.WithXactLock(ctx, a, key, func(ctx context.Context, _ *sql.Tx) error {
-		go func() { waited <- wait(tg.ctx(t), locker, b, key) }()
-		return awaitReport(ctx, reported, waited)
+	key, a := keyOf(t), tg.open(t)
+	reports := map[string]<-chan locktrace.Wait{}
+	waiting := map[string]<-chan error{}
+	steps := map[string]*locktrace.Recorder{}
+	err := advisorylock.WithXactLock(tg.ctx(t), a, key, func(context.Context, *sql.Tx) error {
+		for name, wait := range locktest.Waits {
+			steps[name] = &locktrace.Recorder{}
+			var locker advisorylock.Locker
+			locker, reports[name] = locktest.Lasting(advisorylock.Locker{Name: name, Trace: steps[name].Trace()})
+			db := tg.open(t)
+			waiting[name] = await.Go(func() error { return wait(tg.ctx(t), locker, db, key) })
+		}
+		for name, lasting := range reports {
+			w := locktest.AwaitReport(t, lasting, waiting[name])
+			if w.Key != int64(key) || w.Name != name || len(w.Holders) != 1 || w.Waited <= 0 {
+				t.Errorf("got report %+v; want key, name, time and one holder", w)
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := <-waited; err != nil {
-		t.Fatal(err)
-	}
-	wantOrder(t, &r, "connect > begin > lock > commit > release")
-	w := r.Waits()[0]
-	if w.Key != int64(key) || w.Name != "long wait" || len(w.Holders) != 1 || w.Waited <= 0 {
-		t.Errorf("got report %+v; want key, name, time and one holder", w)
-	}
-}
-
-// reporting is a locker that says when its wait begins to last.
-func reporting(r *locktrace.Recorder) (advisorylock.Locker, <-chan struct{}) {
-	reported := make(chan struct{}, 1)
-	trace := r.Trace()
-	record := trace.Waiting
-	trace.Waiting = func(ctx context.Context, w locktrace.Wait) {
-		record(ctx, w)
-		select {
-		case reported <- struct{}{}:
-		default:
+	for name, returned := range waiting {
+		if err := await.Value(t, returned); err != nil {
+			t.Errorf("%s: got %v; want the lock", name, err)
 		}
-	}
-	return advisorylock.Locker{Trace: trace}, reported
-}
-
-// beginning is a locker that says when it begins to wait. Whether it then stands in
-// the server's queue, or asks now and then, is its own affair.
-func beginning() (advisorylock.Locker, <-chan struct{}) {
-	begun := make(chan struct{}, 100)
-	return advisorylock.Locker{Trace: &locktrace.Trace{Start: func(ctx context.Context, e locktrace.Event) context.Context {
-		if e.Step == locktrace.Lock {
-			begun <- struct{}{}
-		}
-		return ctx
-	}}}, begun
-}
-
-// awaitReport waits until the wait lasts, which must not end before.
-func awaitReport(ctx context.Context, reported <-chan struct{}, waited <-chan error) error {
-	select {
-	case <-reported:
-		return nil
-	case err := <-waited:
-		return fmt.Errorf("the wait ended while the lock was held: %w", err)
-	case <-ctx.Done():
-		return ctx.Err()
+		wantOrder(t, steps[name], "connect > begin > lock > commit > release")
 	}
 }
 
@@ -480,10 +337,10 @@ func anyKey(t *testing.T, tg Target) {
 	a, b, admin := tg.open(t), tg.open(t), tg.admin(t)
 	for _, key := range []advisorylock.Key{math.MinInt64, math.MinInt64 + 1, -1<<31 - 1, -1 << 31, -1, 0, 1, 1<<31 - 1, 1 << 31, 1 << 32, math.MaxInt64} {
 		try := func(ctx context.Context) {
-			if err := advisorylock.TryWithXactLock(ctx, b, key, nothing); !errors.Is(err, advisorylock.ErrNotAcquired) {
+			if err := advisorylock.TryWithXactLock(ctx, b, key, locktest.Nothing); !errors.Is(err, advisorylock.ErrNotAcquired) {
 				t.Errorf("key %d: got %v; want ErrNotAcquired", key, err)
 			}
-			if holders, _ := sessions(ctx, t, admin, key); len(holders) != 1 {
+			if holders := locktest.Holders(t, admin, key); len(holders) != 1 {
 				t.Errorf("key %d: got %d holders; want 1", key, len(holders))
 			}
 			if n := sqltest.Ask[int](t, admin, fmt.Sprintf(`SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1
@@ -524,25 +381,6 @@ func keysInSQL(t *testing.T, tg Target) {
 	}
 }
 
-func nested(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	db, other := tg.open(t), tg.open(t)
-	err := advisorylock.Hold(ctx, db, key, func(ctx context.Context) error {
-		wantIs(t, advisorylock.WithXactLock(ctx, db, key, nothing), advisorylock.ErrNested)
-		// Over a second pool it waits for itself, and must not be told to end its own session.
-		short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
-		defer cancel()
-		err := advisorylock.WithXactLock(short, other, key, nothing)
-		if !errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "pg_terminate_backend") || !strings.Contains(err.Error(), "this call itself") {
-			t.Errorf("over another pool: got %v; want a wait that may be for this call itself", err)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // callbackSettings: SET LOCAL x TO DEFAULT would lose what the session had set, so
 // the library must restore the values themselves, after a wait in bursts too. At
 // SERIALIZABLE the snapshot would be from before the wait, without what the holder
@@ -553,7 +391,7 @@ func callbackSettings(t *testing.T, tg Target) {
 	sqltest.Exec(t, admin, "CREATE TABLE public.committed (n int)")
 	const asBefore = `SELECT 1 WHERE pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) 'read committed'
 		AND NOT EXISTS (SELECT FROM pg_catalog.pg_settings WHERE setting OPERATOR(pg_catalog.<>) reset_val
-			AND name OPERATOR(pg_catalog.=) ANY (ARRAY['lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'search_path']))`
+			AND name OPERATOR(pg_catalog.=) ANY (ARRAY['lock_timeout', 'statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout', 'search_path']))`
 	check := func(ctx context.Context, tx *sql.Tx) error {
 		wantRow(ctx, t, tx, asBefore)
 		return nil
@@ -587,7 +425,7 @@ func sessionSettings(t *testing.T, tg Target) {
 	if err := advisorylock.WithXactLock(tg.ctx(t), one, keyOf(t), check); err != nil {
 		t.Error(err)
 	}
-	afterBursts(t, tg, one, nothing, check)
+	afterBursts(t, tg, one, locktest.Nothing, check)
 }
 
 // afterBursts has a session of db wait for the key while hold is inside, for longer
@@ -595,19 +433,20 @@ func sessionSettings(t *testing.T, tg Target) {
 func afterBursts(t *testing.T, tg Target, db *sql.DB, hold, fn txFunc) {
 	t.Helper()
 	key := keyOf(t)
-	locker, reported := reporting(new(locktrace.Recorder))
-	waited := make(chan error, 1)
+	locker, lasting := locktest.Lasting(advisorylock.Locker{})
+	var waited <-chan error
 	err := advisorylock.WithXactLock(tg.ctx(t), tg.open(t), key, func(ctx context.Context, tx *sql.Tx) error {
 		if err := hold(ctx, tx); err != nil {
 			return err
 		}
-		go func() { waited <- locker.WithXactLock(tg.ctx(t), db, key, fn) }()
-		return awaitReport(ctx, reported, waited)
+		waited = await.Go(func() error { return locker.WithXactLock(tg.ctx(t), db, key, fn) })
+		locktest.AwaitReport(t, lasting, waited)
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := <-waited; err != nil {
+	if err := await.Value(t, waited); err != nil {
 		t.Errorf("got %v (SQLSTATE %q); want nil", err, sqlstate.Of(err))
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
@@ -25,28 +26,23 @@ var schemaPromises = []promise{
 	{"Ensure: nor beside unguarded processes", ensureMixed},
 	{"Ensure: GRANT and extensions in Bootstrap", ensureBootstrap},
 	{"Ensure: a failure at any step", ensureFails},
-	{"Ensure: a commit whose answer is lost", commitUnknown},
 	{"Ensure: names as they are", ensureNames},
-	{"Ensure: refused names send nothing", refusedNames},
 	{"Ensure: SkipIfExists", skipIfExists},
 	{"Ensure: a role without rights", weakRole},
 	{"Ensure: a pool of one", ensurePoolOfOne},
 	{"Serialize: one migrates at a time", serialize},
-	{"UpToDate: one migrates for all", upToDate},
-	{"UpToDate: another one, if the winner fails", winnerFails},
+	{"UpToDate, Once: one migrates for all, later starts are one round trip", oneForAll},
+	{"UpToDate, Once: another one, if the winner fails", winnerFails},
 	{"UpToDate: what does not exist yet is no", notThereYet},
-	{"Once: one migrates for all, later starts are one round trip", once},
-	{"Once: another one, if the winner fails", onceWinnerFails},
+	{"Once: a lost lease leaves no row", onceLost},
 	{"Once: two builds run once each", twoBuilds},
 	{"Once: a table that migrate drops is made again", onceDropped},
 	{"Await: a right that comes with the migration", awaitsRight},
 }
 
-const hasSchema = "SELECT count(*) FROM pg_namespace WHERE nspname = '%s'"
-
 func schemaExists(t *testing.T, admin *sql.DB, schema string) bool {
 	t.Helper()
-	return sqltest.Ask[int](t, admin, fmt.Sprintf(hasSchema, strings.ReplaceAll(schema, "'", "''"))) == 1
+	return sqltest.Ask[bool](t, admin, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", schema)
 }
 
 func ensureOrder(t *testing.T, tg Target) {
@@ -63,14 +59,12 @@ func ensureOrder(t *testing.T, tg Target) {
 		if !schemaExists(t, admin, "in_order") {
 			t.Error("got no schema during migrate; want it committed")
 		}
-		return advisorylock.TryWithXactLock(ctx, other, schemaguard.KeyFor("in_order"), nothing) // free
+		return advisorylock.TryWithXactLock(ctx, other, schemaguard.KeyFor("in_order"), locktest.Nothing) // free
 	})
 	if err != nil || !migrated {
 		t.Fatalf("got %v, migrated %v; want nil, true", err, migrated)
 	}
-	if got, want := rec.String(), "connect > begin > exec > exec > commit > release"; got != want {
-		t.Errorf("got driver calls %q; want %q", got, want)
-	}
+	wantCalls(t, rec, "connect > begin > exec > exec > commit > release")
 	wantOrder(t, &r, "connect > begin > lock > create schema > commit > release > migrate")
 }
 
@@ -79,7 +73,7 @@ func ensureOrder(t *testing.T, tg Target) {
 func ensureRace(t *testing.T, tg Target) {
 	ctx := tg.ctx(t)
 	const n, rounds = 8, 10
-	dbs := warmed(ctx, t, tg, n)
+	dbs := warmed(t, tg, n)
 	var migrated atomic.Int32
 	for round := range rounds {
 		schema := fmt.Sprintf("race_%d", round)
@@ -114,7 +108,7 @@ func ensureRace(t *testing.T, tg Target) {
 
 // warmed opens n pools with a connection each, so that a barrier lets statements
 // race and not the opening of connections.
-func warmed(ctx context.Context, t *testing.T, tg Target, n int) []*sql.DB {
+func warmed(t *testing.T, tg Target, n int) []*sql.DB {
 	t.Helper()
 	dbs := make([]*sql.DB, n)
 	for i := range dbs {
@@ -158,7 +152,7 @@ func ensureMixed(t *testing.T, tg Target) {
 func ensureBootstrap(t *testing.T, tg Target) {
 	ctx := tg.ctx(t)
 	const n = 6
-	dbs := warmed(ctx, t, tg, n)
+	dbs := warmed(t, tg, n)
 	guard := schemaguard.Guard{Bootstrap: func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `GRANT USAGE ON SCHEMA boot TO PUBLIC;
 			CREATE TABLE IF NOT EXISTS boot.migrations (version int PRIMARY KEY);
@@ -173,47 +167,44 @@ func ensureBootstrap(t *testing.T, tg Target) {
 	failing := schemaguard.Guard{Bootstrap: func(context.Context, *sql.Tx) error { return errOwn }}
 	err := failing.Ensure(ctx, dbs[0], "boot_fails", nil)
 	wantIs(t, err, errOwn)
-	wantStep(t, err, locktrace.Bootstrap)
+	locktest.WantStep(t, err, locktrace.Bootstrap)
 	if schemaExists(t, tg.admin(t), "boot_fails") {
 		t.Error("got the schema; want it rolled back with the failed Bootstrap")
 	}
 }
 
-func wantStep(t *testing.T, err error, want locktrace.Step) {
-	t.Helper()
-	var step *locktrace.StepError
-	if !errors.As(err, &step) || step.Step != want {
-		t.Errorf("got %v; want a StepError of %s", err, want)
-	}
-}
-
 func ensureFails(t *testing.T, tg Target) {
-	for _, c := range []struct {
+	admin := tg.admin(t)
+	for i, c := range []struct {
 		step  locktrace.Step
 		kind  recdriver.Kind
 		query string
 		order string
+		fails error
+		done  bool
 	}{
-		{locktrace.Connect, recdriver.Connect, "", "connect!"},
-		{locktrace.Begin, recdriver.Begin, "", "connect > begin! > release"},
-		{locktrace.Lock, recdriver.Exec, "advisory", "connect > begin > lock! > rollback > release"},
-		{locktrace.CreateSchema, recdriver.Exec, "CREATE SCHEMA", "connect > begin > lock > create schema! > rollback > release"},
-		{locktrace.Commit, recdriver.Commit, "", "connect > begin > lock > create schema > commit! > release"},
+		{locktrace.Connect, recdriver.Connect, "", "connect!", errOwn, false},
+		{locktrace.Begin, recdriver.Begin, "", "connect > begin! > release", errOwn, false},
+		{locktrace.Lock, recdriver.Exec, "advisory", "connect > begin > lock! > rollback > release", errOwn, false},
+		{locktrace.CreateSchema, recdriver.Exec, "CREATE SCHEMA", "connect > begin > lock > create schema! > rollback > release", errOwn, false},
+		{locktrace.Commit, recdriver.Commit, "", "connect > begin > lock > create schema > commit! > release", errOwn, false},
+		// Its answer is lost.
+		{locktrace.Commit, recdriver.Commit, "", "connect > begin > lock > create schema > commit! > release", recdriver.After(errOwn), true},
 	} {
 		t.Run(string(c.step), func(t *testing.T) {
 			rec, db := tg.record(t)
-			rec.OnCall(recdriver.FailOn(c.kind, c.query, 1, errOwn))
+			rec.OnCall(recdriver.FailOn(c.kind, c.query, 1, c.fails))
 			var r locktrace.Recorder
-			schema := "fails_" + strings.ReplaceAll(string(c.step), " ", "_")
-			err := schemaguard.Guard{Trace: r.Trace()}.Ensure(tg.ctx(t), db, schema, func(context.Context, *sql.DB) error {
-				t.Error("got migrate called; want it left out")
-				return nil
-			})
+			schema := fmt.Sprintf("fails_%d", i)
+			err := schemaguard.Guard{Trace: r.Trace()}.Ensure(tg.ctx(t), db, schema, notReached(t, schema))
 			wantIs(t, err, errOwn)
-			wantStep(t, err, c.step)
+			locktest.WantStep(t, err, c.step)
 			wantOrder(t, &r, c.order)
 			if unknown := strings.Contains(fmt.Sprint(err), "outcome unknown"); unknown != (c.step == locktrace.Commit) {
 				t.Errorf("got %v; want the outcome unknown of a commit, and of nothing else", err)
+			}
+			if schemaExists(t, admin, schema) != c.done {
+				t.Errorf("got the schema, or none; want it: %t", c.done)
 			}
 			if err := schemaguard.Ensure(tg.ctx(t), db, schema, nil); err != nil {
 				t.Errorf("got %v from the next call; want the lock free and a sound connection", err)
@@ -222,16 +213,10 @@ func ensureFails(t *testing.T, tg Target) {
 	}
 }
 
-func commitUnknown(t *testing.T, tg Target) {
-	rec, db := tg.record(t)
-	rec.OnCall(recdriver.FailOn(recdriver.Commit, "", 1, recdriver.After(errOwn)))
-	err := schemaguard.Ensure(tg.ctx(t), db, "commit_unknown", func(context.Context, *sql.DB) error {
-		t.Error("got migrate called; want it left out")
+func notReached(t *testing.T, what string) func(context.Context, *sql.DB) error {
+	return func(context.Context, *sql.DB) error {
+		t.Errorf("%s: got migrate called; want it left out", what)
 		return nil
-	})
-	wantIs(t, err, errOwn)
-	if !strings.Contains(fmt.Sprint(err), "outcome unknown") || !schemaExists(t, tg.admin(t), "commit_unknown") {
-		t.Errorf("got %v; want the outcome unknown, of a commit that did succeed", err)
 	}
 }
 
@@ -264,21 +249,8 @@ func ensureNames(t *testing.T, tg Target) {
 			t.Errorf("%q: got no such schema; want the name as it is", name)
 		}
 	}
-	if sqltest.Ask[bool](t, admin, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'pwned')") {
+	if schemaExists(t, admin, "pwned") {
 		t.Error("got the schema pwned; want names that are not run")
-	}
-}
-
-// refusedNames: what the server would cut to 63 bytes or refuse.
-func refusedNames(t *testing.T, tg Target) {
-	rec, db := tg.record(t)
-	for _, name := range []string{"", "nul\x00", "pg_mine", "\xff", strings.Repeat("x", 64), strings.Repeat("é", 32)} {
-		if err := schemaguard.Ensure(tg.ctx(t), db, name, nil); err == nil {
-			t.Errorf("%q: got nil; want an error", name)
-		}
-	}
-	if got := rec.String(); got != "" {
-		t.Errorf("got driver calls %q; want none", got)
 	}
 }
 
@@ -291,10 +263,7 @@ func skipIfExists(t *testing.T, tg Target) {
 			t.Fatal(err)
 		}
 	}
-	const want = "connect > exec > release > take > begin > exec > exec > commit > release > take > exec > release"
-	if got := rec.String(); got != want {
-		t.Errorf("got driver calls %q; want %q", got, want)
-	}
+	wantCalls(t, rec, "connect > exec > release > take > begin > exec > exec > commit > release > take > exec > release")
 }
 
 // weakRole: CREATE SCHEMA IF NOT EXISTS fails with 42501 even if there is nothing
@@ -304,12 +273,7 @@ func weakRole(t *testing.T, tg Target) {
 		t.Skip("not tested: no DSN for a role without rights")
 	}
 	ctx := tg.ctx(t)
-	weak, err := sql.Open(tg.Driver, tg.Weak)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { weak.Close() })
-
+	weak := sqltest.Open(t, tg.Driver, tg.Weak)
 	guards := map[string]schemaguard.Guard{
 		"plain":        {},
 		"SkipIfExists": {SkipIfExists: true},
@@ -319,11 +283,8 @@ func weakRole(t *testing.T, tg Target) {
 		}},
 	}
 	for name, guard := range guards {
-		err = guard.Ensure(ctx, weak, "not_mine", func(context.Context, *sql.DB) error {
-			t.Errorf("%s: got migrate called; want it left out", name)
-			return nil
-		})
-		wantStep(t, err, locktrace.CreateSchema)
+		err := guard.Ensure(ctx, weak, "not_mine", notReached(t, name))
+		locktest.WantStep(t, err, locktrace.CreateSchema)
 		if sqlstate.Of(err) != "42501" || !strings.Contains(fmt.Sprint(err), "GRANT CREATE ON DATABASE") {
 			t.Errorf("%s: got %v; want 42501 with advice", name, err)
 		}
@@ -348,14 +309,16 @@ func weakRole(t *testing.T, tg Target) {
 	// It may see no more of a holder than its process id, user and application. For
 	// the query the server has the text "<insufficient privilege>".
 	key := keyOf(t)
-	err = advisorylock.WithXactLock(ctx, tg.open(t), key, func(ctx context.Context, _ *sql.Tx) error {
-		holders, _ := sessions(ctx, t, weak, key)
+	err := advisorylock.WithXactLock(ctx, tg.open(t), key, func(context.Context, *sql.Tx) error {
+		holders := locktest.Holders(t, weak, key)
 		if len(holders) != 1 || holders[0].PID <= 0 || holders[0].User == "" ||
 			holders[0].Query != "" || holders[0].State != "" || !holders[0].Since.IsZero() {
 			t.Errorf("got holders %+v; want one with its process id, and what may not be seen to be zero", holders)
 		}
-		begins, begun := beginning()
-		err := endWait(tg.ctx(t), func() { await.Value(t, begun) }, waits(begins, weak, key)["WithXactLock"])
+		begins, begun := locktest.Beginning()
+		err := locktest.EndWait(tg.ctx(t), errOwn, begun, func(ctx context.Context) error {
+			return begins.WithXactLock(ctx, weak, key, locktest.Nothing)
+		})
 		if err == nil || !strings.Contains(err.Error(), holders[0].TerminateSQL()) || strings.Contains(err.Error(), "privilege") {
 			t.Errorf("got %v; want the holder's process id, and nothing about privileges", err)
 		}
@@ -399,7 +362,7 @@ func ensurePoolOfOne(t *testing.T, tg Target) {
 func serialize(t *testing.T, tg Target) {
 	ctx := tg.ctx(t)
 	const n = 5
-	dbs := warmed(ctx, t, tg, n)
+	dbs := warmed(t, tg, n)
 	var inside crowd
 	noErrors(t, together(n, func(i int) error {
 		return schemaguard.Guard{Serialize: true}.Ensure(ctx, dbs[i], "serial", func(ctx context.Context, db *sql.DB) error {
@@ -421,91 +384,83 @@ func serialize(t *testing.T, tg Target) {
 	wantOrder(t, &r, "connect > begin > lock > create schema > commit > release > connect > begin > lock > migrate > commit > release")
 }
 
-func upToDateGuard(schema string) schemaguard.Guard {
-	return schemaguard.Guard{UpToDate: func(ctx context.Context, db *sql.DB) (bool, error) {
-		// No query: that would be the driver's prepared statement, and the
-		// pooler's trouble, not the library's.
-		res, err := db.ExecContext(ctx, "SELECT 1 FROM "+schema+".done")
-		if err != nil {
-			return false, err
-		}
-		n, err := res.RowsAffected()
-		return n > 0, err
-	}}
+// asking are the guards that know whether migrate has run, by the table done.
+var asking = map[string]func(schema string) schemaguard.Guard{
+	"up_to_date": func(schema string) schemaguard.Guard {
+		return schemaguard.Guard{UpToDate: locktest.HasRows("SELECT FROM " + schema + ".done")}
+	},
+	"once": func(string) schemaguard.Guard { return schemaguard.Guard{Once: oddName} },
 }
 
-func upToDate(t *testing.T, tg Target) {
+// makeDone is a migration that succeeds once.
+func makeDone(ctx context.Context, db *sql.DB, schema string) error {
+	_, err := db.ExecContext(ctx, "CREATE TABLE "+schema+".done (n int); INSERT INTO "+schema+".done VALUES (1)")
+	return err
+}
+
+// oneForAll: the first of several starts migrates, the others wait for it, and later
+// ones do nothing but ask.
+func oneForAll(t *testing.T, tg Target) {
 	ctx := tg.ctx(t)
 	const n = 6
-	dbs := warmed(ctx, t, tg, n)
-	guard := upToDateGuard("once")
-	var inside crowd
-	migrate := func(ctx context.Context, db *sql.DB) error {
-		inside.enter()
-		defer inside.leave()
-		_, err := db.ExecContext(ctx, "CREATE TABLE once.done (n int); INSERT INTO once.done VALUES (1)")
-		return err
-	}
-	noErrors(t, together(n, func(i int) error { return guard.Ensure(ctx, dbs[i], "once", migrate) }))
-	if total := inside.total.Load(); total != 1 {
-		t.Errorf("got %d calls of migrate; want 1", total)
-	}
-	var r locktrace.Recorder
-	guard.Trace = r.Trace()
-	if err := guard.Ensure(ctx, dbs[0], "once", migrate); err != nil {
-		t.Error(err)
-	}
-	wantOrder(t, &r, "up to date")
-
-	// One that has found the work undone, and gets the lock when it is done: it
-	// must ask again.
-	late := upToDateGuard("late")
-	asked := false
-	ask := late.UpToDate
-	late.UpToDate = func(ctx context.Context, db *sql.DB) (bool, error) {
-		if !asked {
-			asked = true
-			return false, upToDateGuard("late").Ensure(ctx, dbs[1], "late", func(ctx context.Context, db *sql.DB) error {
-				_, err := db.ExecContext(ctx, "CREATE TABLE late.done (n int); INSERT INTO late.done VALUES (1)")
-				return err
-			})
+	dbs := warmed(t, tg, n)
+	for name, guardOf := range asking {
+		schema := "all_" + name
+		guard := guardOf(schema)
+		var inside crowd
+		migrate := func(ctx context.Context, db *sql.DB) error {
+			inside.enter()
+			defer inside.leave()
+			return makeDone(ctx, db, schema)
 		}
-		return ask(ctx, db)
+		noErrors(t, together(n, func(i int) error { return guard.Ensure(ctx, dbs[i], schema, migrate) }))
+		if total := inside.total.Load(); total != 1 {
+			t.Errorf("%s: got %d calls of migrate; want 1", name, total)
+		}
+		rec, db := tg.record(t)
+		var r locktrace.Recorder
+		guard.Trace = r.Trace()
+		noErrors(t, []error{guard.Ensure(ctx, db, schema, migrate), guard.Await(ctx, db, schema)})
+		wantCalls(t, rec, "connect > exec > release > take > exec > release")
+		wantOrder(t, &r, "up to date > up to date")
 	}
-	if err := late.Ensure(ctx, dbs[0], "late", func(context.Context, *sql.DB) error {
-		t.Error("got migrate called; want it left out, somebody else was faster")
-		return nil
-	}); err != nil {
+
+	var r locktrace.Recorder
+	if err := (schemaguard.Guard{Once: oddName, Trace: r.Trace()}).Ensure(ctx, dbs[0], "once_in_order", func(context.Context, *sql.DB) error { return nil }); err != nil {
 		t.Error(err)
 	}
+	wantOrder(t, &r, "up to date > connect > begin > lock > create schema > commit > release > "+
+		"connect > begin > lock > up to date > migrate > record > commit > release")
 }
 
 func winnerFails(t *testing.T, tg Target) {
 	ctx := tg.ctx(t)
 	const n = 4
-	dbs := warmed(ctx, t, tg, n)
-	guard := upToDateGuard("winner")
-	var calls atomic.Int32
-	failed := 0
-	for _, err := range together(n, func(i int) error {
-		return guard.Ensure(ctx, dbs[i], "winner", func(ctx context.Context, db *sql.DB) error {
-			if calls.Add(1) == 1 {
-				return errOwn
+	dbs := warmed(t, tg, n)
+	for name, guardOf := range asking {
+		schema := "winner_" + name
+		var calls atomic.Int32
+		failed := 0
+		for _, err := range together(n, func(i int) error {
+			return guardOf(schema).Ensure(ctx, dbs[i], schema, func(ctx context.Context, db *sql.DB) error {
+				if calls.Add(1) == 1 {
+					return errOwn
+				}
+				return makeDone(ctx, db, schema)
+			})
+		}) {
+			if errors.Is(err, errOwn) {
+				failed++
+				locktest.WantStep(t, err, locktrace.Migrate)
+			} else if err != nil {
+				t.Errorf("%s: got %v; want nil", name, err)
 			}
-			_, err := db.ExecContext(ctx, "CREATE TABLE winner.done (n int); INSERT INTO winner.done VALUES (1)")
-			return err
-		})
-	}) {
-		if errors.Is(err, errOwn) {
-			failed++
-			wantStep(t, err, locktrace.Migrate)
-		} else if err != nil {
-			t.Errorf("got %v; want nil", err)
+		}
+		if failed != 1 || calls.Load() != 2 {
+			t.Errorf("%s: got %d failures, %d calls of migrate; want 1 and 2", name, failed, calls.Load())
 		}
 	}
-	if failed != 1 || calls.Load() != 2 {
-		t.Errorf("got %d failures, %d calls of migrate; want 1 and 2", failed, calls.Load())
-	}
+	wantRows(t, tg.admin(t), "winner_once", 1)
 }
 
 // notThereYet: a question may be about the very column, function or type that the
@@ -513,30 +468,19 @@ func winnerFails(t *testing.T, tg Target) {
 func notThereYet(t *testing.T, tg Target) {
 	db, admin := tg.open(t), tg.admin(t)
 	sqltest.Exec(t, admin, "CREATE SCHEMA not_yet; CREATE TABLE not_yet.t (n int)")
-	for i, c := range []struct{ what, question, migration string }{
-		{"schema", "SELECT FROM not_yet_%[1]d.t", "CREATE SCHEMA not_yet_%[1]d; CREATE TABLE not_yet_%[1]d.t (); INSERT INTO not_yet_%[1]d.t DEFAULT VALUES"},
-		{"table", "SELECT FROM not_yet.t_%[1]d", "CREATE TABLE not_yet.t_%[1]d (); INSERT INTO not_yet.t_%[1]d DEFAULT VALUES"},
+	for _, c := range []struct{ what, question, migration string }{
+		{"schema", "SELECT FROM yet.t", "CREATE SCHEMA yet; CREATE TABLE yet.t (); INSERT INTO yet.t DEFAULT VALUES"},
+		{"table", "SELECT FROM not_yet.made", "CREATE TABLE not_yet.made (); INSERT INTO not_yet.made DEFAULT VALUES"},
 		{"column", "SELECT count(c) FROM not_yet.t", "ALTER TABLE not_yet.t ADD c int"},
 		{"function", "SELECT not_yet.f()", "CREATE FUNCTION not_yet.f() RETURNS int LANGUAGE sql AS 'SELECT 1'"},
 		{"type", "SELECT NULL::not_yet.c", "CREATE TYPE not_yet.c AS ENUM ('a')"},
 	} {
-		question, migration := c.question, c.migration
-		if strings.Contains(question, "%") {
-			question, migration = fmt.Sprintf(question, i), fmt.Sprintf(migration, i)
-		}
 		migrated := 0
-		guard := schemaguard.Guard{UpToDate: func(ctx context.Context, db *sql.DB) (bool, error) {
-			res, err := db.ExecContext(ctx, question)
-			if err != nil {
-				return false, err
-			}
-			n, err := res.RowsAffected()
-			return n > 0, err
-		}}
+		guard := schemaguard.Guard{UpToDate: locktest.HasRows(c.question)}
 		for range 2 {
 			err := guard.Ensure(tg.ctx(t), db, "not_yet", func(ctx context.Context, db *sql.DB) error {
 				migrated++
-				_, err := db.ExecContext(ctx, migration)
+				_, err := db.ExecContext(ctx, c.migration)
 				return err
 			})
 			if err != nil {
@@ -559,81 +503,15 @@ func wantRows(t *testing.T, admin *sql.DB, schema string, want int) {
 	}
 }
 
-// once: a start that is the first of several migrates, all others wait for it, and what
-// ran is known to all that come later.
-func once(t *testing.T, tg Target) {
-	ctx := tg.ctx(t)
-	const n = 6
+// onceLost: whatever migrate returns.
+func onceLost(t *testing.T, tg Target) {
 	admin := tg.admin(t)
-	dbs := warmed(ctx, t, tg, n)
-	guard := schemaguard.Guard{Once: oddName}
-	var inside crowd
-	migrate := func(ctx context.Context, db *sql.DB) error {
-		inside.enter()
-		defer inside.leave()
-		_, err := db.ExecContext(ctx, "CREATE TABLE at_once.t (n int)")
-		return err
-	}
-	noErrors(t, together(n, func(i int) error { return guard.Ensure(ctx, dbs[i], "at_once", migrate) }))
-	if total := inside.total.Load(); total != 1 {
-		t.Errorf("got %d calls of migrate; want 1", total)
-	}
-	wantRows(t, admin, "at_once", 1)
-
-	rec, db := tg.record(t)
-	if err := errors.Join(guard.Ensure(ctx, db, "at_once", migrate), guard.Await(ctx, db, "at_once")); err != nil {
-		t.Error(err)
-	}
-	if got, want := rec.String(), "connect > exec > release > take > exec > release"; got != want {
-		t.Errorf("got driver calls %q; want %q", got, want)
-	}
-
-	var r locktrace.Recorder
-	guard.Trace = r.Trace()
-	for range 2 {
-		if err := guard.Ensure(ctx, db, "once_in_order", func(context.Context, *sql.DB) error { return nil }); err != nil {
-			t.Error(err)
-		}
-	}
-	wantOrder(t, &r, "up to date > connect > begin > lock > create schema > commit > release > "+
-		"connect > begin > lock > up to date > migrate > record > commit > release > up to date")
-}
-
-func onceWinnerFails(t *testing.T, tg Target) {
-	ctx := tg.ctx(t)
-	const n = 4
-	dbs := warmed(ctx, t, tg, n)
-	guard := schemaguard.Guard{Once: "build 1"}
-	var calls atomic.Int32
-	failed := 0
-	for _, err := range together(n, func(i int) error {
-		return guard.Ensure(ctx, dbs[i], "once_fails", func(context.Context, *sql.DB) error {
-			if calls.Add(1) == 1 {
-				return errOwn
-			}
-			return nil
-		})
-	}) {
-		if errors.Is(err, errOwn) {
-			failed++
-			wantStep(t, err, locktrace.Migrate)
-		} else if err != nil {
-			t.Errorf("got %v; want nil", err)
-		}
-	}
-	if failed != 1 || calls.Load() != 2 {
-		t.Errorf("got %d failures, %d calls of migrate; want 1 and 2", failed, calls.Load())
-	}
-	wantRows(t, tg.admin(t), "once_fails", 1)
-
-	// A lease that is lost leaves no row, whatever migrate returns.
-	lost := schemaguard.Guard{Once: "build 2"}
-	err := lost.Ensure(ctx, dbs[0], "once_fails", func(context.Context, *sql.DB) error {
-		terminate(ctx, t, tg.admin(t), schemaguard.MigrateKey(schemaguard.KeyFor("once_fails")))
+	err := schemaguard.Guard{Once: "build 1"}.Ensure(tg.ctx(t), tg.open(t), "once_lost", func(context.Context, *sql.DB) error {
+		locktest.Terminate(t, admin, schemaguard.MigrateKey(schemaguard.KeyFor("once_lost")))
 		return nil
 	})
 	wantIs(t, err, advisorylock.ErrLost)
-	wantRows(t, tg.admin(t), "once_fails", 1)
+	wantRows(t, admin, "once_lost", 0)
 }
 
 // twoBuilds: in a rolling deploy processes of both builds start, in any order, and
@@ -641,7 +519,7 @@ func onceWinnerFails(t *testing.T, tg Target) {
 func twoBuilds(t *testing.T, tg Target) {
 	ctx := tg.ctx(t)
 	const n = 6
-	dbs := warmed(ctx, t, tg, n)
+	dbs := warmed(t, tg, n)
 	var inside crowd
 	var of [2]atomic.Int32
 	for range 2 {
@@ -689,29 +567,18 @@ func awaitsRight(t *testing.T, tg Target) {
 		t.Skip("not tested: no DSN for a role without rights")
 	}
 	ctx := tg.ctx(t)
-	weak, err := sql.Open(tg.Driver, tg.Weak)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { weak.Close() })
-	for schema, guard := range map[string]schemaguard.Guard{"granted_once": {Once: "build 1"}, "granted": upToDateGuard("granted")} {
-		var r locktrace.Recorder
-		locker, reported := reporting(&r)
+	weak := sqltest.Open(t, tg.Driver, tg.Weak)
+	for name, guardOf := range asking {
+		schema := "granted_" + name
+		guard := guardOf(schema)
+		locker, lasting := locktest.Lasting(advisorylock.Locker{})
 		waiting := guard
 		waiting.Trace = locker.Trace
 		awaited := await.Go(func() error { return waiting.Await(ctx, weak, schema) })
-		err := guard.Ensure(ctx, tg.open(t), schema, func(ctx context.Context, db *sql.DB) error {
-			_, err := db.ExecContext(ctx, "CREATE TABLE "+schema+".done (n int); INSERT INTO "+schema+".done VALUES (1)")
-			return err
-		})
-		if err != nil {
+		if err := guard.Ensure(ctx, tg.open(t), schema, func(ctx context.Context, db *sql.DB) error { return makeDone(ctx, db, schema) }); err != nil {
 			t.Errorf("%s: %v", schema, err)
 		}
-		if err := awaitReport(ctx, reported, awaited); err != nil {
-			t.Errorf("%s: %v", schema, err)
-			continue
-		}
-		if w := r.Waits()[0]; w.Err == nil {
+		if w := locktest.AwaitReport(t, lasting, awaited); w.Err == nil {
 			t.Errorf("%s: got %+v of the wait; want what may not be read yet", schema, w)
 		}
 		sqltest.Exec(t, tg.admin(t), "GRANT USAGE ON SCHEMA "+schema+" TO PUBLIC; GRANT SELECT ON "+schema+".done TO PUBLIC")

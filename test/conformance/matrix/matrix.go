@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -49,21 +50,17 @@ type Driver struct {
 // PgBouncer in transaction mode. What cannot be had is skipped and said to be
 // not tested.
 func Run(t *testing.T, drivers []Driver) {
-	trust := false
-	for _, d := range drivers {
-		trust = trust || d.Trust
-	}
-	if os.Getenv(EnvServers) == "" && !trust {
-		server := pgtest.Shared(t)
-		onServer(t, server, drivers)
-		return
+	trust := slices.ContainsFunc(drivers, func(d Driver) bool { return d.Trust })
+	switch {
+	case os.Getenv(EnvServers) != "":
+	case trust:
+		start(t, pgtest.Options{Origin: pgtest.OriginLocal}, trust, drivers)
+	default:
+		onServer(t, pgtest.Shared(t), drivers)
 	}
 	for _, s := range strings.Fields(os.Getenv(EnvServers)) {
 		major, bin, _ := strings.Cut(s, "=")
 		t.Run("PostgreSQL "+major, func(t *testing.T) { start(t, pgtest.Options{BinDir: bin}, trust, drivers) })
-	}
-	if os.Getenv(EnvServers) == "" {
-		start(t, pgtest.Options{Origin: pgtest.OriginLocal}, trust, drivers)
 	}
 }
 
@@ -158,12 +155,7 @@ func tryTarget(t *testing.T, server *pgtest.Server, w way, d Driver) {
 	if w.missing != nil {
 		t.Skipf("not tested: %v", w.missing)
 	}
-	dsn, drop, err := server.CreateDatabase(context.Background(), "conformance")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(drop)
-	dsn = pgtest.WithParams(dsn, d.Params...)
+	dsn := pgtest.WithParams(server.NewDB(t), d.Params...)
 	conformance.Run(t, conformance.Target{
 		Driver: d.SQLName,
 		DSN:    w.through(dsn),
