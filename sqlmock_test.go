@@ -78,6 +78,7 @@ func TestOrderOfCalls(t *testing.T) {
 
 		{name: "skip: there", guard: skip, there: true, order: "connect > look > release > migrate"},
 		{name: "skip: not there", guard: skip, order: "connect > look > release > " + committed + " > migrate"},
+		{name: "skip: connect", guard: skip, order: "connect!", step: locktrace.Connect},
 		{name: "skip: look", guard: skip, order: "connect > look! > release", step: locktrace.Look},
 
 		{name: "serialize: success", guard: serialize, order: leased + " > migrate > commit > release"},

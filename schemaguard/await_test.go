@@ -211,13 +211,3 @@ func TestAwaitTellsWhy(t *testing.T) {
 		}
 	})
 }
-
-// The name of the schema is checked as by Ensure.
-func TestAwaitRefusesNames(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T) {
-		f := newFixture(t, 1)
-		err := schemaguard.Guard{Once: "v1"}.Await(t.Context(), f.db, "pg_app")
-		wantText(t, err, `schemaguard.Await "pg_app": `)
-	})
-}

@@ -130,13 +130,3 @@ func TestNamesRefused(t *testing.T) {
 		}
 	}
 }
-
-// A role may be named pg_…, such as pg_database_owner.
-func TestOwnerMayBePredefined(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t, 1)
-	if err := f.ensure(t, schemaguard.Guard{Owner: "pg_database_owner"}); err != nil {
-		t.Fatal(err)
-	}
-	f.wantSent(t, "BEGIN", "lock", createApp+` AUTHORIZATION "pg_database_owner"`, "COMMIT")
-}

@@ -23,7 +23,6 @@ import (
 // The lease is a second transaction, on a second key, and migrate has the rest of the
 // pool. Migrate is the same under a name of its own, which its errors have too.
 func TestMigrate(t *testing.T) {
-	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		f := newFixture(t, 2)
 		err := schemaguard.Migrate(t.Context(), f.db, "app", func(ctx context.Context, db *sql.DB) error {
@@ -109,31 +108,6 @@ func TestNotAcquiredByTheUsersOwnLock(t *testing.T) {
 	})
 }
 
-// The second start of a fleet costs nothing but the question.
-func TestUpToDateAtTheStart(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T) {
-		f := newFixture(t, 1)
-		err := f.ensureWith(t.Context(), schemaguard.Guard{UpToDate: answer(true, nil), SkipIfExists: true},
-			func(context.Context, *sql.DB) error {
-				t.Error("migrate was called")
-				return nil
-			})
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.wantSent(t)
-		f.wantOrder(t, "up to date")
-	})
-}
-
-// styles are the two shapes of a server's error: pgx and lib/pq since 1.10, and
-// lib/pq before that, with its forks.
-var styles = map[string]func(e recdriver.SQLError) error{
-	"SQLState": func(e recdriver.SQLError) error { return e },
-	"Get":      func(e recdriver.SQLError) error { return recdriver.LegacySQLError(e) },
-}
-
 // What does not exist yet says that this is the first start of all, whatever else the
 // question answers: the plainest one there is returns count == 0 and the error. What a
 // pooler lost is asked again. Any other error might hide that everything is done, or
@@ -156,33 +130,27 @@ func TestUpToDateErrors(t *testing.T) {
 	for _, code := range []string{"42P01", "3F000", "42703", "42883", "42704"} {
 		tests[code] = test{recdriver.SQLError{Code: code}, migrated}
 	}
-	t.Parallel()
-	for style, as := range styles {
-		t.Run(style, func(t *testing.T) {
-			each(t, tests, func(t *testing.T, test test) {
-				f := newFixture(t, 2)
-				asked := 0
-				err := f.ensure(t, schemaguard.Guard{UpToDate: func(context.Context, *sql.DB) (bool, error) {
-					if asked++; asked == 3 && test.order == "up to date" {
-						return true, nil
-					}
-					return true, as(test.err)
-				}})
-				f.wantOrder(t, test.order)
-				if strings.HasSuffix(test.order, "!") {
-					wantStep(t, err, locktrace.UpToDate, as(test.err))
-				} else if err != nil {
-					t.Error(err)
-				}
-			})
-		})
-	}
+	each(t, tests, func(t *testing.T, test test) {
+		f := newFixture(t, 2)
+		asked := 0
+		err := f.ensure(t, schemaguard.Guard{UpToDate: func(context.Context, *sql.DB) (bool, error) {
+			if asked++; asked == 3 && test.order == "up to date" {
+				return true, nil
+			}
+			return true, test.err
+		}})
+		f.wantOrder(t, test.order)
+		if strings.HasSuffix(test.order, "!") {
+			wantStep(t, err, locktrace.UpToDate, test.err)
+		} else if err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // With pgx's defaults behind an old PgBouncer, every server connection may have the
 // statement under that name from another client, and then no answer comes, ever.
 func TestPoolerThatMixesUpStatements(t *testing.T) {
-	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		f := newFixture(t, 2)
 		asked, mixedUp := 0, recdriver.SQLError{Code: "42P05"}
@@ -198,25 +166,6 @@ func TestPoolerThatMixesUpStatements(t *testing.T) {
 	})
 }
 
-func TestUpToDateFailsUnderTheLease(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T) {
-		f := newFixture(t, 2)
-		asked := 0
-		err := f.ensureWith(t.Context(), schemaguard.Guard{UpToDate: func(context.Context, *sql.DB) (bool, error) {
-			if asked++; asked == 2 {
-				return false, errBoom
-			}
-			return false, nil
-		}}, func(context.Context, *sql.DB) error {
-			t.Error("migrate was called")
-			return nil
-		})
-		wantStep(t, err, locktrace.UpToDate, errBoom)
-		f.wantOrder(t, "up to date > "+created+" > connect > begin > lock > up to date! > rollback > release")
-	})
-}
-
 // fleet is N processes on one server that start with the same guard.
 type fleet struct {
 	*world
@@ -224,7 +173,7 @@ type fleet struct {
 	done     atomic.Bool // what UpToDate finds
 	migrates atomic.Int32
 	now      atomic.Int32 // how many migrate at this moment
-	most     int32
+	overlap  atomic.Bool
 	errs     []error
 }
 
@@ -245,17 +194,15 @@ func (fl *fleet) start(t *testing.T, g schemaguard.Guard, migrate func(ctx conte
 		g.UpToDate = func(context.Context, *sql.DB) (bool, error) { return fl.done.Load(), nil }
 	}
 	var wg sync.WaitGroup
-	var mu sync.Mutex
 	for i, f := range fl.all {
 		wg.Go(func() {
-			fl.errs[i] = f.ensureWith(t.Context(), g, func(ctx context.Context, _ *sql.DB) error {
-				now := fl.now.Add(1)
+			fl.errs[i] = f.ensureWith(t.Context(), g, func(ctx context.Context, db *sql.DB) error {
+				if fl.now.Add(1) > 1 {
+					fl.overlap.Store(true)
+				}
 				defer fl.now.Add(-1)
-				mu.Lock()
-				fl.most = max(fl.most, now)
-				mu.Unlock()
 				time.Sleep(3 * time.Second)
-				err := migrate(ctx, fl.migrates.Add(1))
+				err := errors.Join(migrateAll(ctx, db), migrate(ctx, fl.migrates.Add(1)))
 				if err == nil {
 					fl.done.Store(true)
 				}
@@ -291,16 +238,19 @@ func (fl *fleet) wantFailed(t *testing.T, n int, want error, migrates int32) {
 	if n != 0 {
 		t.Errorf("%d processes too few failed", n)
 	}
-	if got := fl.migrates.Load(); got != migrates || fl.most != 1 && !errors.Is(want, advisorylock.ErrLost) {
-		t.Errorf("migrate ran %d times, up to %d at once; want %d times, one at a time", got, fl.most, migrates)
+	overlap := fl.overlap.Load() && !errors.Is(want, advisorylock.ErrLost)
+	if got := fl.migrates.Load(); got != migrates || overlap {
+		t.Errorf("migrate ran %d times, two at once: %t; want %d times, one at a time", got, overlap, migrates)
 	}
 }
 
-// onces are the two ways to migrate once, and what stands between migrate and commit.
-var onces = map[string]struct {
+type onceGuard struct {
 	guard  schemaguard.Guard
 	record string
-}{
+}
+
+// onces are the two ways to migrate once, and what stands between migrate and commit.
+var onces = map[string]onceGuard{
 	"Once":     {schemaguard.Guard{Once: "v1", TTL: 5 * time.Second}, " > record"},
 	"UpToDate": {schemaguard.Guard{UpToDate: answer(false, nil), TTL: 5 * time.Second}, ""},
 }
@@ -338,11 +288,7 @@ func TestFleetMigratesOnce(t *testing.T) {
 // When the winner fails, or its session ends, exactly one other has a try; the rest go
 // on after that.
 func TestFleetWinnerFails(t *testing.T) {
-	each(t, onces, func(t *testing.T, once struct {
-		guard  schemaguard.Guard
-		record string
-	},
-	) {
+	each(t, onces, func(t *testing.T, once onceGuard) {
 		for _, want := range []error{errBoom, advisorylock.ErrLost} {
 			fl := newFleet(t, 6)
 			fl.start(t, once.guard, func(ctx context.Context, call int32) error {
@@ -364,13 +310,12 @@ func TestFleetWinnerFails(t *testing.T) {
 // Serialize alone: everybody migrates, and no two at a time. The control group
 // is a fleet without it, which is seen to migrate at the same time.
 func TestFleetSerialized(t *testing.T) {
-	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		const n = 6
 		migrate := func(context.Context, int32) error { return nil }
 		control := newFleet(t, n)
 		control.start(t, schemaguard.Guard{}, migrate)
-		if control.most < 2 {
+		if !control.overlap.Load() {
 			t.Error("the control group, without Serialize, never migrated at the same time: this proves nothing")
 		}
 		fl := newFleet(t, n)
@@ -385,42 +330,17 @@ func TestFleetSerialized(t *testing.T) {
 // All of one process's components start on one pool: they queue inside the
 // process, where the lease must not take the connection that migrate needs.
 func TestFleetInOneProcess(t *testing.T) {
-	each(t, onces, func(t *testing.T, once struct {
-		guard  schemaguard.Guard
-		record string
-	},
-	) {
-		f := newFixture(t, 2)
-		var done atomic.Bool
-		var migrates atomic.Int32
-		if once.guard.UpToDate != nil {
-			once.guard.UpToDate = func(context.Context, *sql.DB) (bool, error) { return done.Load(), nil }
-		}
-		var wg sync.WaitGroup
-		for range 10 {
-			wg.Go(func() {
-				err := once.guard.Ensure(t.Context(), f.db, "app", func(ctx context.Context, db *sql.DB) error {
-					migrates.Add(1)
-					_, err := db.ExecContext(ctx, "CREATE TABLE app.t ()")
-					done.Store(true)
-					return err
-				})
-				if err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		wg.Wait()
-		if got := migrates.Load(); got != 1 {
-			t.Errorf("migrate ran %d times; want 1", got)
-		}
+	each(t, onces, func(t *testing.T, once onceGuard) {
+		fl := newFleet(t, 10)
+		fl.all = slices.Repeat(fl.all[:1], 10)
+		fl.start(t, once.guard, func(context.Context, int32) error { return nil })
+		fl.wantFailed(t, 0, nil, 1)
 	})
 }
 
 // A migrate that starts the same again, with the context it was given, would
 // wait for itself for ever.
 func TestSerializeNested(t *testing.T) {
-	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		f := newFixture(t, 3)
 		g := schemaguard.Guard{Serialize: true}
@@ -428,50 +348,5 @@ func TestSerializeNested(t *testing.T) {
 			return g.Ensure(ctx, db, "app", nothing)
 		})
 		wantStep(t, err, locktrace.Migrate, advisorylock.ErrNested)
-	})
-}
-
-// Two migrations that each create the other's schema would wait for each other until a
-// context ends. Over one pool that is found at once.
-func TestSerializeNestedInOppositeOrder(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T) {
-		f := newFixture(t, 6)
-		g := schemaguard.Guard{Serialize: true}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-		defer cancel()
-		var both sync.WaitGroup
-		both.Add(2)
-		nest := func(outer, inner string) error {
-			return g.Ensure(ctx, f.db, outer, func(ctx context.Context, db *sql.DB) error {
-				both.Done()
-				both.Wait()
-				return g.Ensure(ctx, db, inner, nothing)
-			})
-		}
-		other := make(chan error)
-		go func() { other <- nest("b", "a") }()
-		err, otherErr := nest("a", "b"), <-other
-		if err == nil {
-			err, otherErr = otherErr, nil
-		}
-		wantText(t, err, ": migrate: ", "take locks in the same order everywhere")
-		if otherErr != nil || errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v and %v; want one that is told, and one that migrates", err, otherErr)
-		}
-	})
-}
-
-// Even if migrate returned nil, the lease may have been lost before its end;
-// the error says where, as all errors of Ensure do.
-func TestLostLeaseSaysWhere(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T) {
-		f := newFixture(t, 2)
-		err := f.ensureWith(t.Context(), schemaguard.Guard{Serialize: true}, func(context.Context, *sql.DB) error {
-			f.world.Kill(int64(migrateApp))
-			return nil
-		})
-		wantStep(t, err, locktrace.Migrate, advisorylock.ErrLost)
 	})
 }
