@@ -167,6 +167,13 @@ func (w *world) process(t *testing.T, mode recdriver.Mode, conns int) *fixture {
 
 var nothing = func(context.Context, *sql.DB) error { return nil }
 
+func notCalled(t *testing.T) func(context.Context, *sql.DB) error {
+	return func(context.Context, *sql.DB) error {
+		t.Error("migrate was called")
+		return nil
+	}
+}
+
 // ensure runs g on the schema app, traced, with a migrate that does nothing.
 func (f *fixture) ensure(t *testing.T, g schemaguard.Guard) error {
 	return f.ensureWith(t.Context(), g, nothing)

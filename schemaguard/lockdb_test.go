@@ -65,13 +65,10 @@ func TestLockDB(t *testing.T) {
 
 // Two databases are found out before migrate, where the lock would keep nobody out.
 func TestLockDBElsewhere(t *testing.T) {
-	each(t, onces, func(t *testing.T, once onceGuard) {
+	each(t, onces, func(t *testing.T, g schemaguard.Guard) {
 		f, locks := newFixture(t, 2), newFixture(t, 2)
-		once.guard.LockDB = locks.db
-		err := f.ensureWith(t.Context(), once.guard, func(context.Context, *sql.DB) error {
-			t.Error("migrate was called")
-			return nil
-		})
+		g.LockDB = locks.db
+		err := f.ensureWith(t.Context(), g, notCalled(t))
 		wantText(t, err, "migrate: not called: ", "LockDB", "not on the same database")
 		f.wantOrder(t, "up to date > "+created+" > connect > begin > lock > up to date > migrate! > rollback > release")
 		locks.world.wantRan(t)

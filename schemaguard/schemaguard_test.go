@@ -166,10 +166,7 @@ func TestContextEndsWhileWaiting(t *testing.T) {
 			cause := errors.New("shutting down")
 			ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Second, cause)
 			defer cancel()
-			err := f.ensureWith(ctx, test.guard, func(context.Context, *sql.DB) error {
-				t.Error("migrate was called")
-				return nil
-			})
+			err := f.ensureWith(ctx, test.guard, notCalled(t))
 			wantStep(t, err, locktrace.Lock, cause)
 			wantStep(t, err, locktrace.Lock, context.DeadlineExceeded)
 			var wait *advisorylock.WaitError
@@ -213,10 +210,7 @@ func TestMigrateIsNotCalledAfterTheEnd(t *testing.T) {
 				cancel()
 			}
 		}}
-		err := f.ensureWith(ctx, guard, func(context.Context, *sql.DB) error {
-			t.Error("migrate was called")
-			return nil
-		})
+		err := f.ensureWith(ctx, guard, notCalled(t))
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v; want the end of the context", err)
 		}

@@ -69,10 +69,7 @@ func TestSerializeOnAPoolOfOne(t *testing.T) {
 		"serialize": {Serialize: true}, "up to date": {UpToDate: answer(false, nil)}, "once": {Once: "v1"},
 	}, func(t *testing.T, g schemaguard.Guard) {
 		f := newFixture(t, 1)
-		err := f.ensureWith(t.Context(), g, func(context.Context, *sql.DB) error {
-			t.Error("migrate was called")
-			return nil
-		})
+		err := f.ensureWith(t.Context(), g, notCalled(t))
 		wantStep(t, err, locktrace.Connect, advisorylock.ErrPoolTooSmall)
 		wantText(t, err, "LockDB", "1 connection,", "2")
 		if sent := f.sent(); slices.Contains(sent, "BEGIN") {
@@ -186,8 +183,8 @@ func newFleet(t *testing.T, n int) *fleet {
 	return fl
 }
 
-// start starts all of them, and returns when all are through. A migrate takes 3 s, with
-// or without an error.
+// start starts all of them, and returns when all are through. A migrate takes 3 s, and
+// then ends as migrate does, if that is not nil.
 func (fl *fleet) start(t *testing.T, g schemaguard.Guard, migrate func(ctx context.Context, call int32) error) {
 	t.Helper()
 	if g.UpToDate != nil {
@@ -202,7 +199,10 @@ func (fl *fleet) start(t *testing.T, g schemaguard.Guard, migrate func(ctx conte
 				}
 				defer fl.now.Add(-1)
 				time.Sleep(3 * time.Second)
-				err := errors.Join(migrateAll(ctx, db), migrate(ctx, fl.migrates.Add(1)))
+				err, call := migrateAll(ctx, db), fl.migrates.Add(1)
+				if migrate != nil {
+					err = errors.Join(err, migrate(ctx, call))
+				}
 				if err == nil {
 					fl.done.Store(true)
 				}
@@ -213,12 +213,12 @@ func (fl *fleet) start(t *testing.T, g schemaguard.Guard, migrate func(ctx conte
 	wg.Wait()
 }
 
-// orders counts the orders of calls that the processes were seen to make. With Once,
-// those that come a moment later leave the schema's transaction out.
+// orders counts the orders of calls that the processes were seen to make, without what
+// only Once does: it records, and late processes leave the schema's transaction out.
 func (fl *fleet) orders() map[string]int {
 	orders := map[string]int{}
 	for _, f := range fl.all {
-		orders[strings.Replace(f.rec.String(), created+" > ", "", 1)]++
+		orders[strings.NewReplacer(created+" > ", "", "record > ", "").Replace(f.rec.String())]++
 	}
 	return orders
 }
@@ -244,22 +244,17 @@ func (fl *fleet) wantFailed(t *testing.T, n int, want error, migrates int32) {
 	}
 }
 
-type onceGuard struct {
-	guard  schemaguard.Guard
-	record string
-}
-
-// onces are the two ways to migrate once, and what stands between migrate and commit.
-var onces = map[string]onceGuard{
-	"Once":     {schemaguard.Guard{Once: "v1", TTL: 5 * time.Second}, " > record"},
-	"UpToDate": {schemaguard.Guard{UpToDate: answer(false, nil), TTL: 5 * time.Second}, ""},
+// onces are the two ways to migrate once.
+var onces = map[string]schemaguard.Guard{
+	"Once":     {Once: "v1", TTL: 5 * time.Second},
+	"UpToDate": {UpToDate: answer(false, nil), TTL: 5 * time.Second},
 }
 
 // One migrates, while all others wait; then all of them go on together, without a turn
 // each: none of them takes more than a poll and a queue of such.
 func TestFleetMigratesOnce(t *testing.T) {
 	t.Parallel()
-	for name, once := range onces {
+	for name, g := range onces {
 		t.Run(name, func(t *testing.T) {
 			each(t, map[string]func(w *world){
 				"direct": func(*world) {},
@@ -270,14 +265,13 @@ func TestFleetMigratesOnce(t *testing.T) {
 				fl := newFleet(t, n)
 				set(fl.world)
 				began := time.Now()
-				fl.start(t, once.guard, func(context.Context, int32) error { return nil })
+				fl.start(t, g, nil)
 				fl.wantFailed(t, 0, nil, 1)
 				if late := time.Since(began) - 3*time.Second; late > 2*time.Second {
 					t.Errorf("the last went on %v after migrate had ended", late)
 				}
-				winner := "up to date > connect > begin > lock > up to date > migrate" + once.record + " > commit > release"
 				orders := fl.orders()
-				if orders[winner] != 1 || orders["up to date > "+waited] != n-1 {
+				if orders["up to date > connect > begin > lock > up to date > migrate > commit > release"] != 1 || orders["up to date > "+waited] != n-1 {
 					t.Errorf("got orders %v; want one winner and %d that waited", orders, n-1)
 				}
 			})
@@ -288,10 +282,10 @@ func TestFleetMigratesOnce(t *testing.T) {
 // When the winner fails, or its session ends, exactly one other has a try; the rest go
 // on after that.
 func TestFleetWinnerFails(t *testing.T) {
-	each(t, onces, func(t *testing.T, once onceGuard) {
+	each(t, onces, func(t *testing.T, g schemaguard.Guard) {
 		for _, want := range []error{errBoom, advisorylock.ErrLost} {
 			fl := newFleet(t, 6)
-			fl.start(t, once.guard, func(ctx context.Context, call int32) error {
+			fl.start(t, g, func(ctx context.Context, call int32) error {
 				switch {
 				case call > 1:
 					return nil
@@ -312,14 +306,13 @@ func TestFleetWinnerFails(t *testing.T) {
 func TestFleetSerialized(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const n = 6
-		migrate := func(context.Context, int32) error { return nil }
 		control := newFleet(t, n)
-		control.start(t, schemaguard.Guard{}, migrate)
+		control.start(t, schemaguard.Guard{}, nil)
 		if !control.overlap.Load() {
 			t.Error("the control group, without Serialize, never migrated at the same time: this proves nothing")
 		}
 		fl := newFleet(t, n)
-		fl.start(t, schemaguard.Guard{Serialize: true}, migrate)
+		fl.start(t, schemaguard.Guard{Serialize: true}, nil)
 		fl.wantFailed(t, 0, nil, n)
 		if got := fl.orders(); got[leased] != n {
 			t.Errorf("got orders %v; want all the same", got)
@@ -330,10 +323,10 @@ func TestFleetSerialized(t *testing.T) {
 // All of one process's components start on one pool: they queue inside the
 // process, where the lease must not take the connection that migrate needs.
 func TestFleetInOneProcess(t *testing.T) {
-	each(t, onces, func(t *testing.T, once onceGuard) {
+	each(t, onces, func(t *testing.T, g schemaguard.Guard) {
 		fl := newFleet(t, 10)
 		fl.all = slices.Repeat(fl.all[:1], 10)
-		fl.start(t, once.guard, func(context.Context, int32) error { return nil })
+		fl.start(t, g, nil)
 		fl.wantFailed(t, 0, nil, 1)
 	})
 }

@@ -431,22 +431,20 @@ func TestExpectGuardWithLockDB(t *testing.T) {
 // for one: code that behaves otherwise with a mock must not do so with a server.
 func TestMock(t *testing.T) {
 	t.Parallel()
-	guard := schemaguard.Guard{Once: "v1"}
 	start := func(told bool) error {
-		plain, mock, err := sqlmock.NewWithDSN(fmt.Sprint(t.Name(), told))
+		name := fmt.Sprint(t.Name(), told)
+		plain, mock, err := sqlmock.NewWithDSN(name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer plain.Close()
-		db := sql.OpenDB(wrapper{plain.Driver(), fmt.Sprint(t.Name(), told)})
+		db := sql.OpenDB(wrapper{plain.Driver(), name})
 		defer db.Close()
 		if told {
 			defer schemaguardtest.Mock(db)()
 		}
-		schemaguardtest.ExpectGuard(mock, guard, "app", schemaguardtest.Scene{})
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		defer cancel()
-		return errors.Join(guard.Ensure(ctx, db, "app", nothing), mock.ExpectationsWereMet())
+		schemaguardtest.ExpectGuard(mock, once, "app", schemaguardtest.Scene{})
+		return errors.Join(once.Ensure(t.Context(), db, "app", nothing), mock.ExpectationsWereMet())
 	}
 	if err := start(true); err != nil {
 		t.Error(err)
@@ -457,13 +455,9 @@ func TestMock(t *testing.T) {
 	db, _ := newMock(t, nil)
 	other := recdriver.New().OpenDB()
 	defer other.Close()
+	schemaguardtest.Mock(other)() // and is forgotten
 	if !mocked.Is(db) || mocked.Is(other) {
 		t.Errorf("a mock is known as one: %t; another pool is: %t", mocked.Is(db), mocked.Is(other))
-	}
-	forget := schemaguardtest.Mock(other)
-	forget()
-	if mocked.Is(other) {
-		t.Error("a mock is not forgotten")
 	}
 }
 

@@ -259,36 +259,26 @@ func TestRaceGoesOnUntilTheControlGroupFails(t *testing.T) {
 	}
 }
 
-func TestRaceCannotConnect(t *testing.T) {
-	t.Parallel()
-	f, opened := newFake(), 0
-	v := f.races(t, func(v *verdict) {
-		schemaguardtest.Race{}.Run(v, func() (*sql.DB, error) {
-			if opened++; opened == 3 {
-				return nil, errors.New("too many connections")
-			}
-			return f.open()
-		}, f.racy)
-	})
-	v.want("connection 3 of 8: too many connections")
-}
-
-// What a race cannot create or drop it reports.
+// What a race cannot open, create or drop it reports.
 func TestRaceIsRefused(t *testing.T) {
 	t.Parallel()
-	f := newFake()
-	f.hook = recdriver.FailOn(recdriver.Exec, "DROP", 0, errors.New("not the owner"))
-	v := f.races(t, func(v *verdict) {
-		schemaguardtest.Race{Processes: 2, Rounds: 1, Guarded: succeeds}.Run(v, f.open, fails)
-	})
-	v.want("stays behind: not the owner", "stays behind: not the owner")
-
-	f = newFake()
-	f.hook = recdriver.FailOn(recdriver.Exec, "CREATE DATABASE", 0, errors.New("permission denied"))
-	v = f.races(t, func(v *verdict) {
-		schemaguardtest.Race{}.RunDatabases(v, func(string) (*sql.DB, error) { return f.open() }, "app", nothing)
-	})
-	v.want(": permission denied")
+	refused := errors.New("refused")
+	for _, test := range []struct {
+		hook func(context.Context, *recdriver.Call) error
+		want []string
+	}{
+		{recdriver.FailOn(recdriver.Connect, "", 3, refused), []string{"connection 2 of 2: refused"}}, // after CREATE DATABASE
+		{recdriver.FailOn(recdriver.Exec, "CREATE DATABASE", 0, refused), []string{": refused"}},
+		{recdriver.FailOn(recdriver.Exec, "DROP", 0, refused), []string{"stays behind: refused", "stays behind: refused"}},
+	} {
+		f := newFake()
+		f.hook = test.hook
+		race := schemaguardtest.Race{Processes: 2, Rounds: 1, Guarded: succeeds}
+		v := f.races(t, func(v *verdict) {
+			race.RunDatabases(v, func(string) (*sql.DB, error) { return f.open() }, "app", func(context.Context, *sql.DB) error { return errNoLuck })
+		})
+		v.want(test.want...)
+	}
 }
 
 // Code with a schema of a fixed name is raced on databases of its own, which are
