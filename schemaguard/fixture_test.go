@@ -6,9 +6,9 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"maps"
 	"os"
+	"regexp"
 	"runtime/pprof"
 	"slices"
 	"strings"
@@ -66,7 +66,8 @@ func newWorld() *world {
 
 const (
 	onceApp   = `"app".bootlock_once`
-	insertApp = "INSERT INTO " + onceApp + " (name) VALUES ('%s') ON CONFLICT DO NOTHING"
+	insertApp = "INSERT INTO " + onceApp + " (name) VALUES ('"
+	insertEnd = "') ON CONFLICT DO NOTHING"
 )
 
 func (w *world) commit(statements []string) {
@@ -76,9 +77,8 @@ func (w *world) commit(statements []string) {
 		if strings.Contains(s, "CREATE TABLE IF NOT EXISTS "+onceApp) {
 			w.table = true
 		}
-		var name string
-		if n, _ := fmt.Sscanf(s, strings.Replace(insertApp, "'%s'", "%s", 1), &name); n == 1 {
-			w.ran[strings.Trim(name, "')")] = true
+		if name, ok := strings.CutPrefix(s, insertApp); ok {
+			w.ran[strings.TrimSuffix(name, insertEnd)] = true
 		}
 	}
 }
@@ -196,8 +196,10 @@ func (f *fixture) ensureWith(ctx context.Context, g schemaguard.Guard, migrate f
 	return g.Ensure(ctx, f.db, "app", migrate)
 }
 
+var idleLimit = regexp.MustCompile(`'\d+ms'`)
+
 // sent lists what the server was sent. BEGIN and the like in its own words, and the
-// statements that take a lock by the name of that.
+// statements that take a lock by the name of that, with its TTL if it has one of its own.
 func (f *fixture) sent() []string {
 	var sent []string
 	for _, c := range f.Calls() {
@@ -208,7 +210,7 @@ func (f *fixture) sent() []string {
 		case c.Query == lockApp:
 			sent = append(sent, "lock")
 		case strings.Contains(c.Query, "pg_advisory_xact_lock("+migrateApp.String()+")"):
-			sent = append(sent, "lease")
+			sent = append(sent, strings.TrimSuffix("lease "+idleLimit.FindString(c.Query), " '30000ms'"))
 		default:
 			sent = append(sent, c.Query)
 		}

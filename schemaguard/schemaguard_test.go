@@ -39,23 +39,21 @@ func TestStatements(t *testing.T) {
 			[]string{"BEGIN", "lock", createApp, grantApp, "COMMIT"},
 		},
 		"skip, there": {schemaguard.Guard{SkipIfExists: true, Bootstrap: bootstrapGrant}, true, []string{lookApp}},
-		"skip, not there": {
-			schemaguard.Guard{SkipIfExists: true},
-			false,
-			[]string{lookApp, "BEGIN", "lock", createApp, "COMMIT"},
-		},
 		"key": {
 			schemaguard.Guard{Key: 42},
 			false,
 			[]string{"BEGIN", strings.ReplaceAll(lockApp, "-7534435102854613731", "42"), createApp, "COMMIT"},
 		},
 		"ttl": {
-			schemaguard.Guard{TTL: 2500 * time.Millisecond},
+			schemaguard.Guard{TTL: 2500 * time.Millisecond, Serialize: true},
 			false,
-			[]string{"BEGIN", strings.Replace(lockApp, " FROM", ", pg_catalog.set_config('idle_in_transaction_session_timeout', '2500ms', true) FROM", 1), createApp, "COMMIT"},
+			[]string{
+				"BEGIN", strings.Replace(lockApp, " FROM", ", pg_catalog.set_config('idle_in_transaction_session_timeout', '2500ms', true) FROM", 1), createApp, "COMMIT",
+				"BEGIN", "lease '2500ms'", "SELECT 1", "COMMIT",
+			},
 		},
 	}, func(t *testing.T, test test) {
-		f := newFixture(t, 1)
+		f := newFixture(t, 2)
 		f.world.there = test.there
 		if err := f.ensure(t, test.guard); err != nil {
 			t.Fatal(err)
@@ -146,22 +144,18 @@ func TestEventsSayWhat(t *testing.T) {
 // error says which and how long, and migrate is not called.
 func TestContextEndsWhileWaiting(t *testing.T) {
 	type test struct {
-		mode  recdriver.Mode
 		guard schemaguard.Guard
 		key   advisorylock.Key
 		order string
 	}
 	const failed = "connect > begin > lock! > rollback > release"
-	schema := schemaguard.KeyFor("app")
 	each(t, map[string]test{
-		"plain":      {recdriver.Plain, schemaguard.Guard{}, schema, failed},
-		"pgx":        {recdriver.PGX, schemaguard.Guard{}, schema, failed},
-		"lib/pq":     {recdriver.LibPQ, schemaguard.Guard{}, schema, failed},
-		"serialize":  {recdriver.Plain, schemaguard.Guard{Serialize: true}, migrateApp, created + " > " + failed},
-		"up to date": {recdriver.PGX, schemaguard.Guard{UpToDate: answer(false, nil)}, migrateApp, "up to date > " + created + " > " + failed},
-		"once":       {recdriver.LibPQ, schemaguard.Guard{Once: "v1"}, migrateApp, "up to date > " + created + " > " + failed},
+		"schema":     {schemaguard.Guard{}, schemaguard.KeyFor("app"), failed},
+		"serialize":  {schemaguard.Guard{Serialize: true}, migrateApp, created + " > " + failed},
+		"up to date": {schemaguard.Guard{UpToDate: answer(false, nil)}, migrateApp, "up to date > " + created + " > " + failed},
+		"once":       {schemaguard.Guard{Once: "v1"}, migrateApp, "up to date > " + created + " > " + failed},
 	}, func(t *testing.T, test test) {
-		f := newWorld().process(t, test.mode, 2)
+		f := newFixture(t, 2)
 		f.world.holding(t, test.key, func() {
 			cause := errors.New("shutting down")
 			ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Second, cause)
@@ -175,27 +169,6 @@ func TestContextEndsWhileWaiting(t *testing.T) {
 			}
 		})
 		f.wantOrder(t, test.order)
-	})
-}
-
-// However a look is cancelled, the error is the same with every driver: this is what
-// lib/pq gives.
-func TestContextEndsInLook(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		f := newFixture(t, 1)
-		cause := errors.New("shutting down")
-		ctx, cancel := context.WithCancelCause(t.Context())
-		f.OnCall(func(ctx context.Context, c *recdriver.Call) error {
-			if !strings.Contains(c.Query, "pg_namespace") {
-				return nil
-			}
-			cancel(cause)
-			<-ctx.Done()
-			return recdriver.SQLError{Code: "57014", Message: "canceling statement due to user request"}
-		})
-		err := f.ensureWith(ctx, schemaguard.Guard{SkipIfExists: true}, nil)
-		wantStep(t, err, locktrace.Look, cause)
-		wantStep(t, err, locktrace.Look, context.Canceled)
 	})
 }
 

@@ -41,27 +41,6 @@ func TestMigrate(t *testing.T) {
 	})
 }
 
-// Key and TTL are the lease's too, which lasts 30 s without one.
-func TestSerializeOptions(t *testing.T) {
-	each(t, map[string]schemaguard.Guard{
-		"0ms":    {Serialize: true, Key: 42},
-		"7000ms": {Serialize: true, Key: 42, TTL: 7 * time.Second},
-	}, func(t *testing.T, g schemaguard.Guard) {
-		f := newFixture(t, 2)
-		if err := f.ensure(t, g); err != nil {
-			t.Fatal(err)
-		}
-		f.wantOrder(t, created+" > "+leased)
-		locks := slices.DeleteFunc(f.sent(), func(s string) bool { return !strings.Contains(s, "advisory") })
-		for i, key := range []advisorylock.Key{42, schemaguard.MigrateKey(42)} {
-			limit := map[bool]string{true: "'30000ms'", false: "'7000ms'"}[g.TTL == 0]
-			if !strings.Contains(locks[i], "pg_advisory_xact_lock("+key.String()+")") || strings.Contains(locks[i], limit) != (i == 1 || g.TTL != 0) {
-				t.Errorf("got lock %q; want key %d and its limit", locks[i], key)
-			}
-		}
-	})
-}
-
 // A pool of one has no connection for both the lease and migrate, which would
 // hang for ever. That is said before the schema is there without its tables.
 func TestSerializeOnAPoolOfOne(t *testing.T) {
@@ -74,33 +53,6 @@ func TestSerializeOnAPoolOfOne(t *testing.T) {
 		wantText(t, err, "LockDB", "1 connection,", "2")
 		if sent := f.sent(); slices.Contains(sent, "BEGIN") {
 			t.Errorf("sent %q; want no transaction", sent)
-		}
-	})
-}
-
-// An error of the user's own code that is ErrNotAcquired, from a lock of its own,
-// does not mean that another process has migrate's lock: migrate runs once.
-func TestNotAcquiredByTheUsersOwnLock(t *testing.T) {
-	own := fmt.Errorf("my own lock: %w", advisorylock.ErrNotAcquired)
-	each(t, map[string]int{"migrate": 0, "up to date": 2}, func(t *testing.T, failing int) {
-		f := newFixture(t, 2)
-		asked, migrated := 0, 0
-		err := f.ensureWith(t.Context(), schemaguard.Guard{UpToDate: func(context.Context, *sql.DB) (bool, error) {
-			if asked++; asked == failing {
-				return false, own
-			}
-			return false, nil
-		}}, func(context.Context, *sql.DB) error {
-			migrated++
-			return own
-		})
-		step, want := locktrace.Migrate, 1
-		if failing > 0 {
-			step, want = locktrace.UpToDate, 0
-		}
-		wantStep(t, err, step, own)
-		if migrated != want || asked != 2 {
-			t.Errorf("asked %d times and migrated %d times; want 2 and %d", asked, migrated, want)
 		}
 	})
 }

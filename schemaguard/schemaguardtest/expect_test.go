@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"os"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -229,6 +228,10 @@ func TestExpectGuard(t *testing.T) {
 			"up to date > " + booted + onceMigrates,
 		},
 
+		"once, up to date fails":                {once, fail(locktrace.UpToDate, 0), nil, "up to date!"},
+		"once, up to date fails under the lock": {once, fail(locktrace.UpToDate, 1), nil, "up to date > " + committed + " > connect > begin > lock > up to date! > rollback > release"},
+		"bootstrap and serialize, commit fails": {schemaguard.Guard{Serialize: true, Bootstrap: bootstrap}, fail(locktrace.Commit, 0), nil, creating + " > bootstrap > commit! > release"},
+
 		// An error may mean something to Ensure.
 		"denied, there":     {schemaguard.Guard{}, schemaguardtest.Scene{Fail: locktrace.CreateSchema, Err: denied, Exists: true}, nil, refused + " > migrate"},
 		"denied, not there": {schemaguard.Guard{}, schemaguardtest.Scene{Fail: locktrace.CreateSchema, Err: denied}, nil, refused},
@@ -263,62 +266,6 @@ func ordersInTheDocs(t *testing.T) map[string]string {
 		orders[row[1]] = row[2]
 	}
 	return orders
-}
-
-// Each step that can fail, in every mode, each time that it comes: Ensure fails
-// with the error, and what is expected and returned is what it then does.
-func TestExpectGuardFails(t *testing.T) {
-	t.Parallel()
-	tried := 0
-	for name, guard := range map[string]schemaguard.Guard{
-		"zero":                {},
-		"bootstrap":           {Bootstrap: bootstrap, Owner: "bob"},
-		"skip":                {SkipIfExists: true},
-		"serialize":           {Serialize: true},
-		"serialize, options":  {Serialize: true, SkipIfExists: true, Bootstrap: bootstrap, Key: 7, TTL: time.Hour},
-		"up to date":          {UpToDate: upToDate, SkipIfExists: true, Bootstrap: bootstrap},
-		"once":                once,
-		"once, with the rest": {Once: "v1", SkipIfExists: true, Bootstrap: bootstrap, TTL: time.Minute},
-	} {
-		_, mock := newMock(t, nil)
-		steps := strings.Split(schemaguardtest.ExpectGuard(mock, guard, "app", schemaguardtest.Scene{}), " > ")
-		came := map[string]int{}
-		for i, step := range steps {
-			if step == "connect" || step == "release" {
-				continue
-			}
-			scene := schemaguardtest.Scene{Fail: locktrace.Step(step), FailAfter: came[step]}
-			came[step]++
-			tried++
-			eachMock(t, fmt.Sprintf("%s/%s %d", name, step, came[step]), func(t *testing.T, m *mockCase) {
-				m.run(t, guard, "app", scene, []bool{false, false}, failing(steps, i))
-			})
-		}
-	}
-	if tried < 50 {
-		t.Errorf("%d failing steps were tried; want 50 at least", tried)
-	}
-}
-
-// failing is the order of which step i fails.
-func failing(steps []string, i int) string {
-	order := append(slices.Clone(steps[:i]), steps[i]+"!")
-	open := 0 // transactions
-	for _, step := range steps[:i] {
-		switch step {
-		case "begin":
-			open++
-		case "commit":
-			open--
-		}
-	}
-	switch {
-	case open > 0 && steps[i] != "commit":
-		order = append(order, "rollback", "release")
-	case open > 0, steps[i] == "begin", steps[i] == "look":
-		order = append(order, "release")
-	}
-	return strings.Join(order, " > ")
 }
 
 // A test that waits for a failure that cannot come would prove nothing.
