@@ -224,7 +224,8 @@ func TestExpectGuard(t *testing.T) {
 		},
 		"once, options": {
 			schemaguard.Guard{Once: "v2 (x)", Owner: "bob", Bootstrap: bootstrap, TTL: time.Hour, SkipIfExists: true},
-			schemaguardtest.Scene{}, nil,
+			schemaguardtest.Scene{},
+			nil,
 			"up to date > " + booted + onceMigrates,
 		},
 
