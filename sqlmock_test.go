@@ -78,6 +78,7 @@ func TestOrderOfCalls(t *testing.T) {
 
 		{name: "skip: there", guard: skip, there: true, order: "connect > look > release > migrate"},
 		{name: "skip: not there", guard: skip, order: "connect > look > release > " + committed + " > migrate"},
+		{name: "skip: connect", guard: skip, order: "connect!", step: locktrace.Connect},
 		{name: "skip: look", guard: skip, order: "connect > look! > release", step: locktrace.Look},
 
 		{name: "serialize: success", guard: serialize, order: leased + " > migrate > commit > release"},
@@ -132,25 +133,32 @@ func mockedBootstrap(ctx context.Context, tx *sql.Tx) error {
 	return err
 }
 
-func (row mockedRow) run(t *testing.T) {
-	if row.err == nil {
-		row.err = errMocked
-	}
+// open returns a pool whose mock expects, and whose driver does, what the row says.
+func (row mockedRow) open(t *testing.T) (*sql.DB, sqlmock.Sqlmock, *recdriver.Driver) {
+	t.Helper()
 	plain, mock, err := sqlmock.NewWithDSN(t.Name())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer plain.Close()
 	driver := recdriver.WrapDriver(plain.Driver(), t.Name())
 	row.expect(mock, driver)
 	db := driver.OpenDB()
-	defer db.Close()
+	t.Cleanup(func() { _, _ = db.Close(), plain.Close() })
 	db.SetMaxOpenConns(1)
 	if row.leases() {
 		db.SetMaxOpenConns(2)
 	}
+	return db, mock, driver
+}
+
+func (row mockedRow) run(t *testing.T) {
+	if row.err == nil {
+		row.err = errMocked
+	}
+	db, mock, driver := row.open(t)
 
 	var rec locktrace.Recorder
+	var err error
 	value := recovered(func() { err = row.ensure(t.Context(), db, &rec) })
 
 	if n := db.Stats().InUse; n != 0 {
@@ -368,23 +376,15 @@ func TestOrderOfCallsIsSeenToFail(t *testing.T) {
 		"one step more": {order: "connect > begin > lock > create schema > bootstrap > commit > release > migrate"},
 		"other order":   {order: "connect > begin > create schema > lock > commit > release > migrate"},
 	} {
-		plain, mock, err := sqlmock.NewWithDSN(t.Name() + name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer plain.Close()
-		driver := recdriver.WrapDriver(plain.Driver(), t.Name()+name)
-		row.err = errMocked
-		row.expect(mock, driver)
-		db := driver.OpenDB()
-		defer db.Close()
-		err = row.ensure(t.Context(), db, &locktrace.Recorder{})
-		if err == nil && mock.ExpectationsWereMet() == nil {
-			t.Errorf("%s: neither Ensure nor sqlmock complains", name)
-		}
-		if got := driverOrder(driver.Calls()); got == row.order {
-			t.Errorf("%s: the driver saw %s", name, got)
-		}
+		t.Run(name, func(t *testing.T) {
+			db, mock, driver := row.open(t)
+			if err := row.ensure(t.Context(), db, &locktrace.Recorder{}); err == nil && mock.ExpectationsWereMet() == nil {
+				t.Error("neither Ensure nor sqlmock complains")
+			}
+			if got := driverOrder(driver.Calls()); got == row.order {
+				t.Errorf("the driver saw %s", got)
+			}
+		})
 	}
 }
 

@@ -91,31 +91,6 @@ func TestFleetWithoutLockFails(t *testing.T) {
 	}
 }
 
-func TestPollingExcludes(t *testing.T) {
-	t.Parallel()
-	dsn := pgtest.Shared(t).NewDB(t)
-	one, other := sqltest.Open(t, "pgx", dsn), sqltest.Open(t, "postgres", dsn)
-	inside := make(chan struct{})
-	var waiter <-chan error
-	err := polling(t.Context(), one, 1, func(ctx context.Context) error {
-		locked, err := try(ctx, other, 1, func(context.Context) error { return errors.New("inside") })
-		if locked {
-			t.Error("got a lock that is taken")
-		}
-		waiter = await.Go(func() error {
-			return polling(ctx, other, 1, func(context.Context) error { close(inside); return nil })
-		})
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	await.Value(t, inside)
-	if err := await.Value(t, waiter); err != nil {
-		t.Error(err)
-	}
-}
-
 func TestRing(t *testing.T) {
 	t.Parallel()
 	for name, lock := range map[string]locker{

@@ -173,10 +173,7 @@ func withPool(driver, dsn string, fn func(db *sql.DB) error) error {
 // is on schemas that are not there. Each is milliseconds and statements.
 func (l *lab) starting(p place, driver string, f fleet, times int, ready way) runnable {
 	return func(ctx context.Context) (out figure, err error) {
-		dsn, err := l.dsn(ctx, p, driver)
-		if err == nil {
-			err = l.clear(ctx)
-		}
+		dsn, err := l.fresh(ctx, p, driver)
 		var before float64
 		for n := 0; n < times && err == nil; n++ {
 			one := f.start(ctx, driver, dsn, ready)
@@ -200,11 +197,7 @@ func fleets(l *lab) table {
 		name: "fleets", units: "ms until all are ready · statements",
 		heads: []string{"bootlock", "polling by hand", "plain lock"}, ratios: [][2]int{{0, 1}, {0, 2}},
 	}
-	for _, s := range []struct {
-		place
-		n    int
-		work time.Duration
-	}{
+	for _, s := range []situation{
 		{place{pool: 2}, 40, 0},
 		{place{pool: 4}, 40, 0},
 		{place{pool: 4}, 300, 0},
@@ -236,64 +229,45 @@ func fleets(l *lab) table {
 	return t
 }
 
+// guards are the modes as contestants.
+func guards() (all []contestant[way]) {
+	for _, m := range modes {
+		all = append(all, contestant[way]{name: m.name, with: m.guarded})
+	}
+	return all
+}
+
 // starts compares the modes, on a new schema and on one that has been migrated.
 func starts(l *lab) table {
 	t := table{name: "starts", units: "first start: ms · statements; second start: ms · statements"}
-	for _, m := range modes {
-		t.heads = append(t.heads, m.name)
-	}
-	t.heads = append(t.heads, "polling by hand", "plain lock")
-	for _, p := range []place{{}, {pool: 4}} {
-		for _, n := range []int{60, 250} {
-			f := fleet{n, 1, 0, time.Minute}
-			r := row{name: fmt.Sprintf("%v, %d", p, n), most: 3}
-			for _, m := range modes {
-				r.runs = append(r.runs, l.starting(p, l.driver, f, 2, m.guarded))
-			}
-			r.runs = append(r.runs, l.starting(p, l.driver, f, 2, byHand(polling, true)),
-				p.blocking(l.starting(p, l.driver, f, 2, byHand(plain, true))))
-			t.rows = append(t.rows, r)
-		}
-	}
-	return t
+	all := append(guards(), contestant[way]{"polling by hand", byHand(polling, true), false}, contestant[way]{"plain lock", byHand(plain, true), true})
+	return compare(t, all, situations([]place{{}, {pool: 4}}, []int{60, 250}), func(s situation, ready way) runnable {
+		return l.starting(s.place, l.driver, fleet{s.n, 1, 0, time.Minute}, 2, ready)
+	})
 }
 
 // services starts services with a schema and a lock each. Their leases must leave
 // connections for their migrations.
 func services(l *lab) table {
-	t := table{name: "services", units: "ms until all are ready · statements", heads: []string{"pgx", "lib/pq"}}
-	for _, s := range []struct {
-		place
-		n int
-	}{{place{pool: 4}, 6}, {place{pool: 4}, 12}, {place{pool: 2}, 6}, {place{pool: 20}, 60}, {place{limited: true}, 25}} {
-		f := fleet{s.n, s.n, 0, 30 * time.Second}
-		t.rows = append(t.rows, row{name: fmt.Sprintf("%v, %d", s.place, s.n), runs: []runnable{
-			l.starting(s.place, "pgx", f, 1, modes[0].guarded),
-			l.starting(s.place, "postgres", f, 1, modes[0].guarded),
-		}})
-	}
-	return t
+	t := table{name: "services", units: "ms until all are ready · statements"}
+	drivers := []contestant[string]{{name: "pgx", with: "pgx"}, {name: "lib/pq", with: "postgres"}}
+	return compare(t, drivers, []situation{
+		{place: place{pool: 4}, n: 6},
+		{place: place{pool: 4}, n: 12},
+		{place: place{pool: 2}, n: 6},
+		{place: place{pool: 20}, n: 60},
+		{place: place{limited: true}, n: 25},
+	}, func(s situation, driver string) runnable {
+		return l.starting(s.place, driver, fleet{s.n, s.n, 0, 30 * time.Second}, 1, modes[0].guarded)
+	})
 }
 
 // goose compares with goose's lockers as they come, in a migration that takes a while.
 func goose(l *lab) table {
-	t := table{
-		name: "goose", units: "ms until all are ready · statements, with a migration of 1.5 s",
-	}
-	for _, m := range modes {
-		t.heads = append(t.heads, m.name)
-	}
-	t.heads = append(t.heads, "goose's session locker", "goose's table locker")
-	for _, n := range []int{2, 8, 32} {
-		f := fleet{n, 1, 1500 * time.Millisecond, 2 * time.Minute}
-		r := row{name: fmt.Sprintf("direct, %d", n), most: 3}
-		for _, m := range modes {
-			r.runs = append(r.runs, l.starting(place{}, l.driver, f, 1, m.guarded))
-		}
-		for _, lock := range []locker{gooseSession, gooseTable} {
-			r.runs = append(r.runs, l.starting(place{}, l.driver, f, 1, byHand(lock, false)))
-		}
-		t.rows = append(t.rows, r)
-	}
-	return t
+	t := table{name: "goose", units: "ms until all are ready · statements, with a migration of 1.5 s"}
+	all := append(guards(), contestant[way]{name: "goose's session locker", with: byHand(gooseSession, false)},
+		contestant[way]{name: "goose's table locker", with: byHand(gooseTable, false)})
+	return compare(t, all, situations([]place{{}}, []int{2, 8, 32}), func(s situation, ready way) runnable {
+		return l.starting(s.place, l.driver, fleet{s.n, 1, 1500 * time.Millisecond, 2 * time.Minute}, 1, ready)
+	})
 }

@@ -95,6 +95,15 @@ func (p place) blocking(run runnable) runnable {
 // direct marks the sessions that end with their process; those of a pooler stay.
 const direct = "bench, direct"
 
+// fresh clears the database and returns a DSN for p.
+func (l *lab) fresh(ctx context.Context, p place, driver string) (string, error) {
+	dsn, err := l.dsn(ctx, p, driver)
+	if err == nil {
+		err = l.clear(ctx)
+	}
+	return dsn, err
+}
+
 // dsn returns a DSN in which pgx prepares nothing: PgBouncer before 1.21 loses
 // prepared statements.
 func (l *lab) dsn(ctx context.Context, p place, driver string) (string, error) {

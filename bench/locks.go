@@ -30,12 +30,8 @@ func polling(ctx context.Context, db *sql.DB, key advisorylock.Key, fn func(ctx 
 		if locked || err != nil {
 			return err
 		}
-		pause := min(max(time.Since(began)/10, 2*time.Millisecond), 250*time.Millisecond)
-		select {
-		case <-time.After(pause/2 + rand.N(pause/2)):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		longest := min(max(time.Since(began)/10, 2*time.Millisecond), 250*time.Millisecond)
+		pause(ctx, longest/2+rand.N(longest/2)) // after the end of ctx, try returns its error
 	}
 }
 

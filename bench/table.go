@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // A table has a row for each situation and a column for each contestant.
@@ -141,11 +142,11 @@ func ratio(a, b cell) string {
 	return fmt.Sprintf("%.2f", median(a.values[0])/median(b.values[0]))
 }
 
-func median[T float64 | int64](values []T) T { return quantile(values, 50) }
+func median(values []float64) float64 { return quantile(values, 50) }
 
-func quantile[T float64 | int64](values []T, percent int) (zero T) {
+func quantile(values []float64, percent int) float64 {
 	if len(values) == 0 {
-		return zero
+		return 0
 	}
 	return slices.Sorted(slices.Values(values))[len(values)*percent/100]
 }
@@ -161,4 +162,58 @@ func short(v float64) string {
 		text = strings.TrimRight(strings.TrimRight(text, "0"), ".")
 	}
 	return text
+}
+
+// A situation is what a row of a table is about.
+type situation struct {
+	place
+	n    int           // processes, or those that wait
+	work time.Duration // of a turn or a migration
+}
+
+func (s situation) String() string {
+	if s.work > 0 {
+		return fmt.Sprintf("%v, %d, %v", s.place, s.n, s.work)
+	}
+	return fmt.Sprintf("%v, %d", s.place, s.n)
+}
+
+func situations(places []place, numbers []int, work ...time.Duration) (all []situation) {
+	if len(work) == 0 {
+		work = []time.Duration{0}
+	}
+	for _, p := range places {
+		for _, n := range numbers {
+			for _, d := range work {
+				all = append(all, situation{p, n, d})
+			}
+		}
+	}
+	return all
+}
+
+// A contestant is a column of a table: a lock, say, or a driver.
+type contestant[T any] struct {
+	name   string
+	with   T
+	blocks bool // and so cannot work behind a pooler
+}
+
+// compare returns t with a column for each contestant and a row for each situation.
+func compare[T any](t table, all []contestant[T], in []situation, run func(s situation, with T) runnable) table {
+	for _, c := range all {
+		t.heads = append(t.heads, c.name)
+	}
+	for _, s := range in {
+		r := row{name: s.String(), most: 3}
+		for _, c := range all {
+			measure := run(s, c.with)
+			if c.blocks {
+				measure = s.blocking(measure)
+			}
+			r.runs = append(r.runs, measure)
+		}
+		t.rows = append(t.rows, r)
+	}
+	return t
 }

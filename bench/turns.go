@@ -108,10 +108,7 @@ func pause(ctx context.Context, d time.Duration) {
 // turning runs rings side by side for so long.
 func (l *lab) turning(p place, long time.Duration, rings func() []*ring, figures func(rings []*ring) []float64) runnable {
 	return func(ctx context.Context) (figure, error) {
-		dsn, err := l.dsn(ctx, p, l.driver)
-		if err == nil {
-			err = l.clear(ctx)
-		}
+		dsn, err := l.fresh(ctx, p, l.driver)
 		if err != nil {
 			return figure{}, err
 		}
@@ -134,17 +131,19 @@ func (l *lab) turning(p place, long time.Duration, rings func() []*ring, figures
 }
 
 // mutex has processes take a lock again and again.
-func (l *lab) mutex(p place, long time.Duration, lock locker, n int, work time.Duration) runnable {
-	return l.turning(p, long, func() []*ring {
-		return []*ring{newRing(lock, 1, n, func(ctx context.Context) { pause(ctx, work) })}
-	}, func(rings []*ring) []float64 {
-		turns := rings[0].turns
-		total := 0.0
-		for _, n := range turns {
-			total += n
-		}
-		return []float64{total, slices.Min(turns), slices.Max(turns)}
-	})
+func (l *lab) mutex(long time.Duration) func(s situation, lock locker) runnable {
+	return func(s situation, lock locker) runnable {
+		return l.turning(s.place, long, func() []*ring {
+			return []*ring{newRing(lock, 1, s.n, func(ctx context.Context) { pause(ctx, s.work) })}
+		}, func(rings []*ring) []float64 {
+			turns := rings[0].turns
+			total := 0.0
+			for _, n := range turns {
+				total += n
+			}
+			return []float64{total, slices.Min(turns), slices.Max(turns)}
+		})
+	}
 }
 
 const turnUnits = "turns · least and most of a process"
@@ -152,38 +151,18 @@ const turnUnits = "turns · least and most of a process"
 var work = []time.Duration{time.Millisecond, 20 * time.Millisecond}
 
 func mutexOfTransactions(l *lab, long time.Duration) table {
-	t := table{
-		name: "mutex, WithXactLock", units: turnUnits,
-		heads: []string{"bootlock", "pg_advisory_xact_lock"}, ratios: [][2]int{{0, 1}},
-	}
-	for _, n := range []int{2, 8, 32} {
-		for _, d := range work {
-			t.rows = append(t.rows, row{name: fmt.Sprintf("direct, %d, %v", n, d), most: 3, runs: []runnable{
-				l.mutex(place{}, long, xactLock, n, d),
-				l.mutex(place{}, long, plainXact, n, d),
-			}})
-		}
-	}
-	return t
+	return compare(table{name: "mutex, WithXactLock", units: turnUnits, ratios: [][2]int{{0, 1}}}, []contestant[locker]{
+		{name: "bootlock", with: xactLock},
+		{name: "pg_advisory_xact_lock", with: plainXact},
+	}, situations([]place{{}}, []int{2, 8, 32}, work...), l.mutex(long))
 }
 
 func mutexOfLeases(l *lab, long time.Duration) table {
-	t := table{
-		name: "mutex, Hold", units: turnUnits,
-		heads: []string{"bootlock", "polling by hand", "pg_advisory_lock"}, ratios: [][2]int{{0, 1}, {0, 2}},
-	}
-	for _, p := range []place{{}, {pool: 4}} {
-		for _, n := range []int{2, 8} {
-			for _, d := range work {
-				t.rows = append(t.rows, row{name: fmt.Sprintf("%v, %d, %v", p, n, d), most: 3, runs: []runnable{
-					l.mutex(p, long, advisorylock.Hold, n, d),
-					l.mutex(p, long, polling, n, d),
-					p.blocking(l.mutex(p, long, plain, n, d)),
-				}})
-			}
-		}
-	}
-	return t
+	return compare(table{name: "mutex, Hold", units: turnUnits, ratios: [][2]int{{0, 1}, {0, 2}}}, []contestant[locker]{
+		{name: "bootlock", with: advisorylock.Hold},
+		{name: "polling by hand", with: polling},
+		{"pg_advisory_lock", plain, true},
+	}, situations([]place{{}, {pool: 4}}, []int{2, 8}, work...), l.mutex(long))
 }
 
 // wait is about how long a waiter waits for its turn, whatever their number: a
@@ -193,11 +172,11 @@ const wait = 1500 * time.Millisecond
 // handingOver runs several small rings at once, since few waiters make few
 // handoffs. Turns are of random length, so that a release falls
 // anywhere between two attempts of a waiter.
-func (l *lab) handingOver(p place, long time.Duration, lock locker, waiters int) runnable {
-	return l.turning(p, long, func() (rings []*ring) {
-		mean := wait / time.Duration(waiters)
-		for key := range max(1, 16/waiters) {
-			r := newRing(lock, advisorylock.Key(key), waiters+1, func(ctx context.Context) { pause(ctx, rand.N(2*mean)) })
+func (l *lab) handingOver(s situation, long time.Duration, lock locker) runnable {
+	return l.turning(s.place, long, func() (rings []*ring) {
+		mean := wait / time.Duration(s.n)
+		for key := range max(1, 16/s.n) {
+			r := newRing(lock, advisorylock.Key(key), s.n+1, func(ctx context.Context) { pause(ctx, rand.N(2*mean)) })
 			r.polite = true
 			rings = append(rings, r)
 		}
@@ -212,11 +191,7 @@ func (l *lab) handingOver(p place, long time.Duration, lock locker, waiters int)
 }
 
 // waysToWait are compared in handoff and waiting.
-var waysToWait = []struct {
-	name   string
-	lock   locker
-	blocks bool
-}{
+var waysToWait = []contestant[locker]{
 	{"Hold", advisorylock.Hold, false},
 	{"WithXactLock", xactLock, false},
 	{"polling by hand", polling, false},
@@ -224,45 +199,24 @@ var waysToWait = []struct {
 	{"pg_advisory_xact_lock", plainXact, true},
 }
 
-func eachWayToWait(name, units string, numbers []int, run func(p place, lock locker, n int) runnable) table {
-	t := table{name: name, units: units}
-	for _, w := range waysToWait {
-		t.heads = append(t.heads, w.name)
-	}
-	for _, p := range []place{{}, {pool: 20}} {
-		for _, n := range numbers {
-			r := row{name: fmt.Sprintf("%v, %d", p, n), most: 3}
-			for _, w := range waysToWait {
-				measure := run(p, w.lock, n)
-				if w.blocks {
-					measure = p.blocking(measure)
-				}
-				r.runs = append(r.runs, measure)
-			}
-			t.rows = append(t.rows, r)
-		}
-	}
-	return t
-}
+var placesToWait = []place{{}, {pool: 20}}
 
 func handoff(l *lab, long time.Duration) table {
-	return eachWayToWait("handoff", "ms from the release to the next turn: p50 · p99 · how many", []int{2, 8, 32},
-		func(p place, lock locker, n int) runnable { return l.handingOver(p, long, lock, n) })
+	t := table{name: "handoff", units: "ms from the release to the next turn: p50 · p99 · how many"}
+	return compare(t, waysToWait, situations(placesToWait, []int{2, 8, 32}),
+		func(s situation, lock locker) runnable { return l.handingOver(s, long, lock) })
 }
 
 // waiting measures what waiters cost the server; a holder's heartbeats are in it.
 func waiting(l *lab, long time.Duration) table {
 	units := fmt.Sprintf("statements a second and waiter, after 1 s and after %v · ms of CREATE INDEX CONCURRENTLY, alone and beside them", long)
-	return eachWayToWait("waiting", units, []int{20},
-		func(p place, lock locker, n int) runnable { return l.beside(p, long, lock, n) })
+	return compare(table{name: "waiting", units: units}, waysToWait, situations(placesToWait, []int{20}),
+		func(s situation, lock locker) runnable { return l.beside(s.place, long, lock, s.n) })
 }
 
 func (l *lab) beside(p place, long time.Duration, lock locker, waiters int) runnable {
 	return func(ctx context.Context) (f figure, err error) {
-		dsn, err := l.dsn(ctx, p, l.driver)
-		if err == nil {
-			err = l.clear(ctx)
-		}
+		dsn, err := l.fresh(ctx, p, l.driver)
 		if err != nil {
 			return f, err
 		}

@@ -40,10 +40,7 @@ func (g Guard) Await(ctx context.Context, db *sql.DB, schema string) error {
 	if done, err := e.upToDate(ctx, false); done || err != nil {
 		return err
 	}
-	if err := e.step(ctx, locktrace.Await, e.await); err != nil {
-		return e.failed(locktrace.Await, err)
-	}
-	return nil
+	return e.failed(locktrace.Await, e.step(ctx, locktrace.Await, e.await))
 }
 
 // countEvery is how often Await looks whether connections are short.

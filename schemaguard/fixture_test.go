@@ -6,9 +6,9 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"maps"
 	"os"
+	"regexp"
 	"runtime/pprof"
 	"slices"
 	"strings"
@@ -23,10 +23,11 @@ import (
 	"github.com/bootlock/bootlock/schemaguard"
 )
 
-// bubble runs test on a clock that moves only when every goroutine waits. A goroutine
-// that the test leaves behind fails it.
+// bubble runs test, in parallel, on a clock that moves only when every goroutine waits.
+// A goroutine that the test leaves behind fails it.
 func bubble(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
+	t.Parallel()
 	watchdog := time.AfterFunc(time.Minute, func() {
 		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 2)
 		panic(t.Name() + ": the clock of the bubble stands still")
@@ -35,13 +36,12 @@ func bubble(t *testing.T, test func(t *testing.T)) {
 	synctest.Test(t, test)
 }
 
-// each runs test once per entry of tests, in parallel and in bubbles.
+// each runs test once per entry of tests, in bubbles.
 func each[T any](t *testing.T, tests map[string]T, test func(t *testing.T, test T)) {
 	t.Helper()
 	t.Parallel()
 	for name, row := range tests {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			bubble(t, func(t *testing.T) { test(t, row) })
 		})
 	}
@@ -66,7 +66,8 @@ func newWorld() *world {
 
 const (
 	onceApp   = `"app".bootlock_once`
-	insertApp = "INSERT INTO " + onceApp + " (name) VALUES ('%s') ON CONFLICT DO NOTHING"
+	insertApp = "INSERT INTO " + onceApp + " (name) VALUES ('"
+	insertEnd = "') ON CONFLICT DO NOTHING"
 )
 
 func (w *world) commit(statements []string) {
@@ -76,9 +77,8 @@ func (w *world) commit(statements []string) {
 		if strings.Contains(s, "CREATE TABLE IF NOT EXISTS "+onceApp) {
 			w.table = true
 		}
-		var name string
-		if n, _ := fmt.Sscanf(s, strings.Replace(insertApp, "'%s'", "%s", 1), &name); n == 1 {
-			w.ran[strings.Trim(name, "')")] = true
+		if name, ok := strings.CutPrefix(s, insertApp); ok {
+			w.ran[strings.TrimSuffix(name, insertEnd)] = true
 		}
 	}
 }
@@ -108,11 +108,14 @@ func (w *world) exec(c recdriver.Call) (int64, error) {
 	return 1, nil
 }
 
-// drop drops the schema.
-func (w *world) drop() {
+// set says whether the table is there, and with which rows.
+func (w *world) set(table bool, ran ...string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.table, w.ran = false, map[string]bool{}
+	w.table, w.ran = table, map[string]bool{}
+	for _, name := range ran {
+		w.ran[name] = true
+	}
 }
 
 func (w *world) wantRan(t *testing.T, names ...string) {
@@ -164,9 +167,26 @@ func (w *world) process(t *testing.T, mode recdriver.Mode, conns int) *fixture {
 
 var nothing = func(context.Context, *sql.DB) error { return nil }
 
+func notCalled(t *testing.T) func(context.Context, *sql.DB) error {
+	return func(context.Context, *sql.DB) error {
+		t.Error("migrate was called")
+		return nil
+	}
+}
+
 // ensure runs g on the schema app, traced, with a migrate that does nothing.
 func (f *fixture) ensure(t *testing.T, g schemaguard.Guard) error {
 	return f.ensureWith(t.Context(), g, nothing)
+}
+
+func bootstrapGrant(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, grantApp)
+	return err
+}
+
+func migrateAll(ctx context.Context, db *sql.DB) error {
+	_, err := db.ExecContext(ctx, "CREATE TABLE app.t ()")
+	return err
 }
 
 func (f *fixture) ensureWith(ctx context.Context, g schemaguard.Guard, migrate func(context.Context, *sql.DB) error) error {
@@ -176,8 +196,10 @@ func (f *fixture) ensureWith(ctx context.Context, g schemaguard.Guard, migrate f
 	return g.Ensure(ctx, f.db, "app", migrate)
 }
 
+var idleLimit = regexp.MustCompile(`'\d+ms'`)
+
 // sent lists what the server was sent. BEGIN and the like in its own words, and the
-// statements that take a lock by the name of that.
+// statements that take a lock by the name of that, with its TTL if it has one of its own.
 func (f *fixture) sent() []string {
 	var sent []string
 	for _, c := range f.Calls() {
@@ -188,7 +210,7 @@ func (f *fixture) sent() []string {
 		case c.Query == lockApp:
 			sent = append(sent, "lock")
 		case strings.Contains(c.Query, "pg_advisory_xact_lock("+migrateApp.String()+")"):
-			sent = append(sent, "lease")
+			sent = append(sent, strings.TrimSuffix("lease "+idleLimit.FindString(c.Query), " '30000ms'"))
 		default:
 			sent = append(sent, c.Query)
 		}
@@ -242,6 +264,7 @@ func wantText(t *testing.T, err error, texts ...string) {
 const (
 	lockApp = "SELECT pg_catalog.pg_advisory_xact_lock(-7534435102854613731) FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_is_in_recovery() THEN 2" +
 		" WHEN pg_catalog.pg_try_advisory_xact_lock(-7534435102854613731) THEN 1 END)"
+	grantApp  = "GRANT USAGE ON SCHEMA app TO bob"
 	createApp = `CREATE SCHEMA IF NOT EXISTS "app"`
 	lookApp   = "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) 'app'"
 )

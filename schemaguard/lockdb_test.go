@@ -17,19 +17,10 @@ import (
 
 var seesLease = "SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock_shared(" + migrateApp.String() + ") THEN 1 ELSE 0 END)"
 
-func migrateAll(ctx context.Context, db *sql.DB) error {
-	_, err := db.ExecContext(ctx, "CREATE TABLE app.t ()")
-	return err
-}
-
 // The locks, the schema, Bootstrap and the row go to LockDB; db is left to migrate, and
 // one connection is enough for it.
 func TestLockDB(t *testing.T) {
-	bootstrap := func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, "GRANT USAGE ON SCHEMA app TO bob")
-		return err
-	}
-	schema := []string{"BEGIN", "lock", createApp, "GRANT USAGE ON SCHEMA app TO bob", "COMMIT"}
+	schema := []string{"BEGIN", "lock", createApp, grantApp, "COMMIT"}
 	schemaOnce := slices.Replace(slices.Clone(schema), 2, 3, createApp+"; "+tableApp)
 	work := []string{seesLease, "CREATE TABLE app.t ()"}
 	type test struct {
@@ -56,7 +47,7 @@ func TestLockDB(t *testing.T) {
 	}, func(t *testing.T, test test) {
 		w := newWorld()
 		f, locks := w.process(t, recdriver.Plain, 1), w.process(t, recdriver.Plain, test.conns)
-		test.guard.LockDB, test.guard.Bootstrap = locks.db, bootstrap
+		test.guard.LockDB, test.guard.Bootstrap = locks.db, bootstrapGrant
 		if err := f.ensureWith(t.Context(), test.guard, migrateAll); err != nil {
 			t.Fatal(err)
 		}
@@ -74,17 +65,10 @@ func TestLockDB(t *testing.T) {
 
 // Two databases are found out before migrate, where the lock would keep nobody out.
 func TestLockDBElsewhere(t *testing.T) {
-	each(t, onces, func(t *testing.T, once struct {
-		guard  schemaguard.Guard
-		record string
-	},
-	) {
+	each(t, onces, func(t *testing.T, g schemaguard.Guard) {
 		f, locks := newFixture(t, 2), newFixture(t, 2)
-		once.guard.LockDB = locks.db
-		err := f.ensureWith(t.Context(), once.guard, func(context.Context, *sql.DB) error {
-			t.Error("migrate was called")
-			return nil
-		})
+		g.LockDB = locks.db
+		err := f.ensureWith(t.Context(), g, notCalled(t))
 		wantText(t, err, "migrate: not called: ", "LockDB", "not on the same database")
 		f.wantOrder(t, "up to date > "+created+" > connect > begin > lock > up to date > migrate! > rollback > release")
 		locks.world.wantRan(t)
@@ -110,7 +94,6 @@ func TestLockDBCannotTell(t *testing.T) {
 
 // The rules and errors speak of the pool that is too small.
 func TestLockDBPoolTooSmall(t *testing.T) {
-	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		w := newWorld()
 		f, locks := w.process(t, recdriver.Plain, 1), w.process(t, recdriver.Plain, 1)

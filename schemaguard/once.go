@@ -166,10 +166,7 @@ func (e *ensurer) upToDate(ctx context.Context, underLock bool) (done bool, err 
 			return err
 		})
 	})
-	if err != nil {
-		return false, e.failed(locktrace.UpToDate, err)
-	}
-	return done, nil
+	return done, e.failed(locktrace.UpToDate, err)
 }
 
 // report begins a wait for others to migrate.

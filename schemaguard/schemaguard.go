@@ -272,37 +272,25 @@ type ensurer struct {
 const attempts = 5
 
 func (e *ensurer) ensureSchema(ctx context.Context) error {
-	if there, err := e.skip(ctx); there || err != nil {
-		return err
+	if e.table && (e.Bootstrap == nil || e.SkipIfExists) {
+		return nil
 	}
-	for create := e.createSQL(); ; {
+	if e.SkipIfExists && e.Once == "" {
+		if there, err := e.look(ctx); there || err != nil {
+			return err
+		}
+	}
+	for create, more := e.createSQL(), true; more; {
 		at, err := e.transactAgain(ctx, create)
-		if err == nil {
-			return nil
+		more = false
+		if refused(at, err) {
+			create, more, err = e.afterRefusal(ctx, create, err)
 		}
-		if !refused(at, err) {
-			return e.failed(at, err)
-		}
-		rest, more, err := e.afterRefusal(ctx, create, err)
 		if err != nil {
 			return e.failed(at, err)
 		}
-		if !more {
-			return nil
-		}
-		create = rest
 	}
-}
-
-// skip reports whether the schema's transaction can be left out.
-func (e *ensurer) skip(ctx context.Context) (bool, error) {
-	if e.table && (e.Bootstrap == nil || e.SkipIfExists) {
-		return true, nil
-	}
-	if e.SkipIfExists && e.Once == "" {
-		return e.look(ctx)
-	}
-	return false, nil
+	return nil
 }
 
 // afterRefusal returns what is left to create, and whether anything is left to do, for
@@ -329,7 +317,7 @@ func (e *ensurer) transactAgain(ctx context.Context, create string) (at locktrac
 		if !clash(at, err) || try == attempts {
 			return at, err
 		}
-		if !e.pause(ctx, try) {
+		if !waiting.Pause(ctx, time.Duration(try)*50*time.Millisecond) {
 			return at, bounded.Ended(ctx, err)
 		}
 	}
@@ -362,12 +350,6 @@ func (e *ensurer) transact(ctx context.Context, create string) (locktrace.Step, 
 	return at, err
 }
 
-// pause waits a short random time, longer with each try, and reports whether
-// ctx lasted.
-func (e *ensurer) pause(ctx context.Context, try int) bool {
-	return waiting.Pause(ctx, time.Duration(try)*50*time.Millisecond)
-}
-
 // look asks whether the schema is there, outside any transaction: lib/pq cannot
 // begin one on a standby.
 func (e *ensurer) look(ctx context.Context) (there bool, err error) {
@@ -387,10 +369,7 @@ func (e *ensurer) look(ctx context.Context) (there bool, err error) {
 		return err
 	})
 	_ = e.step(ctx, locktrace.Release, conn.Release)
-	if err != nil {
-		return false, e.failed(locktrace.Look, err)
-	}
-	return there, nil
+	return there, e.failed(locktrace.Look, err)
 }
 
 // migrate calls migrate, unless the steps before it took until the end of ctx:
@@ -400,10 +379,7 @@ func (e *ensurer) migrate(ctx context.Context) error {
 		return e.failed(locktrace.Migrate, fmt.Errorf("not called: %w", bounded.Ended(ctx, ctx.Err())))
 	}
 	err := e.step(ctx, locktrace.Migrate, func(ctx context.Context) error { return e.run(ctx, e.db) })
-	if err != nil {
-		return e.failed(locktrace.Migrate, err)
-	}
-	return nil
+	return e.failed(locktrace.Migrate, err)
 }
 
 // step runs fn as one traced step of its own, outside the lockers'.
@@ -421,7 +397,11 @@ func (e *ensurer) call(work locktrace.Step, key advisorylock.Key) bridge.Call {
 	return bridge.Call{Op: e.op, DB: e.lockDB, Key: int64(key), Name: e.schema, TTL: e.TTL, Trace: e.Trace, For: work}
 }
 
+// failed returns err, if there is one, as the error of a step.
 func (e *ensurer) failed(at locktrace.Step, err error) error {
+	if err == nil {
+		return nil
+	}
 	if shared(err) {
 		err = fmt.Errorf("%w; all schemas share extensions, roles, databases and publications: create them under one key in all programs", err)
 	}

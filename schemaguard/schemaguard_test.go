@@ -6,6 +6,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,47 +21,39 @@ import (
 // Users freeze this list in tests of their own, with sqlmock for instance: one
 // statement more breaks them all.
 func TestStatements(t *testing.T) {
-	bootstrap := func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, "CREATE TABLE app.t ()")
-		return err
-	}
 	type test struct {
 		guard schemaguard.Guard
 		there bool
 		want  []string
 	}
 	each(t, map[string]test{
-		"zero":       {schemaguard.Guard{}, false, []string{"BEGIN", "lock", createApp, "COMMIT"}},
-		"zero, warm": {schemaguard.Guard{}, true, []string{"BEGIN", "lock", createApp, "COMMIT"}},
-		"owner": {
-			schemaguard.Guard{Owner: `Bob "the" owner`},
+		"zero": {schemaguard.Guard{}, true, []string{"BEGIN", "lock", createApp, "COMMIT"}},
+		"owner": { // who may be a predefined role
+			schemaguard.Guard{Owner: "pg_database_owner"},
 			false,
-			[]string{"BEGIN", "lock", createApp + ` AUTHORIZATION "Bob ""the"" owner"`, "COMMIT"},
+			[]string{"BEGIN", "lock", createApp + ` AUTHORIZATION "pg_database_owner"`, "COMMIT"},
 		},
 		"bootstrap": {
-			schemaguard.Guard{Bootstrap: bootstrap},
+			schemaguard.Guard{Bootstrap: bootstrapGrant},
 			false,
-			[]string{"BEGIN", "lock", createApp, "CREATE TABLE app.t ()", "COMMIT"},
+			[]string{"BEGIN", "lock", createApp, grantApp, "COMMIT"},
 		},
-		"skip, there":                 {schemaguard.Guard{SkipIfExists: true}, true, []string{lookApp}},
-		"skip, there, with bootstrap": {schemaguard.Guard{SkipIfExists: true, Bootstrap: bootstrap}, true, []string{lookApp}},
-		"skip, not there": {
-			schemaguard.Guard{SkipIfExists: true},
-			false,
-			[]string{lookApp, "BEGIN", "lock", createApp, "COMMIT"},
-		},
+		"skip, there": {schemaguard.Guard{SkipIfExists: true, Bootstrap: bootstrapGrant}, true, []string{lookApp}},
 		"key": {
 			schemaguard.Guard{Key: 42},
 			false,
 			[]string{"BEGIN", strings.ReplaceAll(lockApp, "-7534435102854613731", "42"), createApp, "COMMIT"},
 		},
 		"ttl": {
-			schemaguard.Guard{TTL: 2500 * time.Millisecond},
+			schemaguard.Guard{TTL: 2500 * time.Millisecond, Serialize: true},
 			false,
-			[]string{"BEGIN", strings.Replace(lockApp, " FROM", ", pg_catalog.set_config('idle_in_transaction_session_timeout', '2500ms', true) FROM", 1), createApp, "COMMIT"},
+			[]string{
+				"BEGIN", strings.Replace(lockApp, " FROM", ", pg_catalog.set_config('idle_in_transaction_session_timeout', '2500ms', true) FROM", 1), createApp, "COMMIT",
+				"BEGIN", "lease '2500ms'", "SELECT 1", "COMMIT",
+			},
 		},
 	}, func(t *testing.T, test test) {
-		f := newFixture(t, 1)
+		f := newFixture(t, 2)
 		f.world.there = test.there
 		if err := f.ensure(t, test.guard); err != nil {
 			t.Fatal(err)
@@ -73,38 +67,21 @@ func TestStatements(t *testing.T) {
 	})
 }
 
-// The pool is of one connection: a migrate that ran before release would hang
-// for ever.
-func TestEnsure(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T) {
-		f := newFixture(t, 1)
-		err := schemaguard.Ensure(t.Context(), f.db, "app", func(ctx context.Context, db *sql.DB) error {
-			if got, want := f.String(), "connect > begin > exec > exec > commit > release"; got != want || db != f.db {
-				t.Errorf("before migrate got %s; want %s, and the pool", got, want)
-			}
-			_, err := db.ExecContext(ctx, "CREATE TABLE app.t ()")
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, want := f.String(), "connect > begin > exec > exec > commit > release > take > exec > release"; got != want {
-			t.Errorf("driver\ngot  %s\nwant %s", got, want)
-		}
-	})
-}
-
 // migrate may be nil, and what is only there for it is left out then.
 func TestNilMigrate(t *testing.T) {
 	each(t, map[string]schemaguard.Guard{
-		"zero": {}, "serialize": {Serialize: true}, "up to date": {UpToDate: answer(false, nil)},
+		"zero": {}, "serialize": {Serialize: true}, "up to date": {UpToDate: answer(false, nil)}, "once": {Once: "v1"},
 	}, func(t *testing.T, g schemaguard.Guard) {
 		f := newFixture(t, 1)
 		if err := f.ensureWith(t.Context(), g, nil); err != nil {
 			t.Error(err)
 		}
-		f.wantSent(t, "BEGIN", "lock", createApp, "COMMIT")
+		if g.Once == "" {
+			f.wantSent(t, "BEGIN", "lock", createApp, "COMMIT")
+		} else { // the table is there then, the row is not
+			f.wantSent(t, askV1, "BEGIN", "lock", createApp+"; "+tableApp, "COMMIT")
+		}
+		f.world.wantRan(t)
 	})
 }
 
@@ -128,84 +105,37 @@ func TestNilArguments(t *testing.T) {
 	}
 }
 
-// Whatever fails, the error names the step, nothing is left behind, and migrate is not
-// called; its own error is neither hidden nor mistaken for one of the steps before.
-func TestFailures(t *testing.T) {
+// Of each event, what it is for and the key; the same one after the other count once.
+func TestEventsSayWhat(t *testing.T) {
+	const (
+		schema = "create schema 42"
+		lease  = "migrate -8123672357958676586"
+		work   = "migrate 42"
+	)
 	type test struct {
 		guard schemaguard.Guard
-		hook  func(context.Context, *recdriver.Call) error // nil: migrate fails
-		step  locktrace.Step
-		order string
-	}
-	serialize, skip := schemaguard.Guard{Serialize: true}, schemaguard.Guard{SkipIfExists: true}
-	each(t, map[string]test{
-		"connect":       {schemaguard.Guard{}, recdriver.FailOn(recdriver.Connect, "", 0, errBoom), locktrace.Connect, "connect!"},
-		"begin":         {schemaguard.Guard{}, recdriver.FailOn(recdriver.Begin, "", 0, errBoom), locktrace.Begin, "connect > begin! > release"},
-		"lock":          {schemaguard.Guard{}, recdriver.FailOn(recdriver.Exec, "advisory", 0, errBoom), locktrace.Lock, "connect > begin > lock! > rollback > release"},
-		"create schema": {schemaguard.Guard{}, recdriver.FailOn(recdriver.Exec, "CREATE", 0, errBoom), locktrace.CreateSchema, "connect > begin > lock > create schema! > rollback > release"},
-		"commit":        {schemaguard.Guard{}, recdriver.FailOn(recdriver.Commit, "", 0, errBoom), locktrace.Commit, "connect > begin > lock > create schema > commit! > release"},
-		"migrate":       {schemaguard.Guard{}, nil, locktrace.Migrate, created + " > migrate!"},
-		"skip: connect": {skip, recdriver.FailOn(recdriver.Connect, "", 0, errBoom), locktrace.Connect, "connect!"},
-		"skip: look":    {skip, recdriver.FailOn(recdriver.Exec, "pg_namespace", 0, errBoom), locktrace.Look, "connect > look! > release"},
-		"lease: begin":  {serialize, recdriver.FailOn(recdriver.Begin, "", 2, errBoom), locktrace.Begin, created + " > connect > begin! > release"},
-		"lease: lock":   {serialize, recdriver.FailOn(recdriver.Exec, "advisory", 2, errBoom), locktrace.Lock, created + " > connect > begin > lock! > rollback > release"},
-		"lease: work":   {serialize, nil, locktrace.Migrate, created + " > connect > begin > lock > migrate! > rollback > release"},
-	}, func(t *testing.T, test test) {
-		f := newFixture(t, 2)
-		if test.hook != nil {
-			f.OnCall(test.hook)
-		}
-		err := f.ensureWith(t.Context(), test.guard, func(context.Context, *sql.DB) error {
-			if test.hook != nil {
-				t.Error("migrate was called")
-			}
-			return errBoom
-		})
-		wantStep(t, err, test.step, errBoom)
-		f.wantOrder(t, test.order)
-	})
-}
-
-func TestEventsSayWhat(t *testing.T) {
-	key := schemaguard.KeyFor("app")
-	type test struct {
-		guard      schemaguard.Guard
-		key, lease advisorylock.Key
+		want  []string
 	}
 	each(t, map[string]test{
-		"zero":       {schemaguard.Guard{SkipIfExists: true}, key, 0},
-		"key":        {schemaguard.Guard{Key: 42}, 42, 0},
-		"serialize":  {schemaguard.Guard{Serialize: true, Key: 42}, 42, schemaguard.MigrateKey(42)},
-		"up to date": {schemaguard.Guard{UpToDate: answer(false, nil)}, key, schemaguard.MigrateKey(key)},
-		"once":       {schemaguard.Guard{Once: "v1"}, key, schemaguard.MigrateKey(key)},
+		"zero":       {schemaguard.Guard{SkipIfExists: true}, []string{schema, work}},
+		"serialize":  {schemaguard.Guard{Serialize: true}, []string{schema, lease, work, lease}},
+		"up to date": {schemaguard.Guard{UpToDate: answer(false, nil)}, []string{work, schema, lease, work, lease}},
+		"once":       {schemaguard.Guard{Once: "v1"}, []string{work, schema, lease, work, lease}},
 	}, func(t *testing.T, test test) {
 		f := newFixture(t, 3)
+		test.guard.Key = 42
 		if err := f.ensure(t, test.guard); err != nil {
 			t.Fatal(err)
 		}
-		locks, created := 0, false
+		var got []string
 		for _, e := range f.rec.Steps() {
-			want := test.key
-			if created && e.Step != locktrace.Migrate && e.Step != locktrace.UpToDate {
-				want = test.lease
+			got = append(got, fmt.Sprintf("%s %d", e.For, e.Key))
+			if e.Name != "app" {
+				t.Errorf("%s has name %q; want app", e.Step, e.Name)
 			}
-			if e.Name != "app" || e.Key != int64(want) {
-				t.Errorf("%s has name %q and key %d; want %q and %d", e.Step, e.Name, e.Key, "app", want)
-			}
-			work := locktrace.CreateSchema
-			if created || e.Step == locktrace.UpToDate {
-				work = locktrace.Migrate
-			}
-			if e.For != work {
-				t.Errorf("%s is for %q; want %q", e.Step, e.For, work)
-			}
-			if e.Step == locktrace.Lock {
-				locks++
-			}
-			created = created || locks == 1 && e.Step == locktrace.Release
 		}
-		if leases := locks - 1; (leases == 1) != (test.lease != 0) {
-			t.Errorf("got %d leases", leases)
+		if got = slices.Compact(got); !slices.Equal(got, test.want) {
+			t.Errorf("got %q; want %q", got, test.want)
 		}
 	})
 }
@@ -214,66 +144,31 @@ func TestEventsSayWhat(t *testing.T) {
 // error says which and how long, and migrate is not called.
 func TestContextEndsWhileWaiting(t *testing.T) {
 	type test struct {
-		mode  recdriver.Mode
 		guard schemaguard.Guard
 		key   advisorylock.Key
 		order string
 	}
 	const failed = "connect > begin > lock! > rollback > release"
-	schema := schemaguard.KeyFor("app")
 	each(t, map[string]test{
-		"plain":      {recdriver.Plain, schemaguard.Guard{}, schema, failed},
-		"pgx":        {recdriver.PGX, schemaguard.Guard{}, schema, failed},
-		"lib/pq":     {recdriver.LibPQ, schemaguard.Guard{}, schema, failed},
-		"serialize":  {recdriver.Plain, schemaguard.Guard{Serialize: true}, migrateApp, created + " > " + failed},
-		"up to date": {recdriver.PGX, schemaguard.Guard{UpToDate: answer(false, nil)}, migrateApp, "up to date > " + created + " > " + failed},
-		"once":       {recdriver.LibPQ, schemaguard.Guard{Once: "v1"}, migrateApp, "up to date > " + created + " > " + failed},
+		"schema":     {schemaguard.Guard{}, schemaguard.KeyFor("app"), failed},
+		"serialize":  {schemaguard.Guard{Serialize: true}, migrateApp, created + " > " + failed},
+		"up to date": {schemaguard.Guard{UpToDate: answer(false, nil)}, migrateApp, "up to date > " + created + " > " + failed},
+		"once":       {schemaguard.Guard{Once: "v1"}, migrateApp, "up to date > " + created + " > " + failed},
 	}, func(t *testing.T, test test) {
-		f := newWorld().process(t, test.mode, 2)
+		f := newFixture(t, 2)
 		f.world.holding(t, test.key, func() {
 			cause := errors.New("shutting down")
 			ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Second, cause)
 			defer cancel()
-			err := f.ensureWith(ctx, test.guard, func(context.Context, *sql.DB) error {
-				t.Error("migrate was called")
-				return nil
-			})
+			err := f.ensureWith(ctx, test.guard, notCalled(t))
 			wantStep(t, err, locktrace.Lock, cause)
+			wantStep(t, err, locktrace.Lock, context.DeadlineExceeded)
 			var wait *advisorylock.WaitError
 			if !errors.As(err, &wait) || wait.Key != test.key || wait.Waited != 3*time.Second {
 				t.Errorf("got error %v; want a WaitError for key %d after 3 s", err, test.key)
 			}
-			if !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("got error %v; want it to be the context's", err)
-			}
 		})
 		f.wantOrder(t, test.order)
-	})
-}
-
-// However a look is cancelled, the error is the same with every driver: pgx gives the
-// context's, lib/pq SQLSTATE 57014.
-func TestContextEndsInLook(t *testing.T) {
-	each(t, map[string]error{
-		"pgx": context.Canceled, "lib/pq": recdriver.SQLError{Code: "57014", Message: "canceling statement due to user request"},
-	}, func(t *testing.T, answer error) {
-		f := newFixture(t, 1)
-		cause := errors.New("shutting down")
-		ctx, cancel := context.WithCancelCause(t.Context())
-		f.OnCall(func(ctx context.Context, c *recdriver.Call) error {
-			if !strings.Contains(c.Query, "pg_namespace") {
-				return nil
-			}
-			cancel(cause)
-			<-ctx.Done()
-			return answer
-		})
-		err := f.ensureWith(ctx, schemaguard.Guard{SkipIfExists: true}, nil)
-		wantStep(t, err, locktrace.Look, cause)
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("got error %v; want it to be the context's", err)
-		}
-		f.wantOrder(t, "connect > look! > release")
 	})
 }
 
@@ -288,10 +183,7 @@ func TestMigrateIsNotCalledAfterTheEnd(t *testing.T) {
 				cancel()
 			}
 		}}
-		err := f.ensureWith(ctx, guard, func(context.Context, *sql.DB) error {
-			t.Error("migrate was called")
-			return nil
-		})
+		err := f.ensureWith(ctx, guard, notCalled(t))
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v; want the end of the context", err)
 		}

@@ -21,15 +21,11 @@ func (e *ensurer) migrateAlone(ctx context.Context) error {
 	if e.lockDB != e.db && !mocked.Is(e.db) {
 		e.run = e.onSameDatabase(e.run)
 	}
-	if !e.once() {
-		return bridge.Hold(ctx, call, e.migrate)
-	}
-	call.Done = func(ctx context.Context) (bool, error) {
-		done, _, err := e.ask(ctx)
-		if err != nil {
-			err = e.failed(locktrace.UpToDate, err)
+	if e.once() {
+		call.Done = func(ctx context.Context) (bool, error) {
+			done, _, err := e.ask(ctx)
+			return done, e.failed(locktrace.UpToDate, err)
 		}
-		return done, err
 	}
 	if e.Once != "" {
 		if err := e.askElsewhere(ctx); err != nil {

@@ -23,7 +23,6 @@ import (
 // The lease is a second transaction, on a second key, and migrate has the rest of the
 // pool. Migrate is the same under a name of its own, which its errors have too.
 func TestMigrate(t *testing.T) {
-	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		f := newFixture(t, 2)
 		err := schemaguard.Migrate(t.Context(), f.db, "app", func(ctx context.Context, db *sql.DB) error {
@@ -42,27 +41,6 @@ func TestMigrate(t *testing.T) {
 	})
 }
 
-// Key and TTL are the lease's too, which lasts 30 s without one.
-func TestSerializeOptions(t *testing.T) {
-	each(t, map[string]schemaguard.Guard{
-		"0ms":    {Serialize: true, Key: 42},
-		"7000ms": {Serialize: true, Key: 42, TTL: 7 * time.Second},
-	}, func(t *testing.T, g schemaguard.Guard) {
-		f := newFixture(t, 2)
-		if err := f.ensure(t, g); err != nil {
-			t.Fatal(err)
-		}
-		f.wantOrder(t, created+" > "+leased)
-		locks := slices.DeleteFunc(f.sent(), func(s string) bool { return !strings.Contains(s, "advisory") })
-		for i, key := range []advisorylock.Key{42, schemaguard.MigrateKey(42)} {
-			limit := map[bool]string{true: "'30000ms'", false: "'7000ms'"}[g.TTL == 0]
-			if !strings.Contains(locks[i], "pg_advisory_xact_lock("+key.String()+")") || strings.Contains(locks[i], limit) != (i == 1 || g.TTL != 0) {
-				t.Errorf("got lock %q; want key %d and its limit", locks[i], key)
-			}
-		}
-	})
-}
-
 // A pool of one has no connection for both the lease and migrate, which would
 // hang for ever. That is said before the schema is there without its tables.
 func TestSerializeOnAPoolOfOne(t *testing.T) {
@@ -70,68 +48,13 @@ func TestSerializeOnAPoolOfOne(t *testing.T) {
 		"serialize": {Serialize: true}, "up to date": {UpToDate: answer(false, nil)}, "once": {Once: "v1"},
 	}, func(t *testing.T, g schemaguard.Guard) {
 		f := newFixture(t, 1)
-		err := f.ensureWith(t.Context(), g, func(context.Context, *sql.DB) error {
-			t.Error("migrate was called")
-			return nil
-		})
+		err := f.ensureWith(t.Context(), g, notCalled(t))
 		wantStep(t, err, locktrace.Connect, advisorylock.ErrPoolTooSmall)
 		wantText(t, err, "LockDB", "1 connection,", "2")
 		if sent := f.sent(); slices.Contains(sent, "BEGIN") {
 			t.Errorf("sent %q; want no transaction", sent)
 		}
 	})
-}
-
-// An error of the user's own code that is ErrNotAcquired, from a lock of its own,
-// does not mean that another process has migrate's lock: migrate runs once.
-func TestNotAcquiredByTheUsersOwnLock(t *testing.T) {
-	own := fmt.Errorf("my own lock: %w", advisorylock.ErrNotAcquired)
-	each(t, map[string]int{"migrate": 0, "up to date": 2}, func(t *testing.T, failing int) {
-		f := newFixture(t, 2)
-		asked, migrated := 0, 0
-		err := f.ensureWith(t.Context(), schemaguard.Guard{UpToDate: func(context.Context, *sql.DB) (bool, error) {
-			if asked++; asked == failing {
-				return false, own
-			}
-			return false, nil
-		}}, func(context.Context, *sql.DB) error {
-			migrated++
-			return own
-		})
-		step, want := locktrace.Migrate, 1
-		if failing > 0 {
-			step, want = locktrace.UpToDate, 0
-		}
-		wantStep(t, err, step, own)
-		if migrated != want || asked != 2 {
-			t.Errorf("asked %d times and migrated %d times; want 2 and %d", asked, migrated, want)
-		}
-	})
-}
-
-// The second start of a fleet costs nothing but the question.
-func TestUpToDateAtTheStart(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T) {
-		f := newFixture(t, 1)
-		err := f.ensureWith(t.Context(), schemaguard.Guard{UpToDate: answer(true, nil), SkipIfExists: true},
-			func(context.Context, *sql.DB) error {
-				t.Error("migrate was called")
-				return nil
-			})
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.wantSent(t)
-		f.wantOrder(t, "up to date")
-	})
-}
-
-// styles are the two shapes of a server's error: pgx and lib/pq since 1.10, and
-// lib/pq before that, with its forks.
-var styles = map[string]func(e recdriver.SQLError) error{
-	"SQLState": func(e recdriver.SQLError) error { return e },
-	"Get":      func(e recdriver.SQLError) error { return recdriver.LegacySQLError(e) },
 }
 
 // What does not exist yet says that this is the first start of all, whatever else the
@@ -156,33 +79,27 @@ func TestUpToDateErrors(t *testing.T) {
 	for _, code := range []string{"42P01", "3F000", "42703", "42883", "42704"} {
 		tests[code] = test{recdriver.SQLError{Code: code}, migrated}
 	}
-	t.Parallel()
-	for style, as := range styles {
-		t.Run(style, func(t *testing.T) {
-			each(t, tests, func(t *testing.T, test test) {
-				f := newFixture(t, 2)
-				asked := 0
-				err := f.ensure(t, schemaguard.Guard{UpToDate: func(context.Context, *sql.DB) (bool, error) {
-					if asked++; asked == 3 && test.order == "up to date" {
-						return true, nil
-					}
-					return true, as(test.err)
-				}})
-				f.wantOrder(t, test.order)
-				if strings.HasSuffix(test.order, "!") {
-					wantStep(t, err, locktrace.UpToDate, as(test.err))
-				} else if err != nil {
-					t.Error(err)
-				}
-			})
-		})
-	}
+	each(t, tests, func(t *testing.T, test test) {
+		f := newFixture(t, 2)
+		asked := 0
+		err := f.ensure(t, schemaguard.Guard{UpToDate: func(context.Context, *sql.DB) (bool, error) {
+			if asked++; asked == 3 && test.order == "up to date" {
+				return true, nil
+			}
+			return true, test.err
+		}})
+		f.wantOrder(t, test.order)
+		if strings.HasSuffix(test.order, "!") {
+			wantStep(t, err, locktrace.UpToDate, test.err)
+		} else if err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // With pgx's defaults behind an old PgBouncer, every server connection may have the
 // statement under that name from another client, and then no answer comes, ever.
 func TestPoolerThatMixesUpStatements(t *testing.T) {
-	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		f := newFixture(t, 2)
 		asked, mixedUp := 0, recdriver.SQLError{Code: "42P05"}
@@ -198,25 +115,6 @@ func TestPoolerThatMixesUpStatements(t *testing.T) {
 	})
 }
 
-func TestUpToDateFailsUnderTheLease(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T) {
-		f := newFixture(t, 2)
-		asked := 0
-		err := f.ensureWith(t.Context(), schemaguard.Guard{UpToDate: func(context.Context, *sql.DB) (bool, error) {
-			if asked++; asked == 2 {
-				return false, errBoom
-			}
-			return false, nil
-		}}, func(context.Context, *sql.DB) error {
-			t.Error("migrate was called")
-			return nil
-		})
-		wantStep(t, err, locktrace.UpToDate, errBoom)
-		f.wantOrder(t, "up to date > "+created+" > connect > begin > lock > up to date! > rollback > release")
-	})
-}
-
 // fleet is N processes on one server that start with the same guard.
 type fleet struct {
 	*world
@@ -224,7 +122,7 @@ type fleet struct {
 	done     atomic.Bool // what UpToDate finds
 	migrates atomic.Int32
 	now      atomic.Int32 // how many migrate at this moment
-	most     int32
+	overlap  atomic.Bool
 	errs     []error
 }
 
@@ -237,25 +135,26 @@ func newFleet(t *testing.T, n int) *fleet {
 	return fl
 }
 
-// start starts all of them, and returns when all are through. A migrate takes 3 s, with
-// or without an error.
+// start starts all of them, and returns when all are through. A migrate takes 3 s, and
+// then ends as migrate does, if that is not nil.
 func (fl *fleet) start(t *testing.T, g schemaguard.Guard, migrate func(ctx context.Context, call int32) error) {
 	t.Helper()
 	if g.UpToDate != nil {
 		g.UpToDate = func(context.Context, *sql.DB) (bool, error) { return fl.done.Load(), nil }
 	}
 	var wg sync.WaitGroup
-	var mu sync.Mutex
 	for i, f := range fl.all {
 		wg.Go(func() {
-			fl.errs[i] = f.ensureWith(t.Context(), g, func(ctx context.Context, _ *sql.DB) error {
-				now := fl.now.Add(1)
+			fl.errs[i] = f.ensureWith(t.Context(), g, func(ctx context.Context, db *sql.DB) error {
+				if fl.now.Add(1) > 1 {
+					fl.overlap.Store(true)
+				}
 				defer fl.now.Add(-1)
-				mu.Lock()
-				fl.most = max(fl.most, now)
-				mu.Unlock()
 				time.Sleep(3 * time.Second)
-				err := migrate(ctx, fl.migrates.Add(1))
+				err, call := migrateAll(ctx, db), fl.migrates.Add(1)
+				if migrate != nil {
+					err = errors.Join(err, migrate(ctx, call))
+				}
 				if err == nil {
 					fl.done.Store(true)
 				}
@@ -266,12 +165,12 @@ func (fl *fleet) start(t *testing.T, g schemaguard.Guard, migrate func(ctx conte
 	wg.Wait()
 }
 
-// orders counts the orders of calls that the processes were seen to make. With Once,
-// those that come a moment later leave the schema's transaction out.
+// orders counts the orders of calls that the processes were seen to make, without what
+// only Once does: it records, and late processes leave the schema's transaction out.
 func (fl *fleet) orders() map[string]int {
 	orders := map[string]int{}
 	for _, f := range fl.all {
-		orders[strings.Replace(f.rec.String(), created+" > ", "", 1)]++
+		orders[strings.NewReplacer(created+" > ", "", "record > ", "").Replace(f.rec.String())]++
 	}
 	return orders
 }
@@ -291,25 +190,23 @@ func (fl *fleet) wantFailed(t *testing.T, n int, want error, migrates int32) {
 	if n != 0 {
 		t.Errorf("%d processes too few failed", n)
 	}
-	if got := fl.migrates.Load(); got != migrates || fl.most != 1 && !errors.Is(want, advisorylock.ErrLost) {
-		t.Errorf("migrate ran %d times, up to %d at once; want %d times, one at a time", got, fl.most, migrates)
+	overlap := fl.overlap.Load() && !errors.Is(want, advisorylock.ErrLost)
+	if got := fl.migrates.Load(); got != migrates || overlap {
+		t.Errorf("migrate ran %d times, two at once: %t; want %d times, one at a time", got, overlap, migrates)
 	}
 }
 
-// onces are the two ways to migrate once, and what stands between migrate and commit.
-var onces = map[string]struct {
-	guard  schemaguard.Guard
-	record string
-}{
-	"Once":     {schemaguard.Guard{Once: "v1", TTL: 5 * time.Second}, " > record"},
-	"UpToDate": {schemaguard.Guard{UpToDate: answer(false, nil), TTL: 5 * time.Second}, ""},
+// onces are the two ways to migrate once.
+var onces = map[string]schemaguard.Guard{
+	"Once":     {Once: "v1", TTL: 5 * time.Second},
+	"UpToDate": {UpToDate: answer(false, nil), TTL: 5 * time.Second},
 }
 
 // One migrates, while all others wait; then all of them go on together, without a turn
 // each: none of them takes more than a poll and a queue of such.
 func TestFleetMigratesOnce(t *testing.T) {
 	t.Parallel()
-	for name, once := range onces {
+	for name, g := range onces {
 		t.Run(name, func(t *testing.T) {
 			each(t, map[string]func(w *world){
 				"direct": func(*world) {},
@@ -320,14 +217,13 @@ func TestFleetMigratesOnce(t *testing.T) {
 				fl := newFleet(t, n)
 				set(fl.world)
 				began := time.Now()
-				fl.start(t, once.guard, func(context.Context, int32) error { return nil })
+				fl.start(t, g, nil)
 				fl.wantFailed(t, 0, nil, 1)
 				if late := time.Since(began) - 3*time.Second; late > 2*time.Second {
 					t.Errorf("the last went on %v after migrate had ended", late)
 				}
-				winner := "up to date > connect > begin > lock > up to date > migrate" + once.record + " > commit > release"
 				orders := fl.orders()
-				if orders[winner] != 1 || orders["up to date > "+waited] != n-1 {
+				if orders["up to date > connect > begin > lock > up to date > migrate > commit > release"] != 1 || orders["up to date > "+waited] != n-1 {
 					t.Errorf("got orders %v; want one winner and %d that waited", orders, n-1)
 				}
 			})
@@ -338,14 +234,10 @@ func TestFleetMigratesOnce(t *testing.T) {
 // When the winner fails, or its session ends, exactly one other has a try; the rest go
 // on after that.
 func TestFleetWinnerFails(t *testing.T) {
-	each(t, onces, func(t *testing.T, once struct {
-		guard  schemaguard.Guard
-		record string
-	},
-	) {
+	each(t, onces, func(t *testing.T, g schemaguard.Guard) {
 		for _, want := range []error{errBoom, advisorylock.ErrLost} {
 			fl := newFleet(t, 6)
-			fl.start(t, once.guard, func(ctx context.Context, call int32) error {
+			fl.start(t, g, func(ctx context.Context, call int32) error {
 				switch {
 				case call > 1:
 					return nil
@@ -364,17 +256,15 @@ func TestFleetWinnerFails(t *testing.T) {
 // Serialize alone: everybody migrates, and no two at a time. The control group
 // is a fleet without it, which is seen to migrate at the same time.
 func TestFleetSerialized(t *testing.T) {
-	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		const n = 6
-		migrate := func(context.Context, int32) error { return nil }
 		control := newFleet(t, n)
-		control.start(t, schemaguard.Guard{}, migrate)
-		if control.most < 2 {
+		control.start(t, schemaguard.Guard{}, nil)
+		if !control.overlap.Load() {
 			t.Error("the control group, without Serialize, never migrated at the same time: this proves nothing")
 		}
 		fl := newFleet(t, n)
-		fl.start(t, schemaguard.Guard{Serialize: true}, migrate)
+		fl.start(t, schemaguard.Guard{Serialize: true}, nil)
 		fl.wantFailed(t, 0, nil, n)
 		if got := fl.orders(); got[leased] != n {
 			t.Errorf("got orders %v; want all the same", got)
@@ -385,42 +275,17 @@ func TestFleetSerialized(t *testing.T) {
 // All of one process's components start on one pool: they queue inside the
 // process, where the lease must not take the connection that migrate needs.
 func TestFleetInOneProcess(t *testing.T) {
-	each(t, onces, func(t *testing.T, once struct {
-		guard  schemaguard.Guard
-		record string
-	},
-	) {
-		f := newFixture(t, 2)
-		var done atomic.Bool
-		var migrates atomic.Int32
-		if once.guard.UpToDate != nil {
-			once.guard.UpToDate = func(context.Context, *sql.DB) (bool, error) { return done.Load(), nil }
-		}
-		var wg sync.WaitGroup
-		for range 10 {
-			wg.Go(func() {
-				err := once.guard.Ensure(t.Context(), f.db, "app", func(ctx context.Context, db *sql.DB) error {
-					migrates.Add(1)
-					_, err := db.ExecContext(ctx, "CREATE TABLE app.t ()")
-					done.Store(true)
-					return err
-				})
-				if err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		wg.Wait()
-		if got := migrates.Load(); got != 1 {
-			t.Errorf("migrate ran %d times; want 1", got)
-		}
+	each(t, onces, func(t *testing.T, g schemaguard.Guard) {
+		fl := newFleet(t, 10)
+		fl.all = slices.Repeat(fl.all[:1], 10)
+		fl.start(t, g, nil)
+		fl.wantFailed(t, 0, nil, 1)
 	})
 }
 
 // A migrate that starts the same again, with the context it was given, would
 // wait for itself for ever.
 func TestSerializeNested(t *testing.T) {
-	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		f := newFixture(t, 3)
 		g := schemaguard.Guard{Serialize: true}
@@ -428,50 +293,5 @@ func TestSerializeNested(t *testing.T) {
 			return g.Ensure(ctx, db, "app", nothing)
 		})
 		wantStep(t, err, locktrace.Migrate, advisorylock.ErrNested)
-	})
-}
-
-// Two migrations that each create the other's schema would wait for each other until a
-// context ends. Over one pool that is found at once.
-func TestSerializeNestedInOppositeOrder(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T) {
-		f := newFixture(t, 6)
-		g := schemaguard.Guard{Serialize: true}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-		defer cancel()
-		var both sync.WaitGroup
-		both.Add(2)
-		nest := func(outer, inner string) error {
-			return g.Ensure(ctx, f.db, outer, func(ctx context.Context, db *sql.DB) error {
-				both.Done()
-				both.Wait()
-				return g.Ensure(ctx, db, inner, nothing)
-			})
-		}
-		other := make(chan error)
-		go func() { other <- nest("b", "a") }()
-		err, otherErr := nest("a", "b"), <-other
-		if err == nil {
-			err, otherErr = otherErr, nil
-		}
-		wantText(t, err, ": migrate: ", "take locks in the same order everywhere")
-		if otherErr != nil || errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v and %v; want one that is told, and one that migrates", err, otherErr)
-		}
-	})
-}
-
-// Even if migrate returned nil, the lease may have been lost before its end;
-// the error says where, as all errors of Ensure do.
-func TestLostLeaseSaysWhere(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T) {
-		f := newFixture(t, 2)
-		err := f.ensureWith(t.Context(), schemaguard.Guard{Serialize: true}, func(context.Context, *sql.DB) error {
-			f.world.Kill(int64(migrateApp))
-			return nil
-		})
-		wantStep(t, err, locktrace.Migrate, advisorylock.ErrLost)
 	})
 }

@@ -17,6 +17,13 @@ import (
 	"github.com/bootlock/bootlock/internal/waiting"
 )
 
+// bubble runs test, in parallel, on a clock that moves only when every goroutine waits.
+func bubble(t *testing.T, test func(t *testing.T)) {
+	t.Helper()
+	t.Parallel()
+	synctest.Test(t, test)
+}
+
 type stepKey struct{}
 
 // told keeps what a hook was told, and how it was called.
@@ -58,8 +65,7 @@ func forAWhile(ctx context.Context, d time.Duration) { _, _ = bounded.Until(ctx,
 // Reports come in time even while the driver hangs in a single call, with the context
 // of the step that waits and on its goroutine.
 func TestReportsDuringACall(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		d := recdriver.New()
 		db := d.OpenDB()
 		defer db.Close()
@@ -94,8 +100,7 @@ func TestReportsDuringACall(t *testing.T) {
 
 // A report that was due, and not heard, is dropped with the end of the wait.
 func TestNoReportAfterEnd(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		for _, unheard := range []time.Duration{0, 2 * time.Second, 25 * time.Second} {
 			var l told
 			ctx, report := begin(t.Context(), l.hook, look)
@@ -113,8 +118,7 @@ func TestNoReportAfterEnd(t *testing.T) {
 }
 
 func TestEndWaitsForTheLook(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		var l told
 		over := false
 		ctx, report := begin(t.Context(), l.hook, func(ctx context.Context) ([]locktrace.Session, error) {
@@ -134,8 +138,7 @@ func TestEndWaitsForTheLook(t *testing.T) {
 }
 
 func TestLookThatTakesLong(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		var l told
 		ctx, report := begin(t.Context(), l.hook, func(ctx context.Context) ([]locktrace.Session, error) {
 			<-ctx.Done()
@@ -152,8 +155,7 @@ func TestLookThatTakesLong(t *testing.T) {
 
 // What hooks spend is nobody's poll.
 func TestHooksCountForNothing(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		ctx, report := begin(t.Context(), func(context.Context, locktrace.Wait) { time.Sleep(3 * time.Second) }, look)
 		defer report.End()
 		whole := report.Since()
@@ -167,42 +169,39 @@ func TestHooksCountForNothing(t *testing.T) {
 }
 
 func TestWaitErr(t *testing.T) {
-	t.Parallel()
 	errLook := fmt.Errorf("look: %w", errBoom)
-	for name, tt := range map[string]struct {
-		because error
-		holders []locktrace.Session
-		lookErr error
-		want    error
-		looks   int
-	}{
-		"found":                      {nil, []locktrace.Session{holder}, nil, nil, 1},
-		"nobody":                     {nil, nil, nil, nil, 1},
-		"the look failed":            {nil, nil, errLook, errLook, 1},
-		"it failed, but found":       {nil, []locktrace.Session{holder}, errLook, nil, 1},
-		"there is no connection yet": {errBoom, []locktrace.Session{holder}, nil, errBoom, 0},
-	} {
-		synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		for name, tt := range map[string]struct {
+			because error
+			holders []locktrace.Session
+			lookErr error
+			want    error
+			looks   int
+		}{
+			"found":                      {nil, []locktrace.Session{holder}, nil, nil, 1},
+			"the look failed":            {nil, nil, errLook, errLook, 1},
+			"it failed, but found":       {nil, []locktrace.Session{holder}, errLook, nil, 1},
+			"there is no connection yet": {errBoom, []locktrace.Session{holder}, nil, errBoom, 0},
+		} {
 			var l told
 			looks := 0
 			ctx, report := begin(t.Context(), l.hook, func(context.Context) ([]locktrace.Session, error) {
 				looks++
 				return tt.holders, tt.lookErr
 			})
-			defer report.End()
 			report.Because(tt.because)
 			forAWhile(ctx, 2*time.Second)
+			report.End()
 			if len(l.waits) != 1 || l.waits[0].Err != tt.want || looks != tt.looks || report.Reason() != tt.because { //nolint:errorlint // itself
 				t.Errorf("%s: told %+v after %d looks; want error %v after %d", name, l.waits, looks, tt.want, tt.looks)
 			}
-		})
-	}
+		}
+	})
 }
 
 // Without a hook, nothing is looked up.
 func TestNoHookNoLook(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		for _, trace := range []*locktrace.Trace{nil, {}} {
 			ctx, report := waiting.Begin(t.Context(), trace, locktrace.Wait{}, func(context.Context) ([]locktrace.Session, error) {
 				t.Error("looked")
@@ -220,8 +219,7 @@ func TestNoHookNoLook(t *testing.T) {
 // A wait within another one, as in a callback, leaves the outer reports to the
 // goroutine that waits: its own look does not run them.
 func TestWaitWithinAWait(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		var outer, inner told
 		outerCtx, outerReport := begin(t.Context(), outer.hook, look)
 		defer outerReport.End()

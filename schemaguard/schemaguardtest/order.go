@@ -12,18 +12,17 @@ import (
 // lock! > rollback > release", where a ! marks a step that fails.
 func CheckOrder(t TB, rec *locktrace.Recorder, want string) {
 	t.Helper()
-	const arrow = " > "
 	steps, got := rec.Steps(), rec.String()
 	if got == want {
 		return
 	}
-	gotSteps, wantSteps := split(got, arrow), split(want, arrow)
+	gotSteps, wantSteps := strings.Split(got, " > "), strings.Split(want, " > ")
 	same := 0
 	for same < len(gotSteps) && same < len(wantSteps) && gotSteps[same] == wantSteps[same] {
 		same++
 	}
 	at := func(steps []string) string {
-		if same == len(steps) {
+		if same == len(steps) || steps[same] == "" {
 			return "the end"
 		}
 		return steps[same]
@@ -33,11 +32,4 @@ func CheckOrder(t TB, rec *locktrace.Recorder, want string) {
 		reason = ": " + steps[same].Err.Error()
 	}
 	t.Errorf("step %d is %s; want %s%s\ngot  %s\nwant %s", same+1, at(gotSteps), at(wantSteps), reason, got, want)
-}
-
-func split(order, arrow string) []string {
-	if order == "" {
-		return nil
-	}
-	return strings.Split(order, arrow)
 }

@@ -1,10 +1,12 @@
 package schemaguardtest
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"regexp"
 	"slices"
@@ -101,15 +103,9 @@ type place struct {
 
 func (r Race) run(t TB, newPlace func(ctx context.Context) (place, error), boot func(ctx context.Context, db *sql.DB, schema string) error) {
 	t.Helper()
-	if r.Processes == 0 {
-		r.Processes = 8
-	}
-	if r.Rounds == 0 {
-		r.Rounds = 20
-	}
-	if r.Timeout == 0 {
-		r.Timeout = time.Minute
-	}
+	r.Processes = cmp.Or(r.Processes, 8)
+	r.Rounds = cmp.Or(r.Rounds, 20)
+	r.Timeout = cmp.Or(r.Timeout, time.Minute)
 	guarded := r.Guarded
 	if guarded == nil {
 		guarded = func(ctx context.Context, db *sql.DB, schema string) error {
@@ -119,12 +115,12 @@ func (r Race) run(t TB, newPlace func(ctx context.Context) (place, error), boot 
 		}
 	}
 
-	control := tally{side: "without the guard"}
+	control := tally{side: "without the guard", texts: map[string]int{}}
 	for control.rounds < r.Rounds || control.failed == 0 && control.rounds < 10*r.Rounds {
 		control.add(r.round(t, newPlace, boot))
 	}
 	t.Logf("%v", &control)
-	with := tally{side: "with the guard"}
+	with := tally{side: "with the guard", texts: map[string]int{}}
 	for with.rounds < control.rounds {
 		with.add(r.round(t, newPlace, guarded))
 	}
@@ -220,42 +216,26 @@ type tally struct {
 func (y *tally) add(errs []error) {
 	before := y.errors
 	for _, err := range errs {
-		y.starts++
-		if err == nil {
-			continue
+		if err != nil {
+			y.errors++
+			y.texts[raceName.ReplaceAllString(err.Error(), "race_…")]++
 		}
-		y.errors++
-		if y.texts == nil {
-			y.texts = map[string]int{}
-		}
-		y.texts[anonymous(err)]++
 	}
+	y.starts += len(errs)
 	y.rounds++
 	if y.errors > before {
 		y.failed++
 	}
 }
 
+// raceName is the random name, which is left out so that equal errors can be counted.
 var raceName = regexp.MustCompile(`race_[0-9a-f]{16}`)
-
-// anonymous is err's text without the random name, so that equal ones can be
-// counted.
-func anonymous(err error) string {
-	return raceName.ReplaceAllString(err.Error(), "race_…")
-}
 
 func (y *tally) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %d of %d rounds failed, %d of %d starts", y.side, y.failed, y.rounds, y.errors, y.starts)
-	var texts []string
-	for text := range y.texts {
-		texts = append(texts, text)
-	}
-	slices.SortFunc(texts, func(a, b string) int {
-		if n := y.texts[b] - y.texts[a]; n != 0 {
-			return n
-		}
-		return strings.Compare(a, b)
+	texts := slices.SortedFunc(maps.Keys(y.texts), func(a, b string) int {
+		return cmp.Or(y.texts[b]-y.texts[a], strings.Compare(a, b))
 	})
 	for _, text := range texts {
 		fmt.Fprintf(&b, "\n\t%d × %s", y.texts[text], text)

@@ -40,16 +40,6 @@ func (v *verdict) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-// run runs a race on a goroutine of its own, which Fatalf may end.
-func (v *verdict) run(race func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		race()
-	}()
-	<-done
-}
-
 func (v *verdict) want(texts ...string) {
 	v.t.Helper()
 	if len(v.errors) != len(texts) {
@@ -66,6 +56,7 @@ func (v *verdict) want(texts ...string) {
 // fake is a database whose only table is not safe against two creators.
 type fake struct {
 	server *recdriver.Server
+	hook   func(context.Context, *recdriver.Call) error // of every connection, if not nil
 	mu     sync.Mutex
 	pools  []*recdriver.Driver
 	in     atomic.Int32
@@ -75,6 +66,9 @@ func newFake() *fake { return &fake{server: recdriver.NewServer()} }
 
 func (f *fake) open() (*sql.DB, error) {
 	d := f.server.Driver(recdriver.Plain)
+	if f.hook != nil {
+		d.OnCall(f.hook)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.pools = append(f.pools, d)
@@ -107,15 +101,6 @@ func (f *fake) statements(before, after string) map[string]int {
 // dropped returns the schemas that were dropped, and how often.
 func (f *fake) dropped() map[string]int { return f.statements("DROP SCHEMA IF EXISTS ", " CASCADE") }
 
-func (f *fake) checkClosed(t *testing.T) {
-	t.Helper()
-	for i, d := range f.pools {
-		if n := d.Open(); n != 0 {
-			t.Errorf("pool %d has %d connections open", i, n)
-		}
-	}
-}
-
 // racy fails when another one is inside.
 func (f *fake) racy(ctx context.Context, _ *sql.DB, schema string) error {
 	defer f.in.Add(-1)
@@ -129,11 +114,30 @@ func (f *fake) racy(ctx context.Context, _ *sql.DB, schema string) error {
 	return nil
 }
 
+// races runs race on a goroutine of its own, which Fatalf may end, and checks that it
+// leaves no connection open.
+func (f *fake) races(t *testing.T, race func(v *verdict)) *verdict {
+	t.Helper()
+	v, done := &verdict{t: t}, make(chan struct{})
+	go func() {
+		defer close(done)
+		race(v)
+	}()
+	<-done
+	for i, d := range f.pools {
+		if n := d.Open(); n != 0 {
+			t.Errorf("pool %d has %d connections open", i, n)
+		}
+	}
+	return v
+}
+
 func TestRacePasses(t *testing.T) {
 	t.Parallel()
-	f, v := newFake(), &verdict{t: t}
-	race := schemaguardtest.Race{Processes: 3, Rounds: 4, Guard: schemaguard.Guard{Serialize: true}}
-	v.run(func() { race.Run(v, f.open, f.racy) })
+	f := newFake()
+	v := f.races(t, func(v *verdict) {
+		schemaguardtest.Race{Processes: 3, Rounds: 4, Guard: schemaguard.Guard{Serialize: true}}.Run(v, f.open, f.racy)
+	})
 	v.want()
 	if len(v.logs) != 2 || !strings.Contains(v.logs[0], "without the guard, ") || !strings.Contains(v.logs[0], "already exists") ||
 		!strings.Contains(v.logs[1], "with the guard, 0 of ") {
@@ -151,15 +155,16 @@ func TestRacePasses(t *testing.T) {
 			t.Errorf("%s was dropped %d times", name, n)
 		}
 	}
-	f.checkClosed(t)
 }
 
 // All are held back until all have their connection, and then are on their way
-// at the same time: each of them waits for all others to have begun.
+// at the same time: each of them waits for all others to have begun. A control group
+// that never fails proves nothing: goose's own race test passed a hundred times out of
+// a hundred with the lock taken out.
 func TestRaceHasABarrier(t *testing.T) {
 	t.Parallel()
 	const n = 5
-	f, v := newFake(), &verdict{t: t}
+	f := newFake()
 	together := func(ctx context.Context, _ *sql.DB, _ string) error {
 		if open := f.connected(); open != n {
 			return fmt.Errorf("started with %d of %d connections open", open, n)
@@ -173,124 +178,106 @@ func TestRaceHasABarrier(t *testing.T) {
 		}
 		return nil
 	}
-	race := schemaguardtest.Race{Processes: n, Rounds: 1, Guarded: together, Timeout: 20 * time.Second}
-	v.run(func() { race.Run(v, f.open, together) })
+	v := f.races(t, func(v *verdict) {
+		schemaguardtest.Race{Processes: n, Rounds: 1, Guarded: together, Timeout: 20 * time.Second}.Run(v, f.open, together)
+	})
 	v.want("proved nothing: without the guard, 0 of 10 rounds failed")
 }
 
-func TestRaceFailsUnderTheGuard(t *testing.T) {
-	t.Parallel()
-	for name, test := range map[string]struct {
-		race   schemaguardtest.Race
-		advice bool
-	}{
-		"schema only": {schemaguardtest.Race{Processes: 3, Rounds: 2}, true},
-		"once":        {schemaguardtest.Race{Processes: 3, Rounds: 2, Guard: schemaguard.Guard{Once: "it's refused"}}, false},
-		"own": {schemaguardtest.Race{Processes: 3, Rounds: 2, Guarded: func(context.Context, *sql.DB, string) error {
-			return errors.New("no luck")
-		}}, false},
-	} {
-		f, v := newFake(), &verdict{t: t}
-		v.run(func() { test.race.Run(v, f.open, f.racy) })
-		v.want("failed under the guard")
-		if got := strings.Contains(strings.Join(v.errors, ""), "Serialize"); got != test.advice {
-			t.Errorf("%s: advises Serialize: %t; want %t: %q", name, got, test.advice, v.errors)
-		}
-		f.checkClosed(t)
-	}
+type boot = func(ctx context.Context, db *sql.DB, schema string) error
+
+var errNoLuck = errors.New("no luck")
+
+func fails(context.Context, *sql.DB, string) error { return errNoLuck }
+
+func succeeds(context.Context, *sql.DB, string) error { return nil }
+
+func hangs(ctx context.Context, _ *sql.DB, _ string) error {
+	<-ctx.Done()
+	return ctx.Err()
 }
 
-// A control group that never fails proves nothing: goose's own race test passed
-// a hundred times out of a hundred with the lock taken out.
-func TestRaceProvesNothing(t *testing.T) {
+// Whatever becomes of the starts, the verdict says it, and no schema stays behind.
+func TestRaceVerdicts(t *testing.T) {
 	t.Parallel()
-	f, v := newFake(), &verdict{t: t}
-	safe := func(context.Context, *sql.DB, string) error { return nil }
-	v.run(func() { schemaguardtest.Race{Processes: 2, Rounds: 3}.Run(v, f.open, safe) })
-	v.want("proved nothing: without the guard, 0 of 30 rounds failed")
+	refused := schemaguard.Guard{Once: "it's refused"}
+	const advice = "needs Guard.Serialize"
+	for name, test := range map[string]struct {
+		race   schemaguardtest.Race
+		boot   boot
+		errors []string
+		log    string
+	}{
+		"schema only":   {schemaguardtest.Race{}, fails, []string{advice}, "2 × no luck"},
+		"guard refuses": {schemaguardtest.Race{Guard: refused}, fails, []string{"the name of Once"}, ""},
+		"guarded fails": {schemaguardtest.Race{Guarded: fails}, fails, []string{"failed under the guard"}, ""},
+		"timeout":       {schemaguardtest.Race{Guarded: hangs, Timeout: time.Second}, hangs, []string{"deadline exceeded"}, ""},
+		"FailNow": {schemaguardtest.Race{Guarded: succeeds}, func(context.Context, *sql.DB, string) error {
+			runtime.Goexit()
+			return nil
+		}, nil, "2 × the start ended its goroutine"},
+		"closes the pool": {schemaguardtest.Race{Guarded: func(_ context.Context, db *sql.DB, _ string) error {
+			return db.Close()
+		}}, fails, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFake()
+			test.race.Processes, test.race.Rounds = 2, 1
+			v := f.races(t, func(v *verdict) { test.race.Run(v, f.open, test.boot) })
+			v.want(test.errors...)
+			if got := strings.Contains(strings.Join(v.errors, ""), advice); got != (name == "schema only") {
+				t.Errorf("advises Serialize: %t: %q", got, v.errors)
+			}
+			if !strings.Contains(v.logs[0], test.log) {
+				t.Errorf("got log %q; want %q", v.logs[0], test.log)
+			}
+			if n := len(f.dropped()); n != 2 {
+				t.Errorf("dropped %d schemas; want 2", n)
+			}
+		})
+	}
 }
 
 // More rounds, until the control group is seen to fail, and as many guarded.
 func TestRaceGoesOnUntilTheControlGroupFails(t *testing.T) {
 	t.Parallel()
-	f, v := newFake(), &verdict{t: t}
+	f := newFake()
 	var starts atomic.Int32
 	seldom := func(context.Context, *sql.DB, string) error {
 		if starts.Add(1) == 13 {
-			return errors.New("at last")
+			return errNoLuck
 		}
 		return nil
 	}
-	race := schemaguardtest.Race{Processes: 2, Rounds: 2, Guarded: func(context.Context, *sql.DB, string) error { return nil }}
-	v.run(func() { race.Run(v, f.open, seldom) })
+	v := f.races(t, func(v *verdict) {
+		schemaguardtest.Race{Processes: 2, Rounds: 2, Guarded: succeeds}.Run(v, f.open, seldom)
+	})
 	v.want()
 	if len(v.logs) != 2 || !strings.Contains(v.logs[0], "1 of 7 rounds failed") || !strings.Contains(v.logs[1], "0 of 7 rounds failed") {
 		t.Errorf("got log %q; want 7 rounds of either side", v.logs)
 	}
 }
 
-func TestRaceCannotConnect(t *testing.T) {
+// What a race cannot open, create or drop it reports.
+func TestRaceIsRefused(t *testing.T) {
 	t.Parallel()
-	f, v := newFake(), &verdict{t: t}
-	opened := 0
-	open := func() (*sql.DB, error) {
-		if opened++; opened == 3 {
-			return nil, errors.New("too many connections")
-		}
-		return f.open()
-	}
-	v.run(func() { schemaguardtest.Race{}.Run(v, open, f.racy) })
-	v.want("connection 3 of 8: too many connections")
-	f.checkClosed(t)
-}
-
-func TestRaceReportsWhatStaysBehind(t *testing.T) {
-	t.Parallel()
-	f, v := newFake(), &verdict{t: t}
-	open := func() (*sql.DB, error) {
-		db, err := f.open()
-		f.pools[len(f.pools)-1].OnCall(recdriver.FailOn(recdriver.Exec, "DROP", 0, errors.New("not the owner")))
-		return db, err
-	}
-	race := schemaguardtest.Race{Processes: 2, Rounds: 1, Guarded: func(context.Context, *sql.DB, string) error { return nil }}
-	v.run(func() {
-		race.Run(v, open, func(context.Context, *sql.DB, string) error { return errors.New("no luck") })
-	})
-	v.want("stays behind: not the owner", "stays behind: not the owner")
-}
-
-// A start that ends its goroutine, as t.FailNow does, has failed; one that
-// closes the pool, as some migration libraries do, does no harm.
-func TestRaceOddStarts(t *testing.T) {
-	t.Parallel()
-	f, v := newFake(), &verdict{t: t}
-	race := schemaguardtest.Race{Processes: 2, Rounds: 1, Guarded: func(_ context.Context, db *sql.DB, _ string) error {
-		return db.Close()
-	}}
-	v.run(func() {
-		race.Run(v, f.open, func(context.Context, *sql.DB, string) error { runtime.Goexit(); return nil })
-	})
-	v.want()
-	if !strings.Contains(v.logs[0], "2 × the start ended its goroutine") {
-		t.Errorf("got log %q", v.logs)
-	}
-	if n := len(f.dropped()); n != 2 {
-		t.Errorf("dropped %d schemas; want 2", n)
-	}
-}
-
-func TestRaceTimeout(t *testing.T) {
-	t.Parallel()
-	f, v := newFake(), &verdict{t: t}
-	hang := func(ctx context.Context, _ *sql.DB, _ string) error {
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	race := schemaguardtest.Race{Processes: 2, Rounds: 1, Timeout: time.Second, Guarded: hang}
-	v.run(func() { race.Run(v, f.open, hang) })
-	v.want("deadline exceeded")
-	if n := len(f.dropped()); n != 2 {
-		t.Errorf("dropped %d schemas; want 2: the end of a start is not that of its schema", n)
+	refused := errors.New("refused")
+	for _, test := range []struct {
+		hook func(context.Context, *recdriver.Call) error
+		want []string
+	}{
+		{recdriver.FailOn(recdriver.Connect, "", 3, refused), []string{"connection 2 of 2: refused"}}, // after CREATE DATABASE
+		{recdriver.FailOn(recdriver.Exec, "CREATE DATABASE", 0, refused), []string{": refused"}},
+		{recdriver.FailOn(recdriver.Exec, "DROP", 0, refused), []string{"stays behind: refused", "stays behind: refused"}},
+	} {
+		f := newFake()
+		f.hook = test.hook
+		race := schemaguardtest.Race{Processes: 2, Rounds: 1, Guarded: succeeds}
+		v := f.races(t, func(v *verdict) {
+			race.RunDatabases(v, func(string) (*sql.DB, error) { return f.open() }, "app", func(context.Context, *sql.DB) error { return errNoLuck })
+		})
+		v.want(test.want...)
 	}
 }
 
@@ -298,53 +285,32 @@ func TestRaceTimeout(t *testing.T) {
 // gone when the race is over.
 func TestRaceOnDatabases(t *testing.T) {
 	t.Parallel()
-	f, v := newFake(), &verdict{t: t}
+	f := newFake()
 	var mu sync.Mutex
-	var opened []string
+	starts := map[string]int{}
 	open := func(database string) (*sql.DB, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		opened = append(opened, database)
+		starts[database]++
 		return f.open()
 	}
-	race := schemaguardtest.Race{Processes: 3, Rounds: 2, Guard: schemaguard.Guard{Serialize: true}}
-	v.run(func() {
-		race.RunDatabases(v, open, "public", func(ctx context.Context, db *sql.DB) error { return f.racy(ctx, db, "public") })
+	v := f.races(t, func(v *verdict) {
+		schemaguardtest.Race{Processes: 3, Rounds: 2, Guard: schemaguard.Guard{Serialize: true}}.RunDatabases(v, open, "public",
+			func(ctx context.Context, db *sql.DB) error { return f.racy(ctx, db, "public") })
 	})
 	v.want()
 	created, dropped := f.statements("CREATE DATABASE ", " TEMPLATE template0"), f.statements("DROP DATABASE IF EXISTS ", " WITH (FORCE)")
 	if len(created) < 4 || !maps.Equal(created, dropped) {
 		t.Errorf("created %v and dropped %v; want the same, one for each of 4 rounds", created, dropped)
 	}
-	starts := map[string]int{}
-	for _, name := range opened {
-		starts[name]++
-	}
-	if starts["postgres"] != 2*len(created) {
-		t.Errorf("postgres was opened %d times; want %d", starts["postgres"], 2*len(created))
-	}
+	want := map[string]int{"postgres": 2 * len(created)} // to create and to drop
 	for name := range created {
-		if starts[name] != 3 {
-			t.Errorf("%s was opened %d times; want once for each of 3 processes", name, starts[name])
-		}
+		want[name] = 3 // processes
+	}
+	if !maps.Equal(starts, want) {
+		t.Errorf("opened %v; want %v", starts, want)
 	}
 	if n := len(f.statements(`CREATE SCHEMA IF NOT EXISTS "`, `"`)); n != 1 {
 		t.Errorf("the guard created %d schemas; want public alone", n)
 	}
-	f.checkClosed(t)
-}
-
-func TestRaceCannotCreateDatabase(t *testing.T) {
-	t.Parallel()
-	f, v := newFake(), &verdict{t: t}
-	open := func(string) (*sql.DB, error) {
-		db, err := f.open()
-		f.pools[len(f.pools)-1].OnCall(recdriver.FailOn(recdriver.Exec, "CREATE DATABASE", 0, errors.New("permission denied")))
-		return db, err
-	}
-	v.run(func() {
-		schemaguardtest.Race{}.RunDatabases(v, open, "app", func(context.Context, *sql.DB) error { return nil })
-	})
-	v.want(": permission denied")
-	f.checkClosed(t)
 }

@@ -71,9 +71,8 @@ type Scene struct {
 	// Begin, Lock, CreateSchema, Look, Record, Commit, and UpToDate of a Guard with
 	// Once, fail by an answer of the mock. Bootstrap, Migrate and a Guard's own
 	// UpToDate are the user's: let the Scene's function expect a statement that
-	// fails. Connect, Release and Rollback cannot be
-	// chosen, since sqlmock sees neither of the first two, and the last comes
-	// only after another failure.
+	// fails. Connect, Release and Rollback cannot be chosen: sqlmock sees neither of
+	// the first two, and the last comes only after another failure.
 	Fail locktrace.Step
 
 	// FailAfter is how many times the step succeeds first. With Once, UpToDate or
@@ -141,7 +140,6 @@ type player struct {
 	scene Scene
 
 	steps  locktrace.Recorder
-	look   string // the statement that looks for the schema
 	ask    string // the statement that asks for the row of Once
 	asked  int    // how many times it came
 	rows   int64  // how many the statement under way affects
@@ -218,14 +216,11 @@ func (p *player) expect(ctx context.Context, c *recdriver.Call) (err error) {
 		if !inStep {
 			return nil
 		}
-		if step == locktrace.Look {
-			p.look = c.Query
-		}
 		if step == locktrace.UpToDate && p.ask == "" {
 			p.ask = c.Query
 		}
 		if err = p.fail(step); err == nil {
-			p.rows, err = p.answer(c.Query)
+			p.rows, err = p.answer(step, c.Query)
 		}
 		p.mock.ExpectExec(p.quote(c.Query)).WillReturnResult(sqlmock.NewResult(0, p.rows)).WillReturnError(err)
 	}
@@ -237,9 +232,9 @@ var errNoTable = recdriver.SQLError{Code: "42P01", Message: `relation "bootlock_
 
 // answer is how many rows query affects: one for a lock that is granted, one for a look
 // if the schema is there, and one for the row of Once if that is.
-func (p *player) answer(query string) (rows int64, err error) {
+func (p *player) answer(step locktrace.Step, query string) (rows int64, err error) {
 	switch {
-	case query == p.look && !p.scene.Exists:
+	case step == locktrace.Look && !p.scene.Exists:
 		return 0, nil
 	case query != p.ask:
 		return 1, nil
