@@ -21,9 +21,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
-	"sort"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,7 +33,7 @@ import (
 
 // Environment variables that say which server to use.
 const (
-	EnvDSN    = "BOOTLOCK_TEST_DSN"       // a server that is there already, as a superuser
+	EnvDSN    = "BOOTLOCK_TEST_DSN"       // the URL of a server that is there already, as a superuser
 	EnvImage  = "BOOTLOCK_POSTGRES_IMAGE" // the image for a container
 	EnvOrigin = "BOOTLOCK_TEST_ORIGIN"    // what [Options].Origin is when it is empty
 )
@@ -98,12 +99,8 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		}
 	}
 	if opts.BinDir != "" {
-		if opts.Origin != "" && opts.Origin != OriginLocal {
-			return nil, fmt.Errorf("pgtest: BinDir is set, so Origin must be %q, not %q", OriginLocal, opts.Origin)
-		}
 		opts.Origin = OriginLocal
-	}
-	if opts.Origin == "" {
+	} else if opts.Origin == "" {
 		opts.Origin = os.Getenv(EnvOrigin)
 	}
 
@@ -120,9 +117,6 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 func start(ctx context.Context, opts Options) (*Server, error) {
 	switch opts.Origin {
 	case OriginDSN:
-		if os.Getenv(EnvDSN) == "" {
-			return nil, errors.New(EnvDSN + " is not set")
-		}
 		return useDSN(ctx, opts)
 	case OriginDocker:
 		return startDocker(ctx, opts)
@@ -169,6 +163,9 @@ func (e *noServerError) Unwrap() []error { return []error{e.docker, e.local} }
 
 func useDSN(ctx context.Context, opts Options) (*Server, error) {
 	s := &Server{DSN: os.Getenv(EnvDSN), Origin: "the DSN in " + EnvDSN}
+	if u, err := url.Parse(s.DSN); err != nil || u.Scheme == "" {
+		return nil, errors.New(EnvDSN + " is not a URL such as postgres://user:password@host:5432/postgres")
+	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	var err error
@@ -176,7 +173,7 @@ func useDSN(ctx context.Context, opts Options) (*Server, error) {
 		return nil, fmt.Errorf("%s is set, but its server does not answer: %w", EnvDSN, err)
 	}
 	if len(opts.Settings) > 0 {
-		opts.Log("the server is not ours: the settings %v are not applied", sortedKeys(opts.Settings))
+		opts.Log("the server is not ours: the settings %v are not applied", slices.Sorted(maps.Keys(opts.Settings)))
 	}
 	return s, nil
 }
@@ -260,24 +257,13 @@ func withConn(ctx context.Context, dsn string, fn func(*pgx.Conn) error) error {
 func settings(own ...map[string]string) []string {
 	all := map[string]string{"fsync": "off", "full_page_writes": "off", "max_connections": "300"}
 	for _, m := range own {
-		for k, v := range m {
-			all[k] = v
-		}
+		maps.Copy(all, m)
 	}
 	var args []string
-	for _, k := range sortedKeys(all) {
+	for _, k := range slices.Sorted(maps.Keys(all)) {
 		args = append(args, "-c", k+"="+all[k])
 	}
 	return args
-}
-
-func sortedKeys(m map[string]string) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
 }
 
 func dsnURL(hostport, password string) string {
