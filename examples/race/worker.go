@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib"
@@ -26,7 +25,6 @@ type result struct {
 	Err     string        `json:",omitempty"`
 	Code    string        `json:",omitempty"` // SQLSTATE
 	Missing int           `json:",omitempty"`
-	Hung    bool          `json:",omitempty"` // it did not even look at its context
 }
 
 // racers are the processes that start together.
@@ -37,7 +35,7 @@ var worker = fleet.Program[job, result]{
 	Env: "BOOTLOCK_RACE_WORKER",
 	Do:  run,
 	Stuck: func(took time.Duration) result {
-		return result{Took: took, Hung: true, Err: "hangs: did not return, nor look at its context"}
+		return result{Took: took, Err: "hangs: did not return, nor look at its context"}
 	},
 	Grace: 3 * time.Second,
 }
@@ -71,8 +69,4 @@ func failed(at time.Time, err error) result {
 		r.Err = "hangs: " + r.Err
 	}
 	return r
-}
-
-func literals(names []string) string {
-	return "'" + strings.Join(names, "', '") + "'"
 }
