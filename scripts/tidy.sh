@@ -3,7 +3,7 @@
 # fails if there were anything to write.
 #
 # The modules require each other in a version that is on no server, and go mod tidy
-# looks past go.work; so it gets them from a folder. Their own hashes, which change
+# looks past go.work; so it gets them from a Git repository. Their own hashes, which change
 # with every commit, are no part of go.sum.
 set -euo pipefail
 
@@ -14,12 +14,13 @@ version=$(sed -n "s|^replace.*||; s|^\t$module \(v[^ ]*\) =>.*|\1|p" go.work)
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/bootlock-tidy.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
-go run scripts/modproxy.go "$version" "$scratch/proxy"
+scripts/publish.sh "$version" "$scratch/repository"
 
-# What the folder serves must not be remembered as if it were published; the rest
-# comes from the module cache of this machine, which serves as a proxy itself.
-GOPROXY="file://$scratch/proxy,file://$(go env GOMODCACHE)/cache/download,$(go env GOPROXY)"
-export GOPROXY GONOSUMDB="$module" GOMODCACHE="$scratch/modcache" GOWORK=off GOFLAGS='-mod=mod -modcacherw'
+# What is there must not be remembered as if it were published; the rest comes from the
+# module cache of this machine, which serves as a proxy itself.
+GOPROXY="file://$(go env GOMODCACHE)/cache/download,$(go env GOPROXY)"
+export GOPROXY GOPRIVATE="$module" GOMODCACHE="$scratch/modcache" GOWORK=off GOFLAGS='-mod=mod -modcacherw'
+export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0="url.file://$scratch/repository.insteadOf" GIT_CONFIG_VALUE_0="https://$module"
 
 failed=0
 for dir in . cmd/bootlock test test/legacy bench examples; do
