@@ -26,8 +26,8 @@ import (
 
 func main() {
 	var err error
-	if worker.IsWorker() {
-		err = worker.Work(os.Stdin, os.Stdout)
+	if os.Getenv(envWorker) != "" {
+		err = work(os.Stdin, os.Stdout)
 	} else {
 		err = race()
 	}
@@ -56,14 +56,14 @@ func race() error {
 		return err
 	}
 	defer func() { _ = server.Stop() }()
-	f, err := worker.Start(slices.Max(p.sizes))
+	f, err := startFleet(slices.Max(p.sizes))
 	if err != nil {
 		return err
 	}
 	fmt.Printf("PostgreSQL %s, %s, %d CPUs\n\n", server.Version, runtime.Version(), runtime.NumCPU())
 	fmt.Print("| library | driver | processes | mode | rounds failed | median time until all are ready | errors |\n|---|---|---|---|---|---|---|\n")
 	tallies, err := p.measure(ctx, server, f, func(t *tally) { fmt.Println(t) })
-	return errors.Join(err, f.Close(), verdict(tallies))
+	return errors.Join(err, f.close(), verdict(tallies))
 }
 
 // version is that of the library in this program, with a space in front.

@@ -40,7 +40,7 @@ func (t *tally) String() string {
 
 // measure runs all rounds. Modes alternate within a round, so that what else
 // the machine does falls on all of them alike.
-func (p plan) measure(ctx context.Context, server *pgtest.Server, f *racers, done func(*tally)) (all []*tally, err error) {
+func (p plan) measure(ctx context.Context, server *pgtest.Server, f fleet, done func(*tally)) (all []*tally, err error) {
 	for i, l := range libraries {
 		if !p.only.MatchString(l.id()) {
 			continue
@@ -66,7 +66,7 @@ func (p plan) measure(ctx context.Context, server *pgtest.Server, f *racers, don
 	return all, nil
 }
 
-func (p plan) round(ctx context.Context, server *pgtest.Server, f *racers, i int, t *tally) error {
+func (p plan) round(ctx context.Context, server *pgtest.Server, f fleet, i int, t *tally) error {
 	dsn, drop, err := server.CreateDatabase(ctx, "race")
 	if err != nil {
 		return err
@@ -77,7 +77,7 @@ func (p plan) round(ctx context.Context, server *pgtest.Server, f *racers, i int
 	if timeout == 0 {
 		timeout = time.Minute
 	}
-	results, err := f.Do(t.n, job{Library: i, Mode: t.mode, DSN: dsn}, timeout)
+	results, err := f.do(t.n, job{Library: i, Mode: t.mode, DSN: dsn}, timeout)
 	if err != nil {
 		return err
 	}

@@ -2,14 +2,17 @@ package main
 
 import (
 	"database/sql"
+	"os"
 	"regexp"
 	"testing"
+	"time"
 
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 func TestMain(m *testing.M) {
-	if worker.IsWorker() {
+	if os.Getenv(envWorker) != "" {
 		main()
 		return
 	}
@@ -24,7 +27,7 @@ func raceOnce(t *testing.T, only string, modes []mode, n, rounds int) []*tally {
 		sizes: []int{n}, rounds: rounds, short: true, seconds: 1,
 		only: regexp.MustCompile(only), modes: modes,
 	}
-	f, err := worker.Start(n)
+	f, err := startFleet(n)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +35,7 @@ func raceOnce(t *testing.T, only string, modes []mode, n, rounds int) []*tally {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Close(); err != nil {
+	if err := f.close(); err != nil {
 		t.Errorf("the workers ended with %v", err)
 	}
 	if len(tallies) == 0 {
@@ -153,4 +156,29 @@ func relations(t *testing.T, db *sql.DB) (n int) {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// A worker that hangs says so, and is replaced. golang-migrate, the first library, does
+// not look at its context.
+func TestHungWorkerIsReplaced(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Shared(t).NewDB(t)
+	f, err := startFleet(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.close() }() // the first one has ended with an error
+	tx := sqltest.Begin(t, sqltest.Open(t, pq, dsn))
+	sqltest.Exec(t, tx, "CREATE TABLE schema_migrations (version bigint); LOCK TABLE pg_catalog.pg_class")
+	for _, hangs := range []bool{true, false} {
+		timeout := time.Minute
+		if hangs {
+			timeout = 100 * time.Millisecond
+		}
+		results, err := f.do(1, job{Library: 0, Mode: readme, DSN: dsn}, timeout)
+		if err != nil || results[0].Hung != hangs {
+			t.Fatalf("got %+v, %v; want it to hang: %t", results, err, hangs)
+		}
+		_ = tx.Rollback()
+	}
 }

@@ -8,8 +8,6 @@ import (
 
 	_ "github.com/jackc/pgx/v5/stdlib"
 	_ "github.com/lib/pq"
-
-	"github.com/bootlock/bootlock/test/fleet"
 )
 
 // job is what a worker process is told to do.
@@ -25,22 +23,11 @@ type result struct {
 	Err     string        `json:",omitempty"`
 	Code    string        `json:",omitempty"` // SQLSTATE
 	Missing int           `json:",omitempty"`
+	Hung    bool          `json:",omitempty"` // it did not even look at its context
 }
 
-// racers are the processes that start together.
-type racers = fleet.Fleet[job, result]
-
-// worker is what each of them is.
-var worker = fleet.Program[job, result]{
-	Env: "BOOTLOCK_RACE_WORKER",
-	Do:  run,
-	Stuck: func(took time.Duration) result {
-		return result{Took: took, Err: "hangs: did not return, nor look at its context"}
-	},
-	Grace: 3 * time.Second,
-}
-
-func run(ctx context.Context, at time.Time, j job) result {
+// do starts like one of many processes that began at the given time.
+func (j job) do(ctx context.Context, at time.Time) result {
 	l := libraries[j.Library]
 	p, err := l.open(ctx, j.DSN)
 	if err != nil {
