@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -149,11 +148,13 @@ func Verify(ops []Op) error {
 	if !errors.As(err, &no) {
 		return err
 	}
-	path, saving := no.Save(filepath.Join(os.TempDir(), "bootlock-histories"))
+	file, saving := os.CreateTemp("", "bootlock-history-*.html")
 	if saving != nil {
 		return errors.Join(err, saving)
 	}
-	return fmt.Errorf("%w: see %s", err, path)
+	// The longest orders that go well, and the operation at which they end.
+	saving = errors.Join(porcupine.Visualize(lock(), no.info, file), file.Close())
+	return errors.Join(fmt.Errorf("%w: see %s", err, file.Name()), saving)
 }
 
 // Check is Verify without a picture. Its error is a [*Rejected] if there is no order.
@@ -173,19 +174,6 @@ type Rejected struct{ info porcupine.LinearizationInfo }
 
 func (r *Rejected) Error() string {
 	return "no order of what happened is one of a lock that keeps its promises"
-}
-
-// Save draws the history as a page, with the longest orders that go well and the
-// operation at which they end, and returns its path.
-func (r *Rejected) Save(dir string) (path string, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
-	}
-	file, err := os.CreateTemp(dir, "history-*.html")
-	if err != nil {
-		return "", err
-	}
-	return file.Name(), errors.Join(porcupine.Visualize(lock(), r.info, file), file.Close())
 }
 
 // lingers is how long after the end of a call the server may still have its session, if

@@ -53,7 +53,7 @@ func (b *bench) judge(ctx context.Context, mutants []mutant) error {
 		if m.list == "fast" {
 			limit = limitFast
 		}
-		v, err := b.try(ctx, m, limit, m.In, m.Run)
+		v, err := b.try(ctx, m, limit)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -82,29 +82,6 @@ func (b *bench) judge(ctx context.Context, mutants []mutant) error {
 	return nil
 }
 
-// look says which mutants a test finds that is not the one in the list.
-func (b *bench) look(ctx context.Context, mutants []mutant, dir, run string, args []string) error {
-	if v, err := b.test(ctx, limitGreen, dir, run, "", args...); err != nil || v.test != "" {
-		return errors.Join(err, fmt.Errorf("%s in %s has to pass without any mutant: %v", run, dir, v))
-	}
-	found := 0
-	for i, m := range mutants {
-		v, err := b.try(ctx, m, limitGreen, dir, run, args...)
-		if err != nil {
-			return fmt.Errorf("%v: %w", m, err)
-		}
-		fmt.Printf("%3d/%d  %s\n", i+1, len(mutants), m)
-		if v.test == "" {
-			fmt.Printf("         not found in %v\n", v.took.Round(10*time.Millisecond))
-			continue
-		}
-		fmt.Printf("         %v\n", v)
-		found++
-	}
-	fmt.Printf("%d of %d mutants found by %s in %s\n", found, len(mutants), run, dir)
-	return nil
-}
-
 // green runs the tests on the code as it is: one that fails there would say
 // nothing about a mutant.
 func (b *bench) green(ctx context.Context, mutants []mutant) error {
@@ -130,7 +107,7 @@ func (b *bench) green(ctx context.Context, mutants []mutant) error {
 }
 
 // try runs tests on a mutant.
-func (b *bench) try(ctx context.Context, m mutant, limit time.Duration, in, run string, args ...string) (verdict, error) {
+func (b *bench) try(ctx context.Context, m mutant, limit time.Duration) (verdict, error) {
 	text, err := m.apply(b.root)
 	if err != nil {
 		return verdict{}, err
@@ -145,16 +122,13 @@ func (b *bench) try(ctx context.Context, m mutant, limit time.Duration, in, run 
 	if err := errors.Join(err, os.WriteFile(mutated, []byte(text), 0o600), os.WriteFile(overlay, replace, 0o600)); err != nil {
 		return verdict{}, err
 	}
-	return b.test(ctx, limit, in, run, overlay, args...)
+	return b.test(ctx, limit, m.In, m.Run, overlay)
 }
 
 // test runs tests, with an overlay that what they compile is compiled with, too.
-func (b *bench) test(ctx context.Context, limit time.Duration, dir, run, overlay string, args ...string) (verdict, error) {
-	test := []string{
-		"test", "-C", filepath.Join(b.root, dir), "-count=1", "-vet=off", "-failfast",
-		"-timeout=" + limit.String(), "-run=" + run, ".",
-	}
-	cmd := exec.CommandContext(ctx, "go", append(test, args...)...)
+func (b *bench) test(ctx context.Context, limit time.Duration, dir, run, overlay string) (verdict, error) {
+	cmd := exec.CommandContext(ctx, "go", "test", "-C", filepath.Join(b.root, dir), "-count=1", "-vet=off", "-failfast",
+		"-timeout="+limit.String(), "-run="+run, ".")
 	cmd.Env = os.Environ()
 	if overlay != "" {
 		cmd.Env = append(cmd.Env, "GOFLAGS="+strings.TrimSpace(os.Getenv("GOFLAGS")+" -overlay="+overlay))
