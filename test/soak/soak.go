@@ -218,12 +218,10 @@ func one(is bool) int {
 	return 0
 }
 
-func (t tally) sections() int { return t.held + t.inTx }
-
 func (t tally) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d critical sections in %v: %d by Hold, %d by WithXactLock; %d ended with an error, %d calls failed before\n",
-		t.sections(), t.lasted.Round(time.Second), t.held, t.inTx, t.lost, t.failed)
+		t.held+t.inTx, t.lasted.Round(time.Second), t.held, t.inTx, t.lost, t.failed)
 	fmt.Fprintf(&b, "updates of counters: %d committed, of which %d were lost; %d stale; %d refused by their fence\n",
 		t.rows, t.rows-t.counted, t.stale, t.refused)
 	n := 0
