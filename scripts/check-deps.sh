@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# check-deps.sh [-table]: what the library costs its users.
+# check-deps.sh: what the library costs its users.
 #
 # Programs of several kinds get the module from a Git repository of this machine, as
 # they would get a published version. Nothing that they had may move, one
-# line "added" is printed, and go.sum grows by two lines. -table prints what happened
-# as a Markdown table too.
+# line "added" is printed, and go.sum grows by two lines.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -51,11 +50,6 @@ scripts/publish.sh "$version" "$scratch/repository"
 GOPROXY="file://$(go env GOMODCACHE)/cache/download,$(go env GOPROXY)"
 export GOPROXY GOPRIVATE="$module" GOMODCACHE="$scratch/modcache" GOWORK=off GOFLAGS=-modcacherw
 export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0="url.file://$scratch/repository.insteadOf" GIT_CONFIG_VALUE_0="https://$module"
-
-# shellcheck disable=SC2016 # a word in Markdown
-table='| program | its modules that moved | modules that joined its graph | `go get` says, in lines | new lines in go.sum |
-|---|---|---|---|---|
-'
 
 # user NAME GO MODULE@VERSION…: a program of that Go version with these modules gets
 # the library, then imports it and its test kit.
@@ -138,7 +132,6 @@ examine() {
 	fi
 	# shellcheck disable=SC1090 # written by user
 	source "$scratch/$name/verdict"
-	table+="| $name: go $2${3:+, ${*:3}} | $moved | $joined | $(wc -l <<<"$said"): \`$(head -n 1 <<<"$said")\` | $lines |"$'\n'
 	if [ "$moved" != 0 ]; then
 		fail "$name: modules of the program moved: $moved"
 		diff "$scratch/$name/before" "$scratch/$name/after" || true
@@ -164,11 +157,9 @@ if GOBIN="$scratch/bin" go install "$module/cmd/bootlock@$version" 2>"$scratch/l
 	modules=$(go version -m "$scratch/bin/bootlock" | grep -c '^	dep')
 	size=$(($(wc -c <"$scratch/bin/bootlock") / 1000))
 	say "go install $module/cmd/bootlock@$version: $modules modules, $size kB"
-	table+=$'\n'"The command links $modules modules; its binary has $size kB."$'\n'
 else
 	fail "go install $module/cmd/bootlock@$version does not work:"
 	cat "$scratch/log"
 fi
 
-[ "${1:-}" != -table ] || printf '\n%s' "$table"
 exit "$failed"

@@ -22,20 +22,17 @@ const (
 	containerLimit = time.Hour
 )
 
-// errNoDaemon means that no Docker daemon answers.
-var errNoDaemon = errors.New("no Docker daemon answers")
-
 // connectDocker returns a pool whose daemon answers. close leaves no idle
 // connection, with its goroutines, behind.
 func connectDocker(ctx context.Context) (pool *dockertest.Pool, closeIdle func(), err error) {
 	pool, err = dockertest.NewPool("")
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", errNoDaemon, err)
+		return nil, nil, fmt.Errorf("no Docker daemon answers: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	if err := pool.Client.PingWithContext(ctx); err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", errNoDaemon, err)
+		return nil, nil, fmt.Errorf("no Docker daemon answers: %w", err)
 	}
 	return pool, pool.Client.HTTPClient.CloseIdleConnections, nil
 }

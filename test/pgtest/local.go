@@ -10,8 +10,6 @@ import (
 	"strings"
 )
 
-var errNoBinaries = errors.New("no folder with initdb and postgres found (pg_config --bindir, /usr/lib/postgresql/*/bin, PATH and the usual others)")
-
 // BinDir returns the folder of the newest server binaries on this machine.
 func BinDir() (string, error) {
 	for _, dir := range binDirs() {
@@ -19,7 +17,7 @@ func BinDir() (string, error) {
 			return dir, nil
 		}
 	}
-	return "", errNoBinaries
+	return "", errors.New("no folder with initdb and postgres found (pg_config --bindir, /usr/lib/postgresql/*/bin, PATH and the usual others)")
 }
 
 // binDirs returns where server binaries may be, in the order of preference.

@@ -81,9 +81,7 @@ type Server struct {
 	logf    func(format string, args ...any)
 	logText func(ctx context.Context) (string, error) // nil: not ours, no log
 
-	stop    func() error // nil: not ours, nothing to stop
-	once    sync.Once
-	stopErr error
+	stop func() error // nil: not ours, nothing to stop
 }
 
 // live keeps started servers reachable. The end of a watchdog's pipe must not be
@@ -109,6 +107,9 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		return nil, fmt.Errorf("pgtest: start: %w", err)
 	}
 	s.logf = opts.Log
+	if s.stop != nil {
+		s.stop = sync.OnceValue(s.stop)
+	}
 	live.Store(s, nil)
 	opts.Log("PostgreSQL %s from %s", s.Version, s.Origin)
 	return s, nil
@@ -142,24 +143,15 @@ func start(ctx context.Context, opts Options) (*Server, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	return nil, &noServerError{docker: dockerErr, local: localErr}
-}
-
-// noServerError says what was tried and how to get a server.
-type noServerError struct{ docker, local error }
-
-func (e *noServerError) Error() string {
-	return fmt.Sprintf(`no PostgreSQL to be had. Any one of these will do:
+	return nil, fmt.Errorf(`no PostgreSQL to be had. Any one of these will do:
 	- install the server binaries: apt-get install postgresql, dnf install postgresql-server, brew install postgresql
 	- start Docker (and let it have the image %s, or name another in %s)
 	- set %s to the URL of a server, as a superuser: postgres://user:password@host:5432/postgres
 what was tried:
-	- %s is not set
-	- Docker: %v
-	- local binaries: %v`, DefaultImage, EnvImage, EnvDSN, EnvDSN, e.docker, e.local)
+	- %[3]s is not set
+	- Docker: %[4]w
+	- local binaries: %[5]w`, DefaultImage, EnvImage, EnvDSN, dockerErr, localErr)
 }
-
-func (e *noServerError) Unwrap() []error { return []error{e.docker, e.local} }
 
 func useDSN(ctx context.Context, opts Options) (*Server, error) {
 	s := &Server{DSN: os.Getenv(EnvDSN), Origin: "the DSN in " + EnvDSN}
@@ -194,16 +186,14 @@ func (s *Server) Log(ctx context.Context) (string, error) {
 // Stop stops the server at once and removes its data; a server given by a DSN is
 // left alone. Later calls return what the first one did.
 func (s *Server) Stop() error {
-	s.once.Do(func() {
-		live.Delete(s)
-		if s.stop == nil {
-			return
-		}
-		if err := s.stop(); err != nil {
-			s.stopErr = fmt.Errorf("pgtest: stop: %w", err)
-		}
-	})
-	return s.stopErr
+	live.Delete(s)
+	if s.stop == nil {
+		return nil
+	}
+	if err := s.stop(); err != nil {
+		return fmt.Errorf("pgtest: stop: %w", err)
+	}
+	return nil
 }
 
 func (s *Server) stopped() bool {
