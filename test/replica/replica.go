@@ -99,7 +99,7 @@ const serverLog = "bootlock.log"
 
 // The shell ends the server and removes its files when this process is gone, and its
 // standard input with it.
-const replicaScript = `dir=$1; shift; "$@" >>"$dir/`+serverLog+`" 2>&1 </dev/null & cat >/dev/null; kill -QUIT $! 2>/dev/null; wait; rm -rf "$dir"`
+const replicaScript = `dir=$1; shift; "$@" >>"$dir/` + serverLog + `" 2>&1 </dev/null & cat >/dev/null; kill -QUIT $! 2>/dev/null; wait; rm -rf "$dir"`
 
 func (s *Server) start(t *testing.T, settings ...string) {
 	t.Helper()
