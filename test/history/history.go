@@ -52,28 +52,7 @@ type Op struct {
 }
 
 func (o Op) String() string {
-	switch o.Kind {
-	case Granted:
-		if !o.Lease {
-			return fmt.Sprintf("%d granted, in a transaction", o.Holder)
-		}
-	case Refused, Failed:
-		return string(o.Kind)
-	case Ended:
-		if o.Process == Everybody {
-			return "sessions of all are ended"
-		}
-		return "its sessions are ended"
-	case Released:
-		if !o.OK {
-			return fmt.Sprintf("%d released, error", o.Holder)
-		}
-	case Fenced:
-		if !o.OK {
-			return fmt.Sprintf("%d refused by its fence", o.Holder)
-		}
-	}
-	return fmt.Sprintf("%d %s", o.Holder, o.Kind)
+	return fmt.Sprintf("%d of process %d %s, lease %t, OK %t", o.Holder, o.Process, o.Kind, o.Lease, o.OK)
 }
 
 // Log collects what happens. It is safe for concurrent use.

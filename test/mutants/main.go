@@ -1,5 +1,5 @@
 // Command mutants breaks the code on purpose, in one place at a time, and says
-// which test notices and after how long.
+// which test notices.
 //
 // Each mutant is an entry of a list beside this file: fast.toml for those that
 // tests without a server find, server.toml for the others. A file is changed in
