@@ -157,7 +157,12 @@ func (s *Server) End(t *testing.T, signal syscall.Signal) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	processes := append(s.backends(t), pid)
+	db := sqltest.Open(t, "pgx", s.DSN())
+	processes := []int{pid}
+	for _, backend := range strings.Fields(sqltest.Ask[string](t, db, "SELECT string_agg(pid::text, ' ') FROM pg_stat_activity")) {
+		pid, _ := strconv.Atoi(backend)
+		processes = append(processes, pid)
+	}
 	if err := syscall.Kill(pid, signal); err != nil {
 		t.Fatal(err)
 	}
@@ -166,38 +171,12 @@ func (s *Server) End(t *testing.T, signal syscall.Signal) {
 	})
 }
 
-func (s *Server) backends(t *testing.T) (pids []int) {
-	t.Helper()
-	db := sqltest.Open(t, "pgx", s.DSN())
-	rows, err := db.QueryContext(t.Context(), "SELECT pid FROM pg_stat_activity")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var pid int
-		if err := rows.Scan(&pid); err != nil {
-			t.Fatal(err)
-		}
-		pids = append(pids, pid)
-	}
-	if err := rows.Err(); err != nil {
-		t.Fatal(err)
-	}
-	return pids
-}
-
 // CatchUp waits until the standby has replayed what the primary has written.
 func (s *Server) CatchUp(t *testing.T, primary *Server) {
 	t.Helper()
 	from, to := sqltest.Open(t, "pgx", primary.DSN()), sqltest.Open(t, "pgx", s.DSN())
-	var written string
-	if err := from.QueryRowContext(t.Context(), "SELECT pg_current_wal_lsn()::text").Scan(&written); err != nil {
-		t.Fatal(err)
-	}
+	written := sqltest.Ask[string](t, from, "SELECT pg_current_wal_lsn()::text")
 	await.True(t, "the standby has caught up", func() bool {
-		var there bool
-		err := to.QueryRowContext(t.Context(), "SELECT pg_last_wal_replay_lsn() >= '"+written+"'").Scan(&there)
-		return err == nil && there
+		return sqltest.Ask[bool](t, to, "SELECT coalesce(pg_last_wal_replay_lsn() >= $1::pg_lsn, false)", written)
 	})
 }
