@@ -3,8 +3,8 @@
 # fails if there is something to write.
 #
 # The modules require each other in a version that no server has, and go mod tidy
-# ignores go.work, so it gets them from a folder. Their own hashes change with every
-# commit and stay out of go.sum.
+# ignores go.work, so it gets them from a local Git repository. Their own hashes change
+# with every commit and stay out of go.sum.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -14,12 +14,13 @@ version=$(sed -n "s|^replace.*||; s|^\t$module \(v[^ ]*\) =>.*|\1|p" go.work)
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/bootlock-tidy.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
-go run scripts/modproxy.go "$version" "$scratch/proxy"
+scripts/publish.sh "$version" "$scratch/repository"
 
-# The versions of the folder must not get into the module cache of this machine, which
-# serves as a proxy for the rest.
-GOPROXY="file://$scratch/proxy,file://$(go env GOMODCACHE)/cache/download,$(go env GOPROXY)"
-export GOPROXY GONOSUMDB="$module" GOMODCACHE="$scratch/modcache" GOWORK=off GOFLAGS='-mod=mod -modcacherw'
+# The versions of the repository must not get into the module cache of this machine,
+# which serves as a proxy for the rest.
+GOPROXY="file://$(go env GOMODCACHE)/cache/download,$(go env GOPROXY)"
+export GOPROXY GOPRIVATE="$module" GOMODCACHE="$scratch/modcache" GOWORK=off GOFLAGS='-mod=mod -modcacherw'
+export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0="url.file://$scratch/repository.insteadOf" GIT_CONFIG_VALUE_0="https://$module"
 
 failed=0
 for dir in . cmd/bootlock test test/legacy bench examples; do

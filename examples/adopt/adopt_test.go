@@ -3,7 +3,6 @@
 package adopt
 
 import (
-	"context"
 	"database/sql"
 	"fmt"
 	"os"
@@ -12,11 +11,12 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	_ "github.com/lib/pq"
 
+	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 const processes = 8
@@ -159,24 +159,10 @@ func startAll(t *testing.T, program, catalog, exists string) []string {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	dsn := pgtest.Shared(t).NewDB(t)
-	db, err := sql.Open("postgres", dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	if exists != "" {
-		if _, err := db.ExecContext(t.Context(), exists); err != nil {
-			t.Fatal(err)
-		}
-	}
-	gate, err := db.BeginTx(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer gate.Rollback() //nolint:errcheck // it is rolled back below, unless the test ends before
-	if _, err := gate.ExecContext(t.Context(), "LOCK TABLE pg_catalog."+catalog+" IN SHARE MODE"); err != nil {
-		t.Fatal(err)
-	}
+	db := sqltest.Open(t, "postgres", dsn)
+	sqltest.Exec(t, db, exists)
+	gate := sqltest.Begin(t, db)
+	sqltest.Exec(t, gate, "LOCK TABLE pg_catalog."+catalog+" IN SHARE MODE")
 
 	ends := make(chan string, processes)
 	for i := range processes {
@@ -193,14 +179,12 @@ func startAll(t *testing.T, program, catalog, exists string) []string {
 		}()
 	}
 	if strings.HasSuffix(program, "before") {
-		await(t, db, processes, "wait_event_type = 'Lock'")
+		awaitSessions(t, db, processes, "wait_event_type = 'Lock'")
 	} else { // all but one wait for the guard, blocked or not
-		await(t, db, processes, "true")
-		await(t, db, 1, "wait_event_type = 'Lock' AND wait_event = 'relation'")
+		awaitSessions(t, db, processes, "true")
+		awaitSessions(t, db, 1, "wait_event_type = 'Lock' AND wait_event = 'relation'")
 	}
-	if err := gate.Rollback(); err != nil {
-		t.Fatal(err)
-	}
+	sqltest.Commit(t, gate)
 	outs := make([]string, processes)
 	for i := range outs {
 		outs[i] = <-ends
@@ -208,37 +192,20 @@ func startAll(t *testing.T, program, catalog, exists string) []string {
 	return outs
 }
 
-// await returns when n processes have been seen with a session that meets the
+// awaitSessions returns when n processes have been seen with a session that meets the
 // condition.
-func await(t *testing.T, db *sql.DB, n int, condition string) {
+func awaitSessions(t *testing.T, db *sql.DB, n int, condition string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	for seen := map[string]bool{}; len(seen) < n; time.Sleep(10 * time.Millisecond) {
-		names, err := sessions(ctx, db, condition)
-		if err != nil {
-			t.Fatalf("%d of %d processes with %s: %v", len(seen), n, condition, err)
-		}
-		for _, name := range names {
+	seen := map[string]bool{}
+	await.Until(t, fmt.Sprintf("%d processes with %s", n, condition), func() error {
+		names := sqltest.Ask[string](t, db, "SELECT coalesce(string_agg(application_name, ','), '') FROM pg_stat_activity "+
+			"WHERE datname = current_database() AND application_name LIKE 'process %' AND "+condition)
+		for _, name := range strings.FieldsFunc(names, func(r rune) bool { return r == ',' }) {
 			seen[name] = true
 		}
-	}
-}
-
-// sessions returns the processes that have a session that meets the condition.
-func sessions(ctx context.Context, db *sql.DB, condition string) (names []string, err error) {
-	rows, err := db.QueryContext(ctx, "SELECT application_name FROM pg_stat_activity "+
-		"WHERE datname = current_database() AND application_name LIKE 'process %' AND "+condition)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return nil, err
+		if len(seen) < n {
+			return fmt.Errorf("seen %d", len(seen))
 		}
-		names = append(names, name)
-	}
-	return names, rows.Err()
+		return nil
+	})
 }

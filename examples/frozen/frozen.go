@@ -17,10 +17,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"os"
 	"os/exec"
-	"strings"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -42,7 +43,8 @@ func migrate(ctx context.Context, db *sql.DB, name string, fenced bool, pause fu
 		pause()
 		// A context that has ended would stop what follows, if it were looked at in
 		// time. What a process does in the instant after its thaw, it does without.
-		ctx = context.WithoutCancel(ctx)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
 		tx, err := db.BeginTx(ctx, nil)
 		if err != nil {
 			return err
@@ -61,127 +63,78 @@ func migrate(ctx context.Context, db *sql.DB, name string, fenced bool, pause fu
 	})
 }
 
-// child is one of the two processes. It pauses until it is told to go on.
-func child(name string) error {
+// first is the first process. It pauses until its input ends.
+func first(ctx context.Context) error {
 	db, err := sql.Open("pgx", os.Getenv("DATABASE_URL"))
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	in := bufio.NewScanner(os.Stdin)
-	err = migrate(context.Background(), db, name, os.Getenv("FENCE") == "1", func() {
+	err = migrate(ctx, db, "first", os.Getenv("FENCED") == "true", func() {
 		fmt.Println("in the middle")
-		in.Scan()
+		_, _ = io.Copy(io.Discard, os.Stdin)
 	})
-	// The first one has lost its lock in either case. Whether it has written
-	// is for the table to tell.
+	// It has lost its lock in either case. Whether it has written is for the table
+	// to tell.
 	if errors.Is(err, advisorylock.ErrLost) {
 		return nil
 	}
 	return err
 }
 
-// show runs the two processes and returns whose plan there is in the end.
+// show runs the first process, is the second one itself, and returns whose plan there
+// is in the end.
 func show(ctx context.Context, dsn string, fenced bool) (plan string, err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	start := func(name string) (p *process, err error) {
-		p = &process{cmd: exec.CommandContext(ctx, self, name)}
-		p.cmd.Env = append(os.Environ(), "DATABASE_URL="+dsn, "FENCE=0", "FROZEN="+name)
-		if fenced {
-			p.cmd.Env = append(p.cmd.Env, "FENCE=1")
-		}
-		return p, p.start()
-	}
-
-	first, err := start("first")
-	if err != nil {
-		return "", err
-	}
-	defer first.kill()
-	if err := first.signal(syscall.SIGSTOP); err != nil {
-		return "", err
-	}
-	second, err := start("second") // has the lock when the lease of the first is over
-	if err != nil {
-		return "", err
-	}
-	defer second.kill()
-	if err := second.goOn(); err != nil {
-		return "", err
-	}
-	if err := first.signal(syscall.SIGCONT); err != nil {
-		return "", err
-	}
-	if err := first.goOn(); err != nil {
-		return "", err
-	}
-
 	db, err := sql.Open("pgx", dsn)
 	if err != nil {
 		return "", err
 	}
 	defer db.Close()
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, self)
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+dsn, "FENCED="+strconv.FormatBool(fenced))
+	cmd.Stderr = os.Stderr
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {
+		return "", err
+	}
+	defer func() {
+		_ = cmd.Process.Kill() // unless it has come to its end
+		_ = cmd.Wait()
+	}()
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		return "", fmt.Errorf("the first process did not come to the middle: %w", err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		return "", err
+	}
+	// The second one has the lock when the lease of the first is over.
+	if err := migrate(ctx, db, "second", fenced, func() {}); err != nil {
+		return "", err
+	}
+	if err := errors.Join(cmd.Process.Signal(syscall.SIGCONT), in.Close(), cmd.Wait()); err != nil {
+		return "", err
+	}
 	err = db.QueryRowContext(ctx, "SELECT plan FROM settings").Scan(&plan)
 	return plan, err
 }
 
-// process is one that has come to the middle.
-type process struct {
-	cmd *exec.Cmd
-	in  *os.File
-}
-
-func (p *process) start() error {
-	in, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer in.Close() //nolint:errcheck // the process has its own
-	p.in, p.cmd.Stdin, p.cmd.Stderr = w, in, os.Stderr
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := p.cmd.Start(); err != nil {
-		return err
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err == nil && strings.TrimSpace(line) != "in the middle" {
-		err = fmt.Errorf("the process said %q", line)
-	}
-	return err
-}
-
-func (p *process) signal(s syscall.Signal) error { return p.cmd.Process.Signal(s) }
-
-// goOn lets the process go on and waits for its end.
-func (p *process) goOn() error {
-	if err := p.in.Close(); err != nil {
-		return err
-	}
-	return p.cmd.Wait()
-}
-
-// kill ends a process that has not come to its end.
-func (p *process) kill() {
-	_ = p.in.Close()
-	_ = p.cmd.Process.Kill()
-	_ = p.cmd.Wait()
-}
-
 func main() {
 	log.SetFlags(0)
-	if name := os.Getenv("FROZEN"); name != "" {
-		if err := child(name); err != nil {
-			log.Fatalf("%s: %v", name, err)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if os.Getenv("FENCED") != "" {
+		if err := first(ctx); err != nil {
+			log.Fatal(err)
 		}
 		return
 	}
 	for _, fenced := range []bool{false, true} {
-		plan, err := show(context.Background(), os.Getenv("DATABASE_URL"), fenced)
+		plan, err := show(ctx, os.Getenv("DATABASE_URL"), fenced)
 		if err != nil {
 			log.Fatal(err)
 		}

@@ -11,16 +11,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if name := os.Getenv("FROZEN"); name != "" {
-		if err := child(name); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+	if os.Getenv("FENCED") != "" {
+		main()
+		return
 	}
-	code := m.Run()
-	pgtest.Shutdown()
-	os.Exit(code)
+	defer pgtest.Shutdown()
+	m.Run()
 }
 
 func TestFrozen(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 func TestMain(m *testing.M) {
@@ -76,21 +77,8 @@ func printSpans(ended []sdktrace.ReadOnlySpan) {
 // to say for whom it waited.
 func TestLockSpanNamesTheHolder(t *testing.T) {
 	t.Parallel()
-	db, err := sql.Open("pgx", pgtest.Shared(t).NewDB(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	holder, err := db.BeginTx(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer holder.Rollback() //nolint:errcheck // nothing was written
-	lock := fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", int64(schemaguard.KeyFor("app")))
-	if _, err := holder.ExecContext(t.Context(), lock); err != nil {
-		t.Fatal(err)
-	}
-
+	dsn := pgtest.Shared(t).NewDB(t)
+	holder := sqltest.Occupy(t, dsn, schemaguard.KeyFor("app"))
 	spans := tracetest.NewSpanRecorder()
 	tr := oteltrace.Trace(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("bootlock"))
 	waiting := tr.Waiting
@@ -100,7 +88,7 @@ func TestLockSpanNamesTheHolder(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := (schemaguard.Guard{Trace: tr}).Ensure(t.Context(), db, "app", nil); err != nil {
+	if err := (schemaguard.Guard{Trace: tr}).Ensure(t.Context(), sqltest.Open(t, "pgx", dsn), "app", nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range spans.Ended() {

@@ -3,11 +3,11 @@ package main
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/url"
-	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,80 +16,72 @@ import (
 
 // tally is what one library did in one mode with one number of processes.
 type tally struct {
-	Library string
-	Folder  string
-	Driver  string
-	Special string
-	OwnLock bool
-	Mode    mode
-	N       int
-	Rounds  int
-	Failed  int
-	Errors  int
-	Silent  int
-	Broken  int // a table missing, an index invalid, a version dirty
-	Ready   []int64
+	library
+	mode   mode
+	n      int
+	rounds int
+	failed int
+	ready  []time.Duration // of the rounds in which none failed
+	texts  map[string]int  // of errors
+}
 
-	Texts map[string]int
+func (t *tally) String() string {
+	name := t.name + t.version()
+	if t.special != "" {
+		name += ", " + t.special
+	}
+	driver := map[string]string{pq: "lib/pq", pgx: "pgx", pgx + "pool": "pgxpool"}[t.driver]
+	median := "–"
+	if sorted := slices.Sorted(slices.Values(t.ready)); len(sorted) > 0 {
+		median = sorted[len(sorted)/2].Round(time.Millisecond).String()
+	}
+	return fmt.Sprintf("| %s | %s | %d | %s | %d/%d | %s | %v |", name, driver, t.n, t.mode, t.failed, t.rounds, median, t.texts)
 }
 
 // measure runs all rounds. Modes alternate within a round, so that what else
 // the machine does falls on all of them alike.
-func (p plan) measure(ctx context.Context, server *pgtest.Server, f *racers) (*report, error) {
-	r := newReport(server)
+func (p plan) measure(ctx context.Context, server *pgtest.Server, f fleet, done func(*tally)) (all []*tally, err error) {
 	for i, l := range libraries {
 		if !p.only.MatchString(l.id()) {
 			continue
 		}
 		for _, n := range p.sizesOf(l) {
-			begun := time.Now()
-			tallies := make([]*tally, 0)
+			var tallies []*tally
 			for _, m := range p.modesOf(l, n) {
-				tallies = append(tallies, &tally{
-					Library: l.name, Folder: l.folder, Driver: l.driver, Special: l.special, OwnLock: l.ownLock,
-					Mode: m, N: n, Texts: map[string]int{},
-				})
+				tallies = append(tallies, &tally{library: l, mode: m, n: n, texts: map[string]int{}})
 			}
-			for round := range p.roundsOf(l) {
+			for range p.roundsOf(l) {
 				for _, at := range rand.Perm(len(tallies)) {
-					if round > 0 && l.special != "" && tallies[at].Mode == blocking {
-						continue // it hangs until its time is up; once will do
-					}
 					if err := p.round(ctx, server, f, i, tallies[at]); err != nil {
-						return nil, fmt.Errorf("%s, %d processes, %s: %w", l.id(), n, tallies[at].Mode, err)
+						return nil, fmt.Errorf("%s, %d processes, %s: %w", l.id(), n, tallies[at].mode, err)
 					}
 				}
 			}
-			fmt.Fprintf(os.Stderr, "%-22s %2d processes %5.1fs", l.id(), n, time.Since(begun).Seconds())
 			for _, t := range tallies {
-				fmt.Fprintf(os.Stderr, " | %s %d/%d %s", t.Mode, t.Failed, t.Rounds, milliseconds(t.median()))
-				r.Tallies = append(r.Tallies, t)
+				done(t)
 			}
-			fmt.Fprintln(os.Stderr)
+			all = append(all, tallies...)
 		}
 	}
-	return r, nil
+	return all, nil
 }
 
-func (p plan) round(ctx context.Context, server *pgtest.Server, f *racers, i int, t *tally) error {
-	l := libraries[i]
+func (p plan) round(ctx context.Context, server *pgtest.Server, f fleet, i int, t *tally) error {
 	dsn, drop, err := server.CreateDatabase(ctx, "race")
 	if err != nil {
 		return err
 	}
 	defer drop()
-	if dsn, err = p.dsn(dsn, t.Mode); err != nil {
-		return err
-	}
-	timeout := l.timeout
+	dsn = p.dsn(dsn, t.mode)
+	timeout := t.timeout
 	if timeout == 0 {
 		timeout = time.Minute
 	}
-	results, err := f.Do(t.N, job{Library: i, Mode: t.Mode, DSN: dsn}, timeout)
+	results, err := f.do(t.n, job{Library: i, Mode: t.mode, DSN: dsn}, timeout)
 	if err != nil {
 		return err
 	}
-	broken, err := l.broken(ctx, dsn)
+	broken, err := t.broken(ctx, dsn)
 	if err != nil {
 		return err
 	}
@@ -101,23 +93,41 @@ func (t *tally) add(results []result, broken bool) {
 	ready, failed := time.Duration(0), broken
 	for _, r := range results {
 		ready = max(ready, r.Took)
-		failed = failed || r.Err != "" || r.Missing > 0
+		if r.Err == "" && r.Missing > 0 {
+			r.Err = "no error, while a table or index is missing"
+		}
 		if r.Err != "" {
-			t.Errors++
-			t.Texts[brief(r)]++
-		} else if r.Missing > 0 {
-			t.Silent++
+			t.texts[brief(r)]++
+			failed = true
 		}
 	}
-	t.Rounds++
-	if broken {
-		t.Broken++
-	}
+	t.rounds++
 	if failed {
-		t.Failed++
+		t.failed++
 		return
 	}
-	t.Ready = append(t.Ready, ready.Microseconds())
+	t.ready = append(t.ready, ready)
+}
+
+// verdict is an error if a guarded process failed, or if nothing unguarded did
+// with a library that has no lock: then the race was none.
+func verdict(tallies []*tally) error {
+	var errs []error
+	control := map[string]int{} // failures without a guard
+	for _, t := range tallies {
+		if t.mode.guarded() && t.failed > 0 {
+			errs = append(errs, fmt.Errorf("failed under the guard: %v", t))
+		}
+		if !t.mode.guarded() && !t.ownLock {
+			control[t.id()] += t.failed // also if that is 0: it has to be in the map
+		}
+	}
+	for id, failures := range control {
+		if failures == 0 {
+			errs = append(errs, fmt.Errorf("%s: the control group without a guard never failed", id))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // broken reports whether the database is left in a state that the next start
@@ -137,16 +147,12 @@ func (l library) broken(ctx context.Context, dsn string) (bool, error) {
 	return rows > 0, err
 }
 
-func (p plan) dsn(dsn string, m mode) (string, error) {
-	u, err := url.Parse(dsn)
-	if err != nil {
-		return "", err
+func (p plan) dsn(dsn string, m mode) string {
+	path := schema
+	if m == readme {
+		path = "public"
 	}
-	q := u.Query()
-	q.Set("search_path", m.searchPath())
-	q.Set("example.seconds", fmt.Sprint(p.seconds))
-	u.RawQuery = q.Encode()
-	return u.String(), nil
+	return pgtest.WithParams(dsn, "search_path", path, "example.seconds", fmt.Sprint(p.seconds))
 }
 
 var lineBreaks = regexp.MustCompile(`\s+`)
@@ -157,9 +163,7 @@ func brief(r result) string {
 	if i := strings.Index(text, "Process "); i > 0 { // the detail of a deadlock has pids
 		text = text[:i]
 	}
-	if runes := []rune(text); len(runes) > 160 {
-		text = string(runes[:160]) + "…"
-	}
+	text = strings.ReplaceAll(fmt.Sprintf("%.160s", text), "|", "/")
 	if r.Code != "" && !strings.Contains(text, r.Code) {
 		text += " (" + r.Code + ")"
 	}

@@ -13,7 +13,7 @@ type plan struct {
 	short   bool
 	seconds int // how long the slow migration takes
 	only    *regexp.Regexp
-	modes   *regexp.Regexp
+	modes   []mode // nil: all
 }
 
 // fewRounds is what the second drivers and the special cases get.
@@ -30,34 +30,29 @@ func (p plan) roundsOf(l library) int {
 }
 
 func (p plan) sizesOf(l library) []int {
-	switch l.folder {
-	case "slow":
-		return []int{slices.Max(p.sizes[:min(2, len(p.sizes))])}
-	case "concurrently", "goosesession", "goosetable":
-		return p.sizes[:min(2, len(p.sizes))]
+	few := p.sizes[:min(2, len(p.sizes))]
+	switch {
+	case l.folder == "slow":
+		return few[len(few)-1:]
+	case l.special != "":
+		return few
 	}
 	return p.sizes
 }
 
-// modesOf leaves out what l cannot do, what takes long and shows little, and, in
-// the short form, what is only for comparison.
-func (p plan) modesOf(l library, n int) []mode { //nolint:cyclop // a case for each way to run a library
-	all := []mode{readme, schemaFirst, schemaOnly, serialize, once, blocking}
-	return slices.DeleteFunc(all, func(m mode) bool {
+// modesOf leaves out what l cannot do, what takes long and shows little.
+func (p plan) modesOf(l library, n int) []mode {
+	return slices.DeleteFunc([]mode{readme, schemaFirst, schemaOnly, serialize, once}, func(m mode) bool {
 		switch {
-		case m == once && l.guard.UpToDate == nil, m == schemaOnly && !l.ownLock, !p.modes.MatchString(string(m)):
+		case m == once && l.guard.UpToDate == nil, m == schemaOnly && !l.ownLock, p.modes != nil && !slices.Contains(p.modes, m):
 			return true
 		case l.second:
 			return !m.guarded()
 		case strings.HasPrefix(l.special, lockers):
-			return m != readme && m != schemaFirst && m != schemaOnly // they poll, and that takes its time
+			return m == serialize || m == once // they poll, and that takes its time
 		case l.folder == "slow":
-			return m != readme && m != serialize && m != once // Ensure leaves it to golang-migrate's own lock
+			return m == schemaFirst || m == schemaOnly // Ensure leaves it to golang-migrate's own lock
 		}
-		if m == schemaFirst && p.short && n < slices.Max(p.sizes) {
-			return true
-		}
-		compared := l.special != "" || n == slices.Max(p.sizes)
-		return m == blocking && (p.short || !compared)
+		return m == schemaFirst && p.short && n < slices.Max(p.sizes)
 	})
 }

@@ -2,62 +2,58 @@ package main
 
 import (
 	"database/sql"
-	"fmt"
 	"os"
 	"regexp"
 	"testing"
 	"time"
 
 	"github.com/bootlock/bootlock/test/pgtest"
+	"github.com/bootlock/bootlock/test/sqltest"
 )
 
 func TestMain(m *testing.M) {
-	if worker.IsWorker() {
-		if err := worker.Work(os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+	if os.Getenv(envWorker) != "" {
+		main()
+		return
 	}
-	code := m.Run()
-	pgtest.Shutdown()
-	os.Exit(code)
+	defer pgtest.Shutdown()
+	m.Run()
 }
 
 // raceOnce races what only matches, once per mode.
-func raceOnce(t *testing.T, only, modes string, n, rounds int) *report {
+func raceOnce(t *testing.T, only string, modes []mode, n, rounds int) []*tally {
 	t.Helper()
 	p := plan{
 		sizes: []int{n}, rounds: rounds, short: true, seconds: 1,
-		only: regexp.MustCompile(only), modes: regexp.MustCompile(modes),
+		only: regexp.MustCompile(only), modes: modes,
 	}
-	f, err := worker.Start(n)
+	f, err := startFleet(n)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := p.measure(t.Context(), pgtest.Shared(t), f)
+	tallies, err := p.measure(t.Context(), pgtest.Shared(t), f, func(got *tally) { t.Log(got) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Close(); err != nil {
+	if err := f.close(); err != nil {
 		t.Errorf("the workers ended with %v", err)
 	}
-	if len(r.Tallies) == 0 {
-		t.Fatalf("nothing was raced for %q, %q", only, modes)
+	if len(tallies) == 0 {
+		t.Fatalf("nothing was raced for %q, %v", only, modes)
 	}
-	return r
+	return tallies
 }
 
 // Every library, both drivers, every mode of the guard, the migration with
 // CREATE INDEX CONCURRENTLY and the slow one.
 func TestGuarded(t *testing.T) {
-	r := raceOnce(t, "", "^(Ensure|Serialize|UpToDate)$", 2, 1)
-	if err := r.verdict(); err != nil {
+	tallies := raceOnce(t, "", []mode{schemaOnly, serialize, once}, 2, 1)
+	if err := verdict(tallies); err != nil {
 		t.Error(err)
 	}
 	raced := map[string]bool{}
-	for _, tally := range r.Tallies {
-		raced[tally.Folder+"/"+tally.Driver] = true
+	for _, tally := range tallies {
+		raced[tally.id()] = true
 	}
 	for _, l := range libraries {
 		if !raced[l.id()] {
@@ -70,8 +66,7 @@ func TestGuarded(t *testing.T) {
 // just as good.
 func TestControl(t *testing.T) {
 	for _, only := range []string{"plainsql/postgres", "riverpgx/", "concurrently/"} {
-		r := raceOnce(t, only, "^(as in its README|CREATE SCHEMA first)$", 8, 3)
-		if err := r.verdict(); err != nil {
+		if err := verdict(raceOnce(t, only, []mode{readme, schemaFirst}, 8, 3)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -80,52 +75,37 @@ func TestControl(t *testing.T) {
 // A control group has to fail of the race. One that fails alone, too, shows
 // nothing.
 func TestAlone(t *testing.T) {
-	r := raceOnce(t, "", "^(as in its README|CREATE SCHEMA first)$", 1, 1)
-	for _, tally := range r.Tallies {
-		if tally.Failed > 0 {
-			t.Errorf("%s/%s, %s: one process alone failed: %v", tally.Folder, tally.Driver, tally.Mode, tally.Texts)
+	for _, tally := range raceOnce(t, "", []mode{readme, schemaFirst}, 1, 1) {
+		if tally.failed > 0 {
+			t.Errorf("one process alone failed: %v", tally)
 		}
 	}
 }
 
-// The verdict is what CI goes by.
+// The verdict is what CI goes by. A round may fail without an error: bun returns nil
+// while a table is missing, and golang-migrate leaves a dirty version behind.
 func TestVerdict(t *testing.T) {
 	t.Parallel()
-	for _, test := range []struct {
-		name    string
-		tallies []*tally
-		ok      bool
+	well, failed, silent := []result{{Took: 1}, {Took: 2}}, []result{{Took: 1}, {Err: "x"}}, []result{{Took: 1}, {Missing: 1}}
+	for name, test := range map[string]struct {
+		unguarded, guarded []result
+		broken, ownLock    bool // broken: the guarded one
+		ok                 bool
 	}{
-		{"all well", []*tally{{Folder: "x", Mode: readme, Rounds: 3, Failed: 1}, {Folder: "x", Mode: once, Rounds: 3}}, true},
-		{"guarded failure", []*tally{{Folder: "x", Mode: readme, Rounds: 3, Failed: 1}, {Folder: "x", Mode: once, Rounds: 3, Failed: 1}}, false},
-		{"no failure in the control group", []*tally{{Folder: "x", Mode: readme, Rounds: 3}, {Folder: "x", Mode: once, Rounds: 3}}, false},
-		{"a lock of its own needs none", []*tally{{Folder: "x", OwnLock: true, Mode: readme, Rounds: 3}}, true},
+		"all well":                       {failed, well, false, false, true},
+		"a silent failure is one":        {silent, well, false, false, true},
+		"guarded failure":                {failed, failed, false, false, false},
+		"silent guarded failure":         {failed, silent, false, false, false},
+		"guarded, but left broken":       {failed, well, true, false, false},
+		"no failure without a guard":     {well, well, false, false, false},
+		"a lock of its own makes it fit": {well, well, false, true, true},
 	} {
-		if err := (&report{Tallies: test.tallies}).verdict(); (err == nil) != test.ok {
-			t.Errorf("%s: got %v; want ok %v", test.name, err, test.ok)
-		}
-	}
-}
-
-// Failures that no process reports: bun returns nil while a table is missing,
-// and golang-migrate leaves a dirty version behind.
-func TestAddCountsSilentFailures(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		name    string
-		results []result
-		broken  bool
-		failed  int
-	}{
-		{"all well", []result{{Took: 1}, {Took: 2}}, false, 0},
-		{"error", []result{{Took: 1}, {Err: "x"}}, false, 1},
-		{"nil, but a table is missing", []result{{Took: 1}, {Missing: 1}}, false, 1},
-		{"nil, but left broken", []result{{Took: 1}, {Took: 2}}, true, 1},
-	} {
-		got := &tally{Texts: map[string]int{}}
-		got.add(test.results, test.broken)
-		if got.Failed != test.failed || len(got.Ready) != 1-test.failed {
-			t.Errorf("%s: got %d rounds failed, %d timed; want %d, %d", test.name, got.Failed, len(got.Ready), test.failed, 1-test.failed)
+		l := library{ownLock: test.ownLock}
+		without, with := &tally{library: l, mode: readme, texts: map[string]int{}}, &tally{library: l, mode: once, texts: map[string]int{}}
+		without.add(test.unguarded, false)
+		with.add(test.guarded, test.broken)
+		if err := verdict([]*tally{without, with}); (err == nil) != test.ok {
+			t.Errorf("%s: got %v; want ok %v", name, err, test.ok)
 		}
 	}
 }
@@ -133,17 +113,13 @@ func TestAddCountsSilentFailures(t *testing.T) {
 // An UpToDate that creates its library's table to look into it, as goose's
 // HasPending and golang-migrate's Version do, would race where there is no lock.
 func TestUpToDateOnlyReads(t *testing.T) {
-	for i, l := range libraries {
+	for _, l := range libraries {
 		if l.guard.UpToDate == nil || l.folder == "slow" {
 			continue
 		}
 		t.Run(l.id(), func(t *testing.T) {
 			t.Parallel()
-			dsn, err := plan{}.dsn(pgtest.Shared(t).NewDB(t), readme)
-			if err != nil {
-				t.Fatal(err)
-			}
-			p, err := libraries[i].open(t.Context(), dsn)
+			p, err := l.open(t.Context(), plan{}.dsn(pgtest.Shared(t).NewDB(t), readme))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -182,71 +158,27 @@ func relations(t *testing.T, db *sql.DB) (n int) {
 	return n
 }
 
-// The interval is what keeps a chance median from being read as a result.
-func TestRatio(t *testing.T) {
-	t.Parallel()
-	steady := &tally{Ready: []int64{200, 200, 200}}
-	for _, test := range []struct {
-		t, base *tally
-		want    string
-	}{
-		{steady, &tally{Ready: []int64{100, 100, 100}}, "2.00 (2.00–2.00)"},
-		{steady, &tally{Ready: []int64{100, 200, 400}}, "1.00 (0.50–2.00)"},
-		{steady, &tally{Ready: []int64{100, 100}}, ""},
-		{&tally{}, &tally{}, ""},
-	} {
-		if got := ratio(test.t, test.base); got != test.want {
-			t.Errorf("got %q; want %q", got, test.want)
-		}
-	}
-}
-
-// A worker says so if its job does not come back, and is replaced.
+// A worker that hangs says so, and is replaced. golang-migrate, the first library, does
+// not look at its context.
 func TestHungWorkerIsReplaced(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.Shared(t).NewDB(t)
-	f, err := worker.Start(1)
+	f, err := startFleet(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = f.Close() }() // the hung one is killed
-	// golang-migrate does not look at its context.
-	db, err := sql.Open(pq, dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	tx, err := db.BeginTx(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback() //nolint:errcheck // nothing was written
-	if _, err := tx.ExecContext(t.Context(), "CREATE TABLE schema_migrations (version bigint); LOCK TABLE pg_catalog.pg_class"); err != nil {
-		t.Fatal(err)
-	}
-	results, err := f.Do(1, job{Library: indexOf(t, "golangmigrate/postgres"), Mode: readme, DSN: dsn}, 100*time.Millisecond)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !results[0].Hung {
-		t.Errorf("got %+v; want a worker that hangs", results[0])
-	}
-	if err := tx.Rollback(); err != nil {
-		t.Fatal(err)
-	}
-	results, err = f.Do(1, job{Library: indexOf(t, "golangmigrate/postgres"), Mode: readme, DSN: dsn}, time.Minute)
-	if err != nil || results[0].Hung {
-		t.Errorf("got %+v, %v; want the worker replaced", results, err)
-	}
-}
-
-func indexOf(t *testing.T, id string) int {
-	t.Helper()
-	for i, l := range libraries {
-		if l.id() == id {
-			return i
+	defer func() { _ = f.close() }() // the first one has ended with an error
+	tx := sqltest.Begin(t, sqltest.Open(t, pq, dsn))
+	sqltest.Exec(t, tx, "CREATE TABLE schema_migrations (version bigint); LOCK TABLE pg_catalog.pg_class")
+	for _, hangs := range []bool{true, false} {
+		timeout := time.Minute
+		if hangs {
+			timeout = 100 * time.Millisecond
 		}
+		results, err := f.do(1, job{Library: 0, Mode: readme, DSN: dsn}, timeout)
+		if err != nil || results[0].Hung != hangs {
+			t.Fatalf("got %+v, %v; want it to hang: %t", results, err, hangs)
+		}
+		_ = tx.Rollback()
 	}
-	t.Fatalf("no library %s", id)
-	return 0
 }

@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib"
 	_ "github.com/lib/pq"
-
-	"github.com/bootlock/bootlock/test/fleet"
 )
 
 // job is what a worker process is told to do.
@@ -29,20 +26,8 @@ type result struct {
 	Hung    bool          `json:",omitempty"` // it did not even look at its context
 }
 
-// racers are the processes that start together.
-type racers = fleet.Fleet[job, result]
-
-// worker is what each of them is.
-var worker = fleet.Program[job, result]{
-	Env: "BOOTLOCK_RACE_WORKER",
-	Do:  run,
-	Stuck: func(took time.Duration) result {
-		return result{Took: took, Hung: true, Err: "hangs: did not return, nor look at its context"}
-	},
-	Grace: 3 * time.Second,
-}
-
-func run(ctx context.Context, at time.Time, j job) result {
+// do starts like one of many processes that began at the given time.
+func (j job) do(ctx context.Context, at time.Time) result {
 	l := libraries[j.Library]
 	p, err := l.open(ctx, j.DSN)
 	if err != nil {
@@ -71,8 +56,4 @@ func failed(at time.Time, err error) result {
 		r.Err = "hangs: " + r.Err
 	}
 	return r
-}
-
-func literals(names []string) string {
-	return "'" + strings.Join(names, "', '") + "'"
 }

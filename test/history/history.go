@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -53,28 +52,7 @@ type Op struct {
 }
 
 func (o Op) String() string {
-	switch o.Kind {
-	case Granted:
-		if !o.Lease {
-			return fmt.Sprintf("%d granted, in a transaction", o.Holder)
-		}
-	case Refused, Failed:
-		return string(o.Kind)
-	case Ended:
-		if o.Process == Everybody {
-			return "sessions of all are ended"
-		}
-		return "its sessions are ended"
-	case Released:
-		if !o.OK {
-			return fmt.Sprintf("%d released, error", o.Holder)
-		}
-	case Fenced:
-		if !o.OK {
-			return fmt.Sprintf("%d refused by its fence", o.Holder)
-		}
-	}
-	return fmt.Sprintf("%d %s", o.Holder, o.Kind)
+	return fmt.Sprintf("%d of process %d %s, lease %t, OK %t", o.Holder, o.Process, o.Kind, o.Lease, o.OK)
 }
 
 // Log collects what happens. It is safe for concurrent use.
@@ -149,11 +127,13 @@ func Verify(ops []Op) error {
 	if !errors.As(err, &no) {
 		return err
 	}
-	path, saving := no.Save(filepath.Join(os.TempDir(), "bootlock-histories"))
+	file, saving := os.CreateTemp("", "bootlock-history-*.html")
 	if saving != nil {
 		return errors.Join(err, saving)
 	}
-	return fmt.Errorf("%w: see %s", err, path)
+	// The longest orders that go well, and the operation at which they end.
+	saving = errors.Join(porcupine.Visualize(lock(), no.info, file), file.Close())
+	return errors.Join(fmt.Errorf("%w: see %s", err, file.Name()), saving)
 }
 
 // Check is Verify without a picture. Its error is a [*Rejected] if there is no order.
@@ -173,19 +153,6 @@ type Rejected struct{ info porcupine.LinearizationInfo }
 
 func (r *Rejected) Error() string {
 	return "no order of what happened is one of a lock that keeps its promises"
-}
-
-// Save draws the history as a page, with the longest orders that go well and the
-// operation at which they end, and returns its path.
-func (r *Rejected) Save(dir string) (path string, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
-	}
-	file, err := os.CreateTemp(dir, "history-*.html")
-	if err != nil {
-		return "", err
-	}
-	return file.Name(), errors.Join(porcupine.Visualize(lock(), r.info, file), file.Close())
 }
 
 // lingers is how long after the end of a call the server may still have its session, if

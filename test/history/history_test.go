@@ -1,9 +1,6 @@
 package history
 
 import (
-	"errors"
-	"os"
-	"strings"
 	"testing"
 	"time"
 )
@@ -61,27 +58,5 @@ func TestCheck(t *testing.T) {
 				t.Errorf("got %v; want it accepted: %t", err, c.accepted)
 			}
 		})
-	}
-}
-
-func TestSave(t *testing.T) {
-	t.Parallel()
-	l := New(0)
-	l.Add(Op{Kind: Granted, Key: 7, Holder: 1, Lease: true})
-	l.Add(Op{Kind: Granted, Key: 7, Holder: 2, Lease: true, Process: 1, Call: l.Now()})
-	var rejected *Rejected
-	if err := Check(l.Ops()); !errors.As(err, &rejected) {
-		t.Fatalf("got %v; want it rejected", err)
-	}
-	path, err := rejected.Save(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	page, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := "2 granted"; !strings.Contains(string(page), want) {
-		t.Errorf("the page does not say %q", want)
 	}
 }

@@ -2,6 +2,7 @@ package history
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -55,19 +56,11 @@ func lock() porcupine.Model {
 
 func byKey(ops []porcupine.Operation) [][]porcupine.Operation {
 	of := map[int64][]porcupine.Operation{}
-	var keys []int64
 	for _, op := range ops {
 		key := op.Input.(Op).Key
-		if of[key] == nil {
-			keys = append(keys, key)
-		}
 		of[key] = append(of[key], op)
 	}
-	var all [][]porcupine.Operation
-	for _, key := range keys {
-		all = append(all, of[key])
-	}
-	return all
+	return slices.Collect(maps.Values(of))
 }
 
 // step is what becomes of the holders by op, and whether op can happen to them.

@@ -12,6 +12,7 @@ package model
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -72,7 +73,6 @@ type graph[S comparable] struct {
 	edges  [][]edge
 	labels map[string]int32
 	names  []string
-	by     []int32 // the process of a label
 	steps  int
 }
 
@@ -131,8 +131,8 @@ func (g *graph[S]) labelled(step Step[S]) int32 {
 	name := step.label()
 	l, ok := g.labels[name]
 	if !ok {
-		l = int32(len(g.names))                                                                //nolint:gosec // a few dozen
-		g.labels[name], g.names, g.by = l, append(g.names, name), append(g.by, int32(step.By)) //nolint:gosec // the same
+		l = int32(len(g.names)) //nolint:gosec // a few dozen
+		g.labels[name], g.names = l, append(g.names, name)
 	}
 	return l
 }
@@ -148,8 +148,6 @@ func (g *graph[S]) way(n int32) []string {
 			}
 		}
 	}
-	for i, j := 0, len(back)-1; i < j; i, j = i+1, j-1 {
-		back[i], back[j] = back[j], back[i]
-	}
+	slices.Reverse(back)
 	return back
 }

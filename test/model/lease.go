@@ -1,6 +1,9 @@
 package model
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // The server ends a session that has been idle in its transaction for so many ticks;
 // the holder gives up earlier.
@@ -368,30 +371,17 @@ func (p *process) gone() {
 }
 
 func (s *LeaseState) locked() bool {
-	for _, p := range s.p {
-		if p.lock {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.p[:], func(p process) bool { return p.lock })
 }
 
 func (s *LeaseState) otherNumber(i int) bool {
-	for j, p := range s.p {
-		if j != i && p.number {
-			return true
-		}
-	}
-	return false
+	others := s.p
+	others[i].number = false
+	return slices.ContainsFunc(others[:], func(p process) bool { return p.number })
 }
 
 func (s *LeaseState) inGate() bool {
-	for _, p := range s.p {
-		if p.tx == inGate || p.tx == open {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.p[:], func(p process) bool { return p.tx == inGate || p.tx == open })
 }
 
 func (p process) writes() bool { return p.tx == inGate || p.tx == open || p.tx == looked }

@@ -29,7 +29,7 @@ func TestPromises(t *testing.T) {
 // printed.
 func TestRulesAreNeeded(t *testing.T) {
 	t.Parallel()
-	const twice, stale, forever = "both believe", "commits after another one was granted the lock", "waits"
+	const twice, stale, forever = "both believe", "commits after another one was granted the lock", "waits for ever"
 	for name, c := range map[string]struct {
 		without Lease
 		want    string

@@ -3,6 +3,7 @@ package model
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -27,7 +28,6 @@ func (l Lease) Replay(ops []history.Op) error {
 		if len(at) == 0 {
 			return fmt.Errorf("the model has no way on which, in step %d, process %d says: %v", n, ops[p.op].Process, ops[p.op])
 		}
-		r.most = max(r.most, len(at))
 	}
 	return nil
 }
@@ -49,8 +49,7 @@ func points(ops []history.Op) []point {
 	slices.SortStableFunc(all, func(a, b point) int {
 		if c := cmp.Compare(a.at, b.at); c != 0 || a.begins == b.begins {
 			return c
-		}
-		if a.begins {
+		} else if a.begins {
 			return -1
 		}
 		return 1
@@ -64,7 +63,6 @@ type replay struct {
 	ops     []history.Op
 	pending map[int]int // operations that have begun and not returned: their bit in replayed
 	now     time.Duration
-	most    int
 }
 
 // replayed is a state on the way, and which of the pending operations have happened.
@@ -73,16 +71,10 @@ type replayed struct {
 	happened uint32
 }
 
+// pend gives op a bit that none of the pending has.
 func (r *replay) pend(op int) {
-	for bit := 0; ; bit++ {
-		taken := false
-		for _, b := range r.pending {
-			taken = taken || b == bit
-		}
-		if !taken {
-			r.pending[op] = bit
-			return
-		}
+	taken := slices.Collect(maps.Values(r.pending))
+	for r.pending[op] = 0; slices.Contains(taken, r.pending[op]); r.pending[op]++ {
 	}
 }
 

@@ -27,21 +27,6 @@ const (
 // bench is where mutants are tried.
 type bench struct{ root string }
 
-// verdict is what the tests said.
-type verdict struct {
-	test string        // that turned red; empty if none did
-	seed string        // of the schedule that the simulation failed with
-	took time.Duration // the tests; to compile them is not in it
-}
-
-func (v verdict) String() string {
-	how := v.test
-	if v.seed != "" {
-		how += ", seed " + v.seed
-	}
-	return fmt.Sprintf("%s, after %v", how, v.took.Round(10*time.Millisecond))
-}
-
 // judge tries the mutants one after the other.
 func (b *bench) judge(ctx context.Context, mutants []mutant) error {
 	if err := b.green(ctx, mutants); err != nil {
@@ -53,7 +38,7 @@ func (b *bench) judge(ctx context.Context, mutants []mutant) error {
 		if m.list == "fast" {
 			limit = limitFast
 		}
-		v, err := b.try(ctx, m, limit, m.In, m.Run)
+		found, err := b.try(ctx, m, limit)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -62,16 +47,16 @@ func (b *bench) judge(ctx context.Context, mutants []mutant) error {
 		case err != nil:
 			fmt.Printf("         ERROR: %v\n", err)
 			wrong = append(wrong, fmt.Sprintf("%v: %v", m, err))
-		case v.test != "" && m.Survives == "":
-			fmt.Printf("         %v\n", v)
-		case v.test == "" && m.Survives != "":
+		case found != "" && m.Survives == "":
+			fmt.Printf("         %s\n", found)
+		case found == "" && m.Survives != "":
 			fmt.Printf("         survives: %s\n", m.Survives)
 			survivors = append(survivors, m.String())
-		case v.test == "":
+		case found == "":
 			fmt.Printf("         SURVIVES %s in %s\n", m.Run, m.In)
 			wrong = append(wrong, m.String()+": survives")
 		default:
-			fmt.Printf("         found by %v; it should survive\n", v)
+			fmt.Printf("         found by %s; it should survive\n", found)
 			wrong = append(wrong, m.String()+": does not survive")
 		}
 	}
@@ -79,29 +64,6 @@ func (b *bench) judge(ctx context.Context, mutants []mutant) error {
 	if len(wrong) > 0 {
 		return fmt.Errorf("not as the list says:\n  %s", strings.Join(wrong, "\n  "))
 	}
-	return nil
-}
-
-// look says which mutants a test finds that is not the one in the list.
-func (b *bench) look(ctx context.Context, mutants []mutant, dir, run string, args []string) error {
-	if v, err := b.test(ctx, limitGreen, dir, run, "", args...); err != nil || v.test != "" {
-		return errors.Join(err, fmt.Errorf("%s in %s has to pass without any mutant: %v", run, dir, v))
-	}
-	found := 0
-	for i, m := range mutants {
-		v, err := b.try(ctx, m, limitGreen, dir, run, args...)
-		if err != nil {
-			return fmt.Errorf("%v: %w", m, err)
-		}
-		fmt.Printf("%3d/%d  %s\n", i+1, len(mutants), m)
-		if v.test == "" {
-			fmt.Printf("         not found in %v\n", v.took.Round(10*time.Millisecond))
-			continue
-		}
-		fmt.Printf("         %v\n", v)
-		found++
-	}
-	fmt.Printf("%d of %d mutants found by %s in %s\n", found, len(mutants), run, dir)
 	return nil
 }
 
@@ -118,43 +80,41 @@ func (b *bench) green(ctx context.Context, mutants []mutant) error {
 	for at, names := range tests {
 		slices.Sort(names)
 		run := at.parent + "(" + strings.Join(slices.Compact(names), "|") + ")"
-		v, err := b.test(ctx, limitGreen, at.dir, run, "")
+		red, err := b.test(ctx, limitGreen, at.dir, run, "")
 		if err != nil {
 			return err
 		}
-		if v.test != "" {
-			return fmt.Errorf("%s in %s fails without any mutant", v.test, at.dir)
+		if red != "" {
+			return fmt.Errorf("%s in %s fails without any mutant", red, at.dir)
 		}
 	}
 	return nil
 }
 
-// try runs tests on a mutant.
-func (b *bench) try(ctx context.Context, m mutant, limit time.Duration, in, run string, args ...string) (verdict, error) {
+// try returns the test that finds a mutant, or nothing.
+func (b *bench) try(ctx context.Context, m mutant, limit time.Duration) (string, error) {
 	text, err := m.apply(b.root)
 	if err != nil {
-		return verdict{}, err
+		return "", err
 	}
 	dir, err := os.MkdirTemp("", "mutant")
 	if err != nil {
-		return verdict{}, err
+		return "", err
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // the system's temporary folder
 	mutated, overlay := filepath.Join(dir, filepath.Base(m.File)), filepath.Join(dir, "overlay.json")
 	replace, err := json.Marshal(map[string]map[string]string{"Replace": {filepath.Join(b.root, m.File): mutated}})
 	if err := errors.Join(err, os.WriteFile(mutated, []byte(text), 0o600), os.WriteFile(overlay, replace, 0o600)); err != nil {
-		return verdict{}, err
+		return "", err
 	}
-	return b.test(ctx, limit, in, run, overlay, args...)
+	return b.test(ctx, limit, m.In, m.Run, overlay)
 }
 
-// test runs tests, with an overlay that what they compile is compiled with, too.
-func (b *bench) test(ctx context.Context, limit time.Duration, dir, run, overlay string, args ...string) (verdict, error) {
-	test := []string{
-		"test", "-C", filepath.Join(b.root, dir), "-count=1", "-vet=off", "-failfast",
-		"-timeout=" + limit.String(), "-run=" + run, ".",
-	}
-	cmd := exec.CommandContext(ctx, "go", append(test, args...)...)
+// test returns the test that turns red, or nothing. What the tests compile is compiled
+// with the overlay, too.
+func (b *bench) test(ctx context.Context, limit time.Duration, dir, run, overlay string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", "test", "-C", filepath.Join(b.root, dir), "-count=1", "-vet=off", "-failfast",
+		"-timeout="+limit.String(), "-run="+run, ".")
 	cmd.Env = os.Environ()
 	if overlay != "" {
 		cmd.Env = append(cmd.Env, "GOFLAGS="+strings.TrimSpace(os.Getenv("GOFLAGS")+" -overlay="+overlay))
@@ -164,21 +124,17 @@ func (b *bench) test(ctx context.Context, limit time.Duration, dir, run, overlay
 	var exit *exec.ExitError
 	switch out := string(output); {
 	case ctx.Err() != nil:
-		return verdict{}, ctx.Err()
+		return "", ctx.Err()
 	case err == nil && strings.Contains(out, "[no tests to run]"):
-		return verdict{}, fmt.Errorf("no test in %s is named %s", dir, run)
+		return "", fmt.Errorf("no test in %s is named %s", dir, run)
 	case err == nil:
-		return verdict{took: took(out)}, nil
+		return "", nil
 	case !errors.As(err, &exit):
-		return verdict{}, err
+		return "", err
 	case red(out) == "":
-		return verdict{}, fmt.Errorf("its tests do not run:\n%s", out)
+		return "", fmt.Errorf("its tests do not run:\n%s", out)
 	default:
-		v := verdict{test: red(out), took: took(out)}
-		if match := seeded.FindStringSubmatch(out); match != nil {
-			v.seed = match[1]
-		}
-		return v, nil
+		return red(out) + seeded.FindString(out), nil
 	}
 }
 
@@ -186,8 +142,7 @@ var (
 	failed   = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
 	hung     = regexp.MustCompile(`panic: test timed out after .*\n\s+running tests:\n\s+(\S+)`)
 	panicked = regexp.MustCompile(`(?m)^(?:panic|fatal error): (.*)`)
-	seeded   = regexp.MustCompile(`-seed (\d+)`)
-	duration = regexp.MustCompile(`(?m)^(?:ok|FAIL)\s+\S+\s+([0-9.]+s)`)
+	seeded   = regexp.MustCompile(` -seed \d+`) // of the simulation
 )
 
 // red names the test that turned red: the innermost of the first that failed.
@@ -206,13 +161,4 @@ func red(out string) string {
 		return "a panic: " + match[1]
 	}
 	return name
-}
-
-func took(out string) time.Duration {
-	match := duration.FindStringSubmatch(out)
-	if match == nil {
-		return 0
-	}
-	d, _ := time.ParseDuration(match[1])
-	return d
 }

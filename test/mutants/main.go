@@ -1,5 +1,5 @@
 // Command mutants breaks the code on purpose, in one place at a time, and says
-// which test notices and after how long.
+// which test notices.
 //
 // Each mutant is an entry of a list beside this file: fast.toml for those that
 // tests without a server find, server.toml for the others. A file is changed in
@@ -20,7 +20,6 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
-	"strings"
 	"time"
 
 	"github.com/bootlock/bootlock/test/pgtest"
@@ -31,7 +30,6 @@ func main() {
 	sample := flag.Int("sample", 0, "that many of them, at random (0: all)")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the sample") //nolint:gosec // not a secret
 	which := flag.String("list", "", "fast, for those that tests without a server notice, or server (empty: both)")
-	instead := flag.String("instead", "", "another test to try them on: its folder, its name and its flags, with spaces between; what it does not find is no error")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		flag.Usage()
@@ -39,13 +37,13 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *which, *only, *sample, *seed, strings.Fields(*instead)); err != nil {
+	if err := run(ctx, *which, *only, *sample, *seed); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, which, only string, sample int, seed uint64, instead []string) error {
+func run(ctx context.Context, which, only string, sample int, seed uint64) error {
 	matches, err := regexp.Compile(only)
 	if err != nil {
 		return err
@@ -72,12 +70,6 @@ func run(ctx context.Context, which, only string, sample int, seed uint64, inste
 	}
 	if len(chosen) == 0 {
 		return errors.New("no mutant is like that")
-	}
-	switch {
-	case len(instead) == 1:
-		return errors.New("-instead takes a folder and the name of a test")
-	case len(instead) > 1:
-		return (&bench{root: root}).look(ctx, chosen, instead[0], instead[1], instead[2:])
 	}
 	for _, m := range chosen {
 		if m.list == "server" {

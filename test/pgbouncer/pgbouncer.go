@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/url"
 	"os"
@@ -24,8 +23,7 @@ import (
 type Pooler struct {
 	host string // and port
 	dir  string
-	cmd  *exec.Cmd
-	pipe io.Closer
+	stop func() error
 }
 
 // ErrMissing says that the program is not installed.
@@ -66,11 +64,11 @@ func Start(ctx context.Context, server *pgtest.Server, mode string, size int, se
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("/tmp", "bootlock-pgbouncer-")
+	dir, err := pgtest.ServerDir()
 	if err != nil {
 		return nil, err
 	}
-	b := &Pooler{dir: dir}
+	b := &Pooler{dir: dir, stop: func() error { return nil }}
 	if err := b.run(ctx, dsn, mode, size, settings); err != nil {
 		b.Stop()
 		return nil, fmt.Errorf("pgbouncer: %w", err)
@@ -101,21 +99,15 @@ ignore_startup_parameters = extra_float_digits
 %s
 `, server.Hostname(), server.Port(), port, b.dir, mode, size, strings.Join(settings, "\n"))
 	for name, text := range map[string]string{"pgbouncer.ini": config, "users": users} {
-		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o644); err != nil { //nolint:gosec // the folder is closed to others
 			return err
 		}
 	}
-	b.cmd = exec.Command("/bin/sh", "-c", bouncerScript, "bootlock-pgbouncer", b.dir)
-	if err := asUnprivileged(b.cmd, b.dir); err != nil {
+	stop, err := pgtest.RunServer(b.dir, bouncerScript, b.dir)
+	if err != nil {
 		return err
 	}
-	if b.pipe, err = b.cmd.StdinPipe(); err != nil {
-		return err
-	}
-	if err := b.cmd.Start(); err != nil {
-		b.cmd = nil
-		return err
-	}
+	b.stop = stop
 	return b.await(ctx)
 }
 
@@ -129,8 +121,7 @@ func (b *Pooler) await(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			said, _ := os.ReadFile(filepath.Join(b.dir, "log"))
-			return fmt.Errorf("does not answer: %w: %s", err, said)
+			return fmt.Errorf("does not answer: %w: %s", err, b.Log())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -147,9 +138,6 @@ func (b *Pooler) Log() string {
 
 // Stop ends the pooler and removes its files.
 func (b *Pooler) Stop() {
-	if b.cmd != nil {
-		_ = b.pipe.Close()
-		_ = b.cmd.Wait()
-	}
+	_ = b.stop()
 	_ = os.RemoveAll(b.dir)
 }

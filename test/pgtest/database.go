@@ -3,7 +3,6 @@ package pgtest
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"strings"
 	"time"
 
@@ -43,11 +42,7 @@ func (s *Server) CreateDatabase(ctx context.Context, prefix string) (dsn string,
 
 // DSNFor returns [Server].DSN with another database in it.
 func (s *Server) DSNFor(database string) string {
-	u, err := url.Parse(s.DSN)
-	if err != nil || u.Scheme == "" {
-		// Of two settings of the same name the drivers take the last.
-		return s.DSN + " dbname='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(database) + "'"
-	}
+	u := parse(s.DSN)
 	u.Path = "/" + database
 	q := u.Query()
 	q.Del("dbname")
@@ -70,16 +65,10 @@ func (s *Server) exec(ctx context.Context, sql string) error {
 // prefix and the result can be typed in psql.
 func databaseName(prefix string) string {
 	name := strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '_' {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
 			return r
 		}
 		return '_'
 	}, strings.ToLower(prefix))
-	if len(name) > 40 {
-		name = name[:40]
-	}
-	if name == "" || name[0] >= '0' && name[0] <= '9' || strings.HasPrefix(name, "pg_") {
-		name = "t_" + name
-	}
-	return name + "_" + random(6)
+	return "t_" + name[:min(len(name), 40)] + "_" + random(6)
 }

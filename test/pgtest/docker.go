@@ -17,26 +17,22 @@ import (
 
 const (
 	pingTimeout = 1500 * time.Millisecond // a daemon may be dead and its socket still there
-	pullTimeout = 3 * time.Minute
 
 	// containerLimit is how long a container lives if nobody removes it.
 	containerLimit = time.Hour
 )
-
-// errNoDaemon means that no Docker daemon answers.
-var errNoDaemon = errors.New("no Docker daemon answers")
 
 // connectDocker returns a pool whose daemon answers. close leaves no idle
 // connection, with its goroutines, behind.
 func connectDocker(ctx context.Context) (pool *dockertest.Pool, closeIdle func(), err error) {
 	pool, err = dockertest.NewPool("")
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", errNoDaemon, err)
+		return nil, nil, fmt.Errorf("no Docker daemon answers: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	if err := pool.Client.PingWithContext(ctx); err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", errNoDaemon, err)
+		return nil, nil, fmt.Errorf("no Docker daemon answers: %w", err)
 	}
 	return pool, pool.Client.HTTPClient.CloseIdleConnections, nil
 }
@@ -52,10 +48,7 @@ func startDocker(ctx context.Context, opts Options) (*Server, error) {
 	if image == "" {
 		image = DefaultImage
 	}
-	repository, tag := splitImage(image)
-	if err := haveImage(ctx, pool, repository, tag, opts.Log); err != nil {
-		return nil, fmt.Errorf("a daemon answers, but the image %s is neither there nor can it be pulled: %w", image, err)
-	}
+	repository, tag := docker.ParseRepositoryTag(image)
 
 	// A daemon on another machine publishes the port there.
 	host, bind := "127.0.0.1", "127.0.0.1"
@@ -85,8 +78,8 @@ func startDocker(ctx context.Context, opts Options) (*Server, error) {
 		defer done()
 		return removeContainer(pool, name)
 	}
-	if err != nil {
-		return nil, errors.Join(err, remove())
+	if err != nil { // it may be that the image is neither there nor can be pulled
+		return nil, errors.Join(fmt.Errorf("image %s: %w", image, err), remove())
 	}
 	expire(ctx, pool, name, containerLimit)
 
@@ -137,27 +130,6 @@ func removeContainer(pool *dockertest.Pool, name string) error {
 		time.Sleep(50 * time.Millisecond)
 	}
 	return fmt.Errorf("the container %s is still there: %w", name, err)
-}
-
-func haveImage(ctx context.Context, pool *dockertest.Pool, repository, tag string, logf func(string, ...any)) error {
-	_, err := pool.Client.InspectImage(repository + ":" + tag)
-	if !errors.Is(err, docker.ErrNoSuchImage) {
-		return err
-	}
-	logf("pulling %s:%s", repository, tag)
-	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
-	defer cancel()
-	return pool.Client.PullImage(docker.PullImageOptions{
-		Repository: repository, Tag: tag, Context: ctx,
-	}, docker.AuthConfiguration{})
-}
-
-// splitImage splits at the colon that is not a registry's port.
-func splitImage(image string) (repository, tag string) {
-	if i := strings.LastIndexByte(image, ':'); i > strings.LastIndexByte(image, '/') {
-		return image[:i], image[i+1:]
-	}
-	return image, "latest"
 }
 
 func containerLog(ctx context.Context, pool *dockertest.Pool, name string) (string, error) {

@@ -9,16 +9,18 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// parse returns a DSN that was looked at before: each is a URL.
+func parse(dsn string) *url.URL {
+	u, err := url.Parse(dsn)
+	if err != nil {
+		panic("pgtest: " + err.Error())
+	}
+	return u
+}
+
 // WithParams adds parameters, given as name, value, name, value…, to a DSN.
 func WithParams(dsn string, params ...string) string {
-	u, err := url.Parse(dsn)
-	if err != nil || u.Scheme == "" {
-		// Of two settings of the same name the drivers take the last.
-		for i := 0; i < len(params); i += 2 {
-			dsn += " " + params[i] + "='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(params[i+1]) + "'"
-		}
-		return dsn
-	}
+	u := parse(dsn)
 	q := u.Query()
 	for i := 0; i < len(params); i += 2 {
 		q.Set(params[i], params[i+1])
@@ -29,22 +31,16 @@ func WithParams(dsn string, params ...string) string {
 
 // WithUser is dsn as another user.
 func WithUser(dsn, user, password string) string {
-	if u, err := url.Parse(dsn); err == nil && u.Scheme != "" {
-		u.User = url.UserPassword(user, password)
-		return u.String()
-	}
-	return WithParams(dsn, "user", user, "password", password)
+	u := parse(dsn)
+	u.User = url.UserPassword(user, password)
+	return u.String()
 }
 
 // WithAddr is dsn by way of another address.
 func WithAddr(dsn, addr string) string {
-	u, err := url.Parse(dsn)
-	if err == nil && u.Scheme != "" {
-		u.Host = addr
-		return u.String()
-	}
-	host, port, _ := strings.Cut(addr, ":")
-	return WithParams(dsn, "host", host, "port", port)
+	u := parse(dsn)
+	u.Host = addr
+	return u.String()
 }
 
 // Addr is the host and port that a DSN leads to.

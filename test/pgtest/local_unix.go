@@ -9,12 +9,9 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/bootlock/bootlock/test/freeport"
 )
@@ -52,9 +49,14 @@ rm -rf "$dir"
 const portTries = 3
 
 func startLocal(ctx context.Context, opts Options) (*Server, error) {
-	bin, err := chooseBinDir(opts)
-	if err != nil {
-		return nil, err
+	bin := opts.BinDir
+	if bin == "" {
+		var err error
+		if bin, err = BinDir(); err != nil {
+			return nil, err
+		}
+	} else if !hasBinaries(bin) {
+		return nil, fmt.Errorf("%s does not hold initdb and postgres", bin)
 	}
 	for try := 1; ; try++ {
 		s, err := startCluster(ctx, bin, opts.Settings)
@@ -68,39 +70,27 @@ func startLocal(ctx context.Context, opts Options) (*Server, error) {
 }
 
 func startCluster(ctx context.Context, bin string, own map[string]string) (*Server, error) {
-	cred, err := unprivileged()
-	if err != nil {
-		return nil, err
-	}
-	dir, err := tempDir(cred)
-	if err != nil {
-		return nil, err
-	}
 	port, err := freeport.Find()
 	if err != nil {
-		_ = os.RemoveAll(dir)
+		return nil, err
+	}
+	dir, err := ServerDir()
+	if err != nil {
 		return nil, err
 	}
 	password := random(16)
-	if err := writePassword(dir, password, cred); err != nil {
-		_ = os.RemoveAll(dir)
-		return nil, err
-	}
-
-	args := []string{"-c", localScript, "bootlock-pgtest", bin, dir}
-	args = append(args, settings(map[string]string{
+	args := append([]string{bin, dir}, settings(map[string]string{
 		"listen_addresses":        "127.0.0.1",
 		"port":                    strconv.Itoa(port),
 		"unix_socket_directories": "",
 	}, own)...)
-	cmd := exec.Command("/bin/sh", args...)
-	cmd.Dir = dir
-	cmd.Env = serverEnv()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
-	dog, err := startWatchdog(cmd)
+	err = os.WriteFile(filepath.Join(dir, "password"), []byte(password+"\n"), 0o644) //nolint:gosec // the folder is closed to others
+	stop := func() error { return nil }
+	if err == nil {
+		stop, err = RunServer(dir, localScript, args...)
+	}
 	if err != nil {
-		_ = os.RemoveAll(dir)
-		return nil, err
+		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 
 	s := &Server{
@@ -110,9 +100,7 @@ func startCluster(ctx context.Context, bin string, own map[string]string) (*Serv
 			b, err := os.ReadFile(filepath.Join(dir, "server.log"))
 			return string(b), err
 		},
-		stop: func() error {
-			return errors.Join(dog.close(), os.RemoveAll(dir))
-		},
+		stop: func() error { return errors.Join(stop(), os.RemoveAll(dir)) },
 	}
 	s.Version, err = awaitServer(ctx, s.DSN, func() error { return ended(dir) })
 	if err != nil {
@@ -131,80 +119,4 @@ func ended(dir string) error {
 		said, _ = os.ReadFile(filepath.Join(dir, "initdb.log"))
 	}
 	return fmt.Errorf("the server did not start: %s", strings.TrimSpace(string(said)))
-}
-
-// unprivileged returns whom to run the server as when this process is root, as
-// which it refuses to run; nil means this user.
-func unprivileged() (*syscall.Credential, error) {
-	if os.Geteuid() != 0 {
-		return nil, nil
-	}
-	for _, name := range []string{"postgres", "nobody"} {
-		u, err := user.Lookup(name)
-		if err != nil {
-			continue
-		}
-		uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
-		gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
-		if err1 == nil && err2 == nil && uid != 0 {
-			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
-		}
-	}
-	return nil, errors.New("root cannot run the server, and there is no user postgres or nobody")
-}
-
-// tempDir makes the server's folder. Its user must be able to get there, and to
-// remove it.
-func tempDir(cred *syscall.Credential) (string, error) {
-	parent := os.TempDir()
-	if cred != nil && !openToAll(parent) {
-		parent = "/tmp"
-	}
-	dir, err := os.MkdirTemp(parent, "bootlock-pgtest-")
-	if err != nil || cred == nil {
-		return dir, err
-	}
-	if err := os.Chown(dir, int(cred.Uid), int(cred.Gid)); err != nil {
-		_ = os.RemoveAll(dir)
-		return "", err
-	}
-	return dir, nil
-}
-
-// openToAll reports whether everyone may write to dir and reach it.
-func openToAll(dir string) bool {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return false
-	}
-	for need := fs.FileMode(0o3); ; need = 0o1 {
-		info, err := os.Stat(dir)
-		if err != nil || info.Mode()&need != need {
-			return false
-		}
-		if dir == filepath.Dir(dir) {
-			return true
-		}
-		dir = filepath.Dir(dir)
-	}
-}
-
-func writePassword(dir, password string, cred *syscall.Credential) error {
-	path := filepath.Join(dir, "password")
-	if err := os.WriteFile(path, []byte(password+"\n"), 0o600); err != nil || cred == nil {
-		return err
-	}
-	return os.Chown(path, int(cred.Uid), int(cred.Gid))
-}
-
-// serverEnv is the environment less what would steer the server (PGDATA and the
-// like), with messages in English.
-func serverEnv() []string {
-	var env []string
-	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "PG") && !strings.HasPrefix(kv, "LC_") && !strings.HasPrefix(kv, "LANG") {
-			env = append(env, kv)
-		}
-	}
-	return append(env, "LC_ALL=C")
 }

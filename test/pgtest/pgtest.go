@@ -21,9 +21,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
-	"sort"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,7 +33,7 @@ import (
 
 // Environment variables that say which server to use.
 const (
-	EnvDSN    = "BOOTLOCK_TEST_DSN"       // a server that is there already, as a superuser
+	EnvDSN    = "BOOTLOCK_TEST_DSN"       // the URL of a server that is there already, as a superuser
 	EnvImage  = "BOOTLOCK_POSTGRES_IMAGE" // the image for a container
 	EnvOrigin = "BOOTLOCK_TEST_ORIGIN"    // what [Options].Origin is when it is empty
 )
@@ -80,9 +81,7 @@ type Server struct {
 	logf    func(format string, args ...any)
 	logText func(ctx context.Context) (string, error) // nil: not ours, no log
 
-	stop    func() error // nil: not ours, nothing to stop
-	once    sync.Once
-	stopErr error
+	stop func() error // nil: not ours, nothing to stop
 }
 
 // live keeps started servers reachable. The end of a watchdog's pipe must not be
@@ -98,12 +97,8 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		}
 	}
 	if opts.BinDir != "" {
-		if opts.Origin != "" && opts.Origin != OriginLocal {
-			return nil, fmt.Errorf("pgtest: BinDir is set, so Origin must be %q, not %q", OriginLocal, opts.Origin)
-		}
 		opts.Origin = OriginLocal
-	}
-	if opts.Origin == "" {
+	} else if opts.Origin == "" {
 		opts.Origin = os.Getenv(EnvOrigin)
 	}
 
@@ -112,6 +107,9 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		return nil, fmt.Errorf("pgtest: start: %w", err)
 	}
 	s.logf = opts.Log
+	if s.stop != nil {
+		s.stop = sync.OnceValue(s.stop)
+	}
 	live.Store(s, nil)
 	opts.Log("PostgreSQL %s from %s", s.Version, s.Origin)
 	return s, nil
@@ -120,9 +118,6 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 func start(ctx context.Context, opts Options) (*Server, error) {
 	switch opts.Origin {
 	case OriginDSN:
-		if os.Getenv(EnvDSN) == "" {
-			return nil, errors.New(EnvDSN + " is not set")
-		}
 		return useDSN(ctx, opts)
 	case OriginDocker:
 		return startDocker(ctx, opts)
@@ -148,27 +143,21 @@ func start(ctx context.Context, opts Options) (*Server, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	return nil, &noServerError{docker: dockerErr, local: localErr}
-}
-
-// noServerError says what was tried and how to get a server.
-type noServerError struct{ docker, local error }
-
-func (e *noServerError) Error() string {
-	return fmt.Sprintf(`no PostgreSQL to be had. Any one of these will do:
+	return nil, fmt.Errorf(`no PostgreSQL to be had. Any one of these will do:
 	- install the server binaries: apt-get install postgresql, dnf install postgresql-server, brew install postgresql
 	- start Docker (and let it have the image %s, or name another in %s)
 	- set %s to the URL of a server, as a superuser: postgres://user:password@host:5432/postgres
 what was tried:
-	- %s is not set
-	- Docker: %v
-	- local binaries: %v`, DefaultImage, EnvImage, EnvDSN, EnvDSN, e.docker, e.local)
+	- %[3]s is not set
+	- Docker: %[4]w
+	- local binaries: %[5]w`, DefaultImage, EnvImage, EnvDSN, dockerErr, localErr)
 }
-
-func (e *noServerError) Unwrap() []error { return []error{e.docker, e.local} }
 
 func useDSN(ctx context.Context, opts Options) (*Server, error) {
 	s := &Server{DSN: os.Getenv(EnvDSN), Origin: "the DSN in " + EnvDSN}
+	if u, err := url.Parse(s.DSN); err != nil || u.Scheme == "" {
+		return nil, errors.New(EnvDSN + " is not a URL such as postgres://user:password@host:5432/postgres")
+	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	var err error
@@ -176,7 +165,7 @@ func useDSN(ctx context.Context, opts Options) (*Server, error) {
 		return nil, fmt.Errorf("%s is set, but its server does not answer: %w", EnvDSN, err)
 	}
 	if len(opts.Settings) > 0 {
-		opts.Log("the server is not ours: the settings %v are not applied", sortedKeys(opts.Settings))
+		opts.Log("the server is not ours: the settings %v are not applied", slices.Sorted(maps.Keys(opts.Settings)))
 	}
 	return s, nil
 }
@@ -197,16 +186,14 @@ func (s *Server) Log(ctx context.Context) (string, error) {
 // Stop stops the server at once and removes its data; a server given by a DSN is
 // left alone. Later calls return what the first one did.
 func (s *Server) Stop() error {
-	s.once.Do(func() {
-		live.Delete(s)
-		if s.stop == nil {
-			return
-		}
-		if err := s.stop(); err != nil {
-			s.stopErr = fmt.Errorf("pgtest: stop: %w", err)
-		}
-	})
-	return s.stopErr
+	live.Delete(s)
+	if s.stop == nil {
+		return nil
+	}
+	if err := s.stop(); err != nil {
+		return fmt.Errorf("pgtest: stop: %w", err)
+	}
+	return nil
 }
 
 func (s *Server) stopped() bool {
@@ -260,24 +247,13 @@ func withConn(ctx context.Context, dsn string, fn func(*pgx.Conn) error) error {
 func settings(own ...map[string]string) []string {
 	all := map[string]string{"fsync": "off", "full_page_writes": "off", "max_connections": "300"}
 	for _, m := range own {
-		for k, v := range m {
-			all[k] = v
-		}
+		maps.Copy(all, m)
 	}
 	var args []string
-	for _, k := range sortedKeys(all) {
+	for _, k := range slices.Sorted(maps.Keys(all)) {
 		args = append(args, "-c", k+"="+all[k])
 	}
 	return args
-}
-
-func sortedKeys(m map[string]string) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
 }
 
 func dsnURL(hostport, password string) string {

@@ -5,8 +5,6 @@ package replica
 
 import (
 	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -18,6 +16,7 @@ import (
 
 	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/freeport"
+	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
 
@@ -38,8 +37,11 @@ type Server struct {
 // server binaries on this machine the test is skipped.
 func NewFiles(t *testing.T) Files {
 	t.Helper()
-	bin, root := serverBinaries(t), serverDir(t)
-	f := Files{bin: bin, dir: filepath.Join(root, "files")}
+	bin, err := pgtest.BinDir()
+	if err != nil {
+		t.Skipf("not tested: %v", err)
+	}
+	f := Files{bin: bin, dir: serverDir(t)}
 	serverCommand(t, filepath.Join(bin, "initdb"), "-D", f.dir, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
 	return f
 }
@@ -49,11 +51,7 @@ func NewFiles(t *testing.T) Files {
 // needed, which the npm packages have not.
 func (f Files) Start(t *testing.T) (primary, standby *Server) {
 	t.Helper()
-	root := serverDir(t)
-	primary = &Server{bin: f.bin, dir: filepath.Join(root, "primary")}
-	standby = &Server{bin: f.bin, dir: filepath.Join(root, "standby")}
-	serverCommand(t, "cp", "-R", f.dir, primary.dir)
-	serverCommand(t, "cp", "-R", f.dir, standby.dir)
+	primary, standby = f.server(t), f.server(t)
 	serverCommand(t, "touch", filepath.Join(standby.dir, "standby.signal"))
 	primary.start(t)
 	standby.start(t, "primary_conninfo=host=127.0.0.1 user=postgres port="+strconv.Itoa(primary.Port))
@@ -63,77 +61,45 @@ func (f Files) Start(t *testing.T) (primary, standby *Server) {
 // StartOne starts a server with settings, as in "max_connections=200".
 func (f Files) StartOne(t *testing.T, settings ...string) *Server {
 	t.Helper()
-	s := &Server{bin: f.bin, dir: filepath.Join(serverDir(t), "primary")}
-	serverCommand(t, "cp", "-R", f.dir, s.dir)
+	s := f.server(t)
 	s.start(t, settings...)
 	return s
 }
 
-// serverDir is a folder that belongs to whom servers run as.
+func (f Files) server(t *testing.T) *Server {
+	t.Helper()
+	s := &Server{bin: f.bin, dir: serverDir(t)}
+	serverCommand(t, "cp", "-R", f.dir+"/.", s.dir)
+	return s
+}
+
 func serverDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "bootlock-standby-")
+	dir, err := pgtest.ServerDir()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if id := serverUser(t); id != nil {
-		if err := os.Chown(dir, int(id.Uid), int(id.Gid)); err != nil {
-			t.Fatal(err)
-		}
-	}
 	return dir
-}
-
-// serverBinaries is the folder of initdb and postgres on this machine.
-func serverBinaries(t *testing.T) string {
-	t.Helper()
-	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	slices.Reverse(dirs)
-	if path, err := exec.LookPath("postgres"); err == nil {
-		if path, err = filepath.EvalSymlinks(path); err == nil {
-			dirs = append(dirs, filepath.Dir(path))
-		}
-	}
-	for _, dir := range dirs {
-		if _, err := os.Stat(filepath.Join(dir, "initdb")); err == nil {
-			return dir
-		}
-	}
-	t.Skip("not tested: no server binaries on this machine to make a standby of")
-	return ""
-}
-
-// serverUser is whom to run servers as when this is root, which they refuse.
-func serverUser(t *testing.T) *syscall.Credential {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	for _, name := range []string{"postgres", "nobody"} {
-		if u, err := user.Lookup(name); err == nil {
-			uid, _ := strconv.ParseUint(u.Uid, 10, 32)
-			gid, _ := strconv.ParseUint(u.Gid, 10, 32)
-			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-		}
-	}
-	t.Skip("not tested: root cannot run a server, and there is no user postgres or nobody")
-	return nil
 }
 
 func serverCommand(t *testing.T, name string, args ...string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), name, args...)
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: serverUser(t)}
+	cmd, err := pgtest.ServerCommand("/", name, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", name, err, out)
 	}
 }
 
+// serverLog is in the folder of the server, where it has no name of its own.
+const serverLog = "bootlock.log"
+
 // The shell ends the server and removes its files when this process is gone, and its
 // standard input with it.
-const replicaScript = `"$@" >"$DIR.log" 2>&1 </dev/null & cat >/dev/null; kill -QUIT $! 2>/dev/null; wait; rm -rf "$DIR" "$DIR.log"`
+const replicaScript = `dir=$1; shift; "$@" >>"$dir/` + serverLog + `" 2>&1 </dev/null & cat >/dev/null; kill -QUIT $! 2>/dev/null; wait; rm -rf "$dir"`
 
 func (s *Server) start(t *testing.T, settings ...string) {
 	t.Helper()
@@ -148,27 +114,17 @@ func (s *Server) start(t *testing.T, settings ...string) {
 // StartAgain starts a server that was ended, at its old address and with its data.
 func (s *Server) StartAgain(t *testing.T) {
 	t.Helper()
-	args := []string{"-c", replicaScript, "bootlock-standby", filepath.Join(s.bin, "postgres"), "-D", s.dir}
+	args := []string{s.dir, filepath.Join(s.bin, "postgres"), "-D", s.dir}
 	for _, setting := range append(slices.Clone(s.settings), "listen_addresses=127.0.0.1", "port="+strconv.Itoa(s.Port), "unix_socket_directories=", "fsync=off") {
 		args = append(args, "-c", setting)
 	}
-	cmd := exec.Command("/bin/sh", args...) // it ends with its pipe
-	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), "DIR="+s.dir, "LC_ALL=C")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: serverUser(t), Setsid: true}
-	pipe, err := cmd.StdinPipe()
+	stop, err := pgtest.RunServer("/", replicaScript, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = pipe.Close()
-		_ = cmd.Wait()
-	})
+	t.Cleanup(func() { _ = stop() })
 	db := sqltest.Open(t, "pgx", s.DSN())
-	await.True(t, "the server answers; its log is "+s.dir+".log", func() bool { return db.PingContext(t.Context()) == nil })
+	await.True(t, "the server answers; its log is "+filepath.Join(s.dir, serverLog), func() bool { return db.PingContext(t.Context()) == nil })
 }
 
 // DSN is the URL of the database postgres, as a superuser.
@@ -201,7 +157,12 @@ func (s *Server) End(t *testing.T, signal syscall.Signal) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	processes := append(s.backends(t), pid)
+	db := sqltest.Open(t, "pgx", s.DSN())
+	processes := []int{pid}
+	for _, backend := range strings.Fields(sqltest.Ask[string](t, db, "SELECT string_agg(pid::text, ' ') FROM pg_stat_activity")) {
+		pid, _ := strconv.Atoi(backend)
+		processes = append(processes, pid)
+	}
 	if err := syscall.Kill(pid, signal); err != nil {
 		t.Fatal(err)
 	}
@@ -210,38 +171,12 @@ func (s *Server) End(t *testing.T, signal syscall.Signal) {
 	})
 }
 
-func (s *Server) backends(t *testing.T) (pids []int) {
-	t.Helper()
-	db := sqltest.Open(t, "pgx", s.DSN())
-	rows, err := db.QueryContext(t.Context(), "SELECT pid FROM pg_stat_activity")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var pid int
-		if err := rows.Scan(&pid); err != nil {
-			t.Fatal(err)
-		}
-		pids = append(pids, pid)
-	}
-	if err := rows.Err(); err != nil {
-		t.Fatal(err)
-	}
-	return pids
-}
-
 // CatchUp waits until the standby has replayed what the primary has written.
 func (s *Server) CatchUp(t *testing.T, primary *Server) {
 	t.Helper()
 	from, to := sqltest.Open(t, "pgx", primary.DSN()), sqltest.Open(t, "pgx", s.DSN())
-	var written string
-	if err := from.QueryRowContext(t.Context(), "SELECT pg_current_wal_lsn()::text").Scan(&written); err != nil {
-		t.Fatal(err)
-	}
+	written := sqltest.Ask[string](t, from, "SELECT pg_current_wal_lsn()::text")
 	await.True(t, "the standby has caught up", func() bool {
-		var there bool
-		err := to.QueryRowContext(t.Context(), "SELECT pg_last_wal_replay_lsn() >= '"+written+"'").Scan(&there)
-		return err == nil && there
+		return sqltest.Ask[bool](t, to, "SELECT coalesce(pg_last_wal_replay_lsn() >= $1::pg_lsn, false)", written)
 	})
 }

@@ -12,9 +12,10 @@ import (
 // fence can do.
 func TestTracesFollowTheModel(t *testing.T) {
 	t.Parallel()
+	const traces = 8
 	l := model.Lease{Processes: 3}
 	ops, lost := 0, 0
-	for s := range uint64(*traces) {
+	for s := range uint64(traces) {
 		r := run(t, Config{Seed: *seed + s, Small: true})
 		if err := l.Replay(r.History); err != nil {
 			t.Errorf("seed %d: %v\n%v", *seed+s, err, r.History)
@@ -26,7 +27,7 @@ func TestTracesFollowTheModel(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d traces with %d operations, %d of them the loss of a lease", *traces, ops, lost)
+	t.Logf("%d traces with %d operations, %d of them the loss of a lease", traces, ops, lost)
 	if lost == 0 {
 		t.Error("nobody lost a lease: the traces show little")
 	}

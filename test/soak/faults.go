@@ -123,41 +123,27 @@ func (f *fleet) freeze(ctx context.Context, m *member, d time.Duration) {
 	m.signal(syscall.SIGCONT)
 }
 
-// terminate ends the sessions that have one of the locks.
+// terminate ends one of the sessions that have a lock.
 func (f *fleet) terminate(ctx context.Context) {
-	const all = `SELECT DISTINCT a.pid, a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid < 1000 AND a.usename = '` + pgtest.WeakRole + `'`
+	const one = `SELECT pid, application_name FROM pg_stat_activity WHERE usename = '` + pgtest.WeakRole + `' AND pid IN
+(SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid < 1000) ORDER BY random() LIMIT 1`
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	rows, err := f.admin.QueryContext(ctx, all)
-	if err != nil {
-		return // the server is being restarted
+	var pid, number int
+	var name string
+	if err := f.admin.QueryRowContext(ctx, one).Scan(&pid, &name); err != nil {
+		return // there is none, or the server is being restarted
 	}
-	defer rows.Close()
-	pids := map[int]int{} // of which process
-	for rows.Next() {
-		var pid, number int
-		var name string
-		if err := rows.Scan(&pid, &name); err == nil {
-			if _, err := fmt.Sscanf(name, applicationName, &number); err == nil {
-				pids[pid] = number
-			}
-		}
-	}
-	if rows.Err() != nil {
+	if _, err := fmt.Sscanf(name, applicationName, &number); err != nil {
 		return
 	}
-	for pid, number := range pids {
-		// Behind the pooler the session may be another one's by now.
-		for _, m := range f.members {
-			if m.Number == number || m.pooled && f.members[number].pooled {
-				over := f.begin(terminate, m.Number)
-				defer over()
-			}
+	// Behind the pooler the session may be another one's by now.
+	for _, m := range f.members {
+		if m.Number == number || m.pooled && f.members[number].pooled {
+			defer f.begin(terminate, m.Number)()
 		}
-		_, _ = f.admin.ExecContext(ctx, fmt.Sprintf("SELECT pg_terminate_backend(%d)", pid))
-		return
 	}
+	_, _ = f.admin.ExecContext(ctx, fmt.Sprintf("SELECT pg_terminate_backend(%d)", pid))
 }
 
 func (f *fleet) silence(ctx context.Context, m *member, kind relay.Silence, d time.Duration) {

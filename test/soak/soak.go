@@ -218,29 +218,12 @@ func one(is bool) int {
 	return 0
 }
 
-func (t tally) sections() int { return t.held + t.inTx }
-
 func (t tally) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d critical sections in %v: %d by Hold, %d by WithXactLock; %d ended with an error, %d calls failed before\n",
-		t.sections(), t.lasted.Round(time.Second), t.held, t.inTx, t.lost, t.failed)
+		t.held+t.inTx, t.lasted.Round(time.Second), t.held, t.inTx, t.lost, t.failed)
 	fmt.Fprintf(&b, "updates of counters: %d committed, of which %d were lost; %d stale; %d refused by their fence\n",
 		t.rows, t.rows-t.counted, t.stale, t.refused)
-	n := 0
-	for _, of := range t.faults {
-		n += of
-	}
-	fmt.Fprintf(&b, "faults: %d", n)
-	for _, kind := range []string{kill, freeze, terminate, reset, silent, slow, full, fast, immediate} {
-		fmt.Fprintf(&b, ", %s %d", kind, t.faults[kind])
-	}
-	n = 0
-	for _, of := range t.causes {
-		n += of
-	}
-	fmt.Fprintf(&b, "\noverlaps: %d, and %d without an excuse", n, len(t.wrong))
-	for _, kind := range excuses {
-		fmt.Fprintf(&b, ", %s %d (%v at most)", kind, t.causes[kind], t.longest[kind].Round(time.Millisecond))
-	}
+	fmt.Fprintf(&b, "faults: %v\noverlaps by their cause: %v, of %v at most, and %d without an excuse", t.faults, t.causes, t.longest, len(t.wrong))
 	return b.String()
 }

@@ -29,14 +29,14 @@ import (
 const envSoak = "BOOTLOCK_SOAK"
 
 func TestMain(m *testing.M) {
-	if IsWorker() {
-		if err := Work(); err != nil {
+	if told := os.Getenv(envJob); told != "" {
+		if err := work(told, os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
-		os.Exit(0)
+		return
 	}
-	os.Exit(m.Run())
+	m.Run()
 }
 
 // Eight processes take locks while all goes wrong that can. No update of a counter
@@ -157,12 +157,8 @@ func newFleet(t *testing.T, files replica.Files, control string) *fleet {
 func prepare(t *testing.T, server *pgtest.Server) string {
 	t.Helper()
 	admin := sqltest.Open(t, "pgx", server.DSN)
-	for _, statement := range []string{
-		"CREATE ROLE " + pgtest.WeakRole + " LOGIN PASSWORD '" + pgtest.WeakPassword + "'",
-		"CREATE DATABASE soak OWNER " + pgtest.WeakRole,
-	} {
-		sqltest.Exec(t, admin, statement)
-	}
+	sqltest.Exec(t, admin, "CREATE ROLE "+pgtest.WeakRole+" LOGIN PASSWORD '"+pgtest.WeakPassword+"'")
+	sqltest.Exec(t, admin, "CREATE DATABASE soak OWNER "+pgtest.WeakRole)
 	dsn := server.DSNFor("soak")
 	db := sqltest.Open(t, "pgx", dsn)
 	sqltest.Exec(t, db, `CREATE TABLE counters (key bigint PRIMARY KEY, n bigint NOT NULL) WITH (fillfactor = 20);
@@ -314,16 +310,12 @@ func (m *member) start(heard func(run int, s section)) error {
 	m.cmd = exec.Command(self, "-test.run=^$")
 	m.cmd.Env = append(os.Environ(), envJob+"="+string(told), "GOMAXPROCS=2")
 	m.cmd.Stderr = os.Stderr
-	if m.in, err = m.cmd.StdinPipe(); err != nil {
+	in, inErr := m.cmd.StdinPipe()
+	out, outErr := m.cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr, m.cmd.Start()); err != nil {
 		return err
 	}
-	out, err := m.cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := m.cmd.Start(); err != nil {
-		return err
-	}
+	m.in = in
 	m.runs++
 	run := m.runs
 	m.ended = make(chan struct{})

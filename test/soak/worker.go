@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"sync"
 	"time"
 
@@ -56,16 +55,18 @@ type worker struct {
 }
 
 // work takes locks until in ends, and says on out what it sees.
-func work(j job, in io.Reader, out io.Writer) error {
-	w := &worker{job: j, out: json.NewEncoder(out)}
-	var err error
-	if w.locks, err = sql.Open(j.Driver, j.Locks); err != nil {
+func work(told string, in io.Reader, out io.Writer) error {
+	w := &worker{out: json.NewEncoder(out)}
+	if err := json.Unmarshal([]byte(told), &w.job); err != nil {
+		return err
+	}
+	var locksErr, writesErr error
+	w.locks, locksErr = sql.Open(w.Driver, w.Locks)
+	w.writes, writesErr = sql.Open(w.Driver, w.Writes)
+	if err := errors.Join(locksErr, writesErr); err != nil {
 		return err
 	}
 	defer w.locks.Close()
-	if w.writes, err = sql.Open(j.Driver, j.Writes); err != nil {
-		return err
-	}
 	defer w.writes.Close()
 	for _, db := range []*sql.DB{w.locks, w.writes} {
 		db.SetMaxOpenConns(2 * (quickLoops + 1))
@@ -242,11 +243,7 @@ func (w *worker) fence(bound, ctx context.Context, tx *sql.Tx) error {
 	return sqltest.AskFence(ctx, bound, tx)
 }
 
-type querier interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
-func counter(ctx context.Context, q querier, key int64) (n int64, err error) {
+func counter(ctx context.Context, q sqltest.Querier, key int64) (n int64, err error) {
 	err = q.QueryRowContext(ctx, fmt.Sprintf("SELECT n FROM counters WHERE key = %d", key)).Scan(&n)
 	return n, err
 }
@@ -280,17 +277,5 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// envJob makes a process of this program a worker.
+// envJob makes a process of this program a worker; it is its job.
 const envJob = "BOOTLOCK_SOAK_JOB"
-
-// IsWorker reports whether this process is to call Work and nothing else.
-func IsWorker() bool { return os.Getenv(envJob) != "" }
-
-// Work is what a worker does, until the end of its standard input.
-func Work() error {
-	var j job
-	if err := json.Unmarshal([]byte(os.Getenv(envJob)), &j); err != nil {
-		return err
-	}
-	return work(j, os.Stdin, os.Stdout)
-}
