@@ -30,21 +30,17 @@ var (
 	errCancelled  = SQLError{Code: "57014", Message: "canceling statement due to user request"}
 	errTimeout    = SQLError{Code: "55P03", Message: "canceling statement due to lock timeout"}
 	errAborted    = SQLError{Code: "25P02", Message: "current transaction is aborted, commands ignored until end of transaction block"}
-	errCommands   = SQLError{Code: "42601", Message: "cannot insert multiple commands into a prepared statement"}
 )
 
 // A Server simulates the transaction-level advisory locks of one PostgreSQL
 // database, for all connections of the drivers made by [Server.Driver]. It
-// understands the functions pg_advisory_xact_lock and
-// pg_try_advisory_xact_lock, their _shared forms, with one number or parameter;
-// lock_timeout in the same text before the lock; and idle_in_transaction_session_timeout until the end of the transaction.
-//
-// It also understands the statements that package advisorylock sends, which are
-// too much for the above: see own.go.
+// understands the functions pg_advisory_xact_lock and pg_advisory_xact_lock_shared with
+// a number, idle_in_transaction_session_timeout in milliseconds until the end of the
+// transaction, and the statements that package advisorylock sends: see own.go.
 //
 // The queue of a lock is first in, first out, as in PostgreSQL: who asks for it
 // in shared mode waits behind a waiter for exclusive mode, and a try fails.
-// There are no savepoints and no deadlock detection.
+// There are no savepoints, no prepared statements and no deadlock detection.
 type Server struct {
 	mu      sync.Mutex
 	locks   map[int64]*lock
