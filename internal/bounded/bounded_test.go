@@ -54,19 +54,6 @@ func begun(t *testing.T, db *sql.DB) *bounded.Conn {
 	return c
 }
 
-func TestDo(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-		for name, ctx := range map[string]context.Context{"never ends": context.Background(), "may end": t.Context()} {
-			for _, want := range []error{nil, errBoom} {
-				if err := bounded.Do(ctx, func() error { return want }); err != want { //nolint:errorlint // untouched
-					t.Errorf("context %s: got %v; want %v", name, err, want)
-				}
-			}
-		}
-	})
-}
-
 // A healthy driver needs a round trip to come back; what it says then counts.
 func TestDoWaitsForTheGrace(t *testing.T) {
 	t.Parallel()
@@ -166,15 +153,6 @@ func goroutine() string {
 	return strings.Fields(string(stack[:runtime.Stack(stack, false)]))[1]
 }
 
-func TestUntilEndsWithItsContext(t *testing.T) {
-	t.Parallel()
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, ok := bounded.Until(ctx, make(chan int)); ok {
-		t.Error("there was no value")
-	}
-}
-
 func TestDoGoexit(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
@@ -232,26 +210,6 @@ func TestTransaction(t *testing.T) {
 	}
 }
 
-func TestExecOutsideATransaction(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		c, err := bounded.Open(t.Context(), db)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := c.Exec(t.Context(), "SELECT 1"); err != nil {
-			t.Error(err)
-		}
-		if err := c.Rollback(t.Context()); err != nil { // nothing to roll back
-			t.Error(err)
-		}
-		_ = c.Release(t.Context())
-		if got, want := d.String(), "connect > exec > release"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
-	})
-}
-
 func TestErrorsPassThrough(t *testing.T) {
 	t.Parallel()
 	for kind, call := range map[recdriver.Kind]func(ctx context.Context, c *bounded.Conn) error{
@@ -276,22 +234,6 @@ func TestErrorsPassThrough(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestQueryStopsAtAnError(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
-			return []string{"n"}, [][]driver.Value{{int64(1)}, {int64(2)}}, nil
-		})
-		c := begun(t, db)
-		n := 0
-		err := c.Query(t.Context(), "SELECT n FROM t", func(*sql.Rows) error { n++; return errBoom })
-		if !errors.Is(err, errBoom) || n != 1 {
-			t.Errorf("got %v after %d rows; want %v after one", err, n, errBoom)
-		}
-		_ = c.Release(t.Context())
-	})
 }
 
 func TestUserEndsTheTransaction(t *testing.T) {
@@ -333,64 +275,6 @@ func TestDistrust(t *testing.T) {
 		}
 		if got, want := d.String(), "connect > begin > rollback > close"; got != want {
 			t.Errorf("got %s; want %s", got, want)
-		}
-	})
-}
-
-// A mock that is closed without being told to expect it fails from then on. It is told
-// by its LastInsertId, which no driver for PostgreSQL has.
-func TestMockIsNotClosed(t *testing.T) {
-	t.Parallel()
-	for _, mock := range []bool{true, false} {
-		bubble(t, func(t *testing.T, d *recdriver.Driver, _ *sql.DB) {
-			db := sql.OpenDB(connector{d, func(c driverConn) driver.Conn { return mockConn{c, mock} }})
-			defer db.Close()
-			c := begun(t, db)
-			if c.Mock() {
-				t.Error("a mock before it has answered")
-			}
-			if rows, err := c.Exec(t.Context(), "SELECT 1"); rows != 1 || err != nil || c.Mock() != mock {
-				t.Errorf("got %d rows, %v, mock %t; want 1, mock %t", rows, err, c.Mock(), mock)
-			}
-			c.Distrust()
-			_ = c.Rollback(t.Context())
-			if err := c.Release(t.Context()); err != nil {
-				t.Error(err)
-			}
-			if closed := strings.HasSuffix(d.String(), "close"); closed == mock {
-				t.Errorf("mock %t: got %s; want it closed: %t", mock, d, !mock)
-			}
-		})
-	}
-}
-
-// mockConn answers like a mock, or like a driver for PostgreSQL.
-type mockConn struct {
-	driverConn
-	mock bool
-}
-
-func (c mockConn) ExecContext(context.Context, string, []driver.NamedValue) (driver.Result, error) {
-	if c.mock {
-		return mockResult{}, nil
-	}
-	return driver.RowsAffected(1), nil
-}
-
-type mockResult struct{}
-
-func (mockResult) RowsAffected() (int64, error) { return 1, nil }
-func (mockResult) LastInsertId() (int64, error) { return 0, nil }
-
-func TestServerPID(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-		for want := range int64(2) {
-			c := begun(t, db)
-			defer c.Release(t.Context()) //nolint:errcheck // not what is tested
-			if got := c.ServerPID(); got != want+1 {
-				t.Errorf("got %d; want %d", got, want+1)
-			}
 		}
 	})
 }
@@ -664,21 +548,6 @@ func TestEndingATransactionThatHangs(t *testing.T) {
 			})
 		})
 	}
-}
-
-// No driver is known to come back, whatever its name.
-func TestNoDriverIsTrusted(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		start := time.Now()
-		err := bounded.Do(ctx, func() error { time.Sleep(time.Hour); return nil })
-		if took := time.Since(start); !errors.Is(err, bounded.ErrNoReturn) || took != bounded.Grace {
-			t.Errorf("got %v after %v; want ErrNoReturn after %v", err, took, bounded.Grace)
-		}
-		time.Sleep(2 * time.Hour)
-	})
 }
 
 func TestEnded(t *testing.T) {
