@@ -83,4 +83,3 @@ type afterError struct {
 }
 
 func (e *afterError) Error() string { return fmt.Sprint(e.err) }
-func (e *afterError) Unwrap() error { return e.err }
