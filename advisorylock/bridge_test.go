@@ -360,21 +360,3 @@ func TestTurnOfTheDatabase(t *testing.T) {
 		synctest.Wait()
 	})
 }
-
-// The transaction that has the lock works for itself.
-func TestXactOfTheBridge(t *testing.T) {
-	t.Parallel()
-	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		c, r := holdCall(db)
-		c.For = locktrace.CreateSchema
-		boom := recdriver.SQLError{Code: "53100", Message: "disk full"}
-		d.OnCall(recdriver.FailOn(recdriver.Exec, "", 1, boom))
-		err := bridge.WithXactLock(t.Context(), c, unreachable(t))
-		checkStep(t, err, "op", "app", locktrace.Lock, "lock: ERROR: disk full (SQLSTATE 53100)")
-		for _, e := range r.Steps() {
-			if e.For != locktrace.CreateSchema || e.Key != int64(key) || e.Name != "app" {
-				t.Errorf("got %+v; want what the call is for", e)
-			}
-		}
-	})
-}

@@ -54,45 +54,6 @@ func TestContextEndedBefore(t *testing.T) {
 	})
 }
 
-// A driver that looks at its context ends the call at once.
-func TestContextEndsWhileDriverHeedsIt(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		step  locktrace.Step
-		kind  recdriver.Kind
-		steps string
-	}{
-		{locktrace.Connect, recdriver.Connect, "connect!"},
-		{locktrace.Begin, recdriver.Begin, "connect > begin! > release"},
-		{locktrace.Lock, recdriver.Exec, "connect > begin > lock! > rollback > release"},
-	} {
-		t.Run(string(tt.step), func(t *testing.T) {
-			t.Parallel()
-			each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-				d.OnCall(recdriver.BlockOn(tt.kind, "", nil))
-				var r locktrace.Recorder
-				err, took := cancelDuring(t, d, tt.kind, func(ctx context.Context) error {
-					return f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, func(context.Context) error {
-						t.Error("the function was called")
-						return nil
-					})
-				})
-				checkEnded(t, err, f.op, tt.step)
-				if took != 0 {
-					t.Errorf("came back %v after the context; want at once", took)
-				}
-				waited := tt.step == locktrace.Lock && !f.try
-				if errors.As(err, new(*advisorylock.WaitError)) != waited {
-					t.Errorf("got %v; want a WaitError: %t", err, waited)
-				}
-				if got := r.String(); got != tt.steps {
-					t.Errorf("got steps %s; want %s", got, tt.steps)
-				}
-			})
-		})
-	}
-}
-
 // cancelDuring cancels the context of call as soon as the driver is in a call of
 // that kind. It returns call's error, and how long after the cancellation it
 // came.
@@ -306,29 +267,6 @@ func TestDeadlineWhileWaiting(t *testing.T) {
 	}
 }
 
-// lib/pq's 57014 is all that it says about a context, and must stay reachable.
-func TestDriverErrorOfACancelledWait(t *testing.T) {
-	t.Parallel()
-	for _, name := range []string{"plain", "lib/pq"} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			bubble(t, modes[name], func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				lockElsewhere(t, d, key)
-				ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-				defer cancel()
-				err := advisorylock.WithXactLock(ctx, db, key, unreachable(t))
-				var sqlErr recdriver.SQLError
-				if !errors.As(err, &sqlErr) || sqlErr.Code != "57014" {
-					t.Errorf("got %v; want SQLSTATE 57014 in its chain", err)
-				}
-				if !errors.Is(err, context.DeadlineExceeded) {
-					t.Errorf("got %v; want context.DeadlineExceeded in its chain", err)
-				}
-			})
-		})
-	}
-}
-
 // The lock may be granted at the very moment at which the wait is over. It must
 // not be kept then, and the connection, to which a cancellation may be under
 // way, must not be used by anybody else.
@@ -396,25 +334,6 @@ func TestContextEndsDuringCommitThatSucceeds(t *testing.T) {
 		})
 		if err != nil {
 			t.Errorf("got %v; want nil", err)
-		}
-	})
-}
-
-// TTL bounds what a driver that never comes back can do to others: the server
-// ends the session.
-func TestTTLFreesTheLockOfAHangingCommit(t *testing.T) {
-	t.Parallel()
-	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		defer hang(d, recdriver.Commit)()
-		begun := time.Now()
-		_, _ = cancelDuring(t, d, recdriver.Commit, func(ctx context.Context) error {
-			return advisorylock.Locker{TTL: 5 * time.Second}.WithXactLock(ctx, db, key, nothing)
-		})
-		if err := advisorylock.WithXactLock(t.Context(), elsewhere(t, d), key, nothing); err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(begun); took != 5*time.Second {
-			t.Errorf("another process had the lock after %v; want %v", took, 5*time.Second)
 		}
 	})
 }

@@ -193,20 +193,3 @@ func TestFenceHeedsItsContext(t *testing.T) {
 		}
 	})
 }
-
-func TestFencePanics(t *testing.T) {
-	t.Parallel()
-	for name, call := range map[string]func(){
-		"nil context": func() { _ = advisorylock.Fence(nil, new(sql.Tx)) }, //nolint:staticcheck // that is the point
-		"nil tx":      func() { _ = advisorylock.Fence(context.Background(), nil) },
-	} {
-		func() {
-			defer func() {
-				if recover() == nil {
-					t.Errorf("%s: got no panic", name)
-				}
-			}()
-			call()
-		}()
-	}
-}

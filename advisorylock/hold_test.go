@@ -50,23 +50,6 @@ func TestHoldCalls(t *testing.T) {
 	}
 }
 
-// The function has the whole pool, but not the lock's own connection.
-func TestHoldFnUsesThePool(t *testing.T) {
-	t.Parallel()
-	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		db.SetMaxOpenConns(2)
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error { return usePool(ctx, db) })
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, c := range d.Calls() {
-			if strings.HasPrefix(c.Query, "CREATE TABLE") && c.Conn == 1 {
-				t.Error("the function worked on the lock's connection")
-			}
-		}
-	})
-}
-
 // The statement that takes a lease sets its limit and lifts all others, in the
 // same Exec, so that there is no moment without them.
 func TestLeaseStatement(t *testing.T) {
@@ -127,81 +110,6 @@ func TestHoldOnPoolOfOne(t *testing.T) {
 	})
 }
 
-func TestHoldFailures(t *testing.T) {
-	t.Parallel()
-	boom := recdriver.SQLError{Code: "53100", Message: "disk full"}
-	for _, tt := range []struct {
-		kind  recdriver.Kind
-		step  locktrace.Step
-		steps string
-		lost  bool
-	}{
-		{recdriver.Connect, locktrace.Connect, "connect!", false},
-		{recdriver.Begin, locktrace.Begin, "connect > begin! > release", false},
-		{recdriver.Exec, locktrace.Lock, "connect > begin > lock! > rollback > release", false},
-		{recdriver.Commit, "", "connect > begin > lock > commit! > release", true},
-	} {
-		t.Run(string(tt.kind), func(t *testing.T) {
-			t.Parallel()
-			each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-				d.OnCall(recdriver.FailOn(tt.kind, "", 1, boom))
-				var r locktrace.Recorder
-				called := false
-				err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error {
-					called = true
-					return nil
-				})
-				if got := r.String(); got != tt.steps {
-					t.Errorf("got %s; want %s", got, tt.steps)
-				}
-				if as := (recdriver.SQLError{}); !errors.As(err, &as) || as != boom {
-					t.Errorf("got %v; want the driver's error in its chain", err)
-				}
-				if got := errors.Is(err, advisorylock.ErrLost); got != tt.lost || called != tt.lost {
-					t.Errorf("got %v, function called: %t; want ErrLost, and called: %t", err, called, tt.lost)
-				}
-				if !tt.lost {
-					checkStep(t, err, "advisorylock."+f.op, "42", tt.step, string(tt.step)+": ERROR: disk full (SQLSTATE 53100)")
-				}
-			})
-		})
-	}
-}
-
-// Nobody may take the lock for as long as the function runs, even if that takes
-// no notice of the end of its context; then it is free at once.
-func TestHoldKeepsTheLockUntilFnReturns(t *testing.T) {
-	t.Parallel()
-	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		const deaf = 45 * time.Second // and some heartbeats
-		ctx, cancel := context.WithCancelCause(t.Context())
-		begun := time.Now()
-		other := make(chan time.Duration, 1)
-		err := f.call(advisorylock.Locker{}, ctx, db, key, func(ctx context.Context) error {
-			pool := elsewhere(t, d)
-			go func() {
-				if err := advisorylock.WithXactLock(context.Background(), pool, key, nothing); err != nil {
-					t.Error(err)
-				}
-				other <- time.Since(begun)
-			}()
-			cancel(errShutdown)
-			if got := context.Cause(ctx); !errors.Is(got, errShutdown) {
-				t.Errorf("got cause %v; want %v", got, errShutdown)
-			}
-			time.Sleep(deaf)
-			return nil
-		})
-		if err != nil {
-			t.Errorf("got %v; want nil: the function did its work under the lock", err)
-		}
-		if got := <-other; got != deaf {
-			t.Errorf("another process had the lock after %v; want %v", got, deaf)
-		}
-		synctest.Wait()
-	})
-}
-
 // Nothing was written, so a COMMIT that does not come back is not worth waiting
 // for, even if the context goes on for ever: only the lock is in doubt.
 func TestHoldDoesNotHangInCommit(t *testing.T) {
@@ -219,5 +127,22 @@ func TestHoldDoesNotHangInCommit(t *testing.T) {
 		comeBack()
 		synctest.Wait()
 		closedAndNeverPooled(t, d, 1)
+	})
+}
+
+// The function has done its work, and nobody knows whether under the lock.
+func TestHoldCommitFails(t *testing.T) {
+	t.Parallel()
+	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		boom := recdriver.SQLError{Code: "53100", Message: "disk full"}
+		d.OnCall(recdriver.FailOn(recdriver.Commit, "", 1, boom))
+		var r locktrace.Recorder
+		err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, noFn)
+		if !errors.Is(err, advisorylock.ErrLost) || !errors.Is(err, boom) {
+			t.Errorf("got %v; want ErrLost, and the driver's error in its chain", err)
+		}
+		if got, want := r.String(), "connect > begin > lock > commit! > release"; got != want {
+			t.Errorf("got %s; want %s", got, want)
+		}
 	})
 }

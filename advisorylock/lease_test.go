@@ -301,15 +301,17 @@ func TestFnEndsWhileAHeartbeatHangs(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
+		ttl    time.Duration
 		cancel bool
 		answer time.Duration // after the function has returned; 0 is never
 		want   time.Duration
 		lost   bool
 	}{
-		{"answered late", false, time.Second, time.Second, false},
-		{"never answered", false, 0, advisorylock.EndTime, true},
-		{"never answered, context ended", true, 0, bounded.Grace, true},
-		{"answered late, context ended", true, bounded.Grace / 2, bounded.Grace / 2, false},
+		{"answered late", 0, false, time.Second, time.Second, false},
+		{"never answered", 0, false, 0, advisorylock.EndTime, true},
+		{"never answered, short lease", 3 * time.Second, false, 0, 700 * time.Millisecond, true},
+		{"never answered, context ended", 0, true, 0, bounded.Grace, true},
+		{"answered late, context ended", 0, true, bounded.Grace / 2, bounded.Grace / 2, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -319,7 +321,7 @@ func TestFnEndsWhileAHeartbeatHangs(t *testing.T) {
 				d.OnCall(onBeat(1, func() error { <-comeBack; return nil }))
 				beat := d.Started(recdriver.Exec, "", 2) // the first is the lock
 				var returned time.Time
-				err := f.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error {
+				err := f.call(advisorylock.Locker{TTL: tt.ttl}, ctx, db, key, func(context.Context) error {
 					<-beat
 					time.Sleep(time.Second)
 					if tt.cancel {
@@ -343,25 +345,6 @@ func TestFnEndsWhileAHeartbeatHangs(t *testing.T) {
 			})
 		})
 	}
-}
-
-// The TTL bounds how long the wait for the last heartbeat can take, too.
-func TestShortLeaseEndsTheWaitForTheLastHeartbeat(t *testing.T) {
-	t.Parallel()
-	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		comeBack := make(chan struct{})
-		d.OnCall(onBeat(1, func() error { <-comeBack; return nil }))
-		beat := d.Started(recdriver.Exec, "", 2)
-		begun := time.Now()
-		err := f.call(advisorylock.Locker{TTL: 3 * time.Second}, t.Context(), db, key, func(context.Context) error { <-beat; return nil })
-		if !errors.Is(err, advisorylock.ErrLost) {
-			t.Errorf("got %v; want ErrLost", err)
-		}
-		if got, want := time.Since(begun), 2700*time.Millisecond; got != want {
-			t.Errorf("came back after %v; want %v", got, want)
-		}
-		close(comeBack)
-	})
 }
 
 // The lease counts from the statement that was granted, not from the first one

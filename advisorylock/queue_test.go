@@ -100,32 +100,6 @@ func TestManyHoldsOfDifferentKeys(t *testing.T) {
 	})
 }
 
-// Who waits inside the process costs no connection.
-func TestWaitersInTheProcessHaveNoConnection(t *testing.T) {
-	t.Parallel()
-	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		var wg sync.WaitGroup
-		free := make(chan struct{})
-		for range 20 {
-			wg.Go(func() {
-				err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { <-free; return nil })
-				if err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		synctest.Wait()
-		if n := d.Open(); n != 1 {
-			t.Errorf("got %d connections for one holder and 19 waiters; want 1", n)
-		}
-		close(free)
-		wg.Wait()
-		if n := d.Open(); n != 1 {
-			t.Errorf("got %d connections for 20 calls one after the other; want 1", n)
-		}
-	})
-}
-
 // queued starts call after call, each when the one before has found its place.
 func queued(n int, call func(i int)) (wait func()) {
 	var wg sync.WaitGroup
@@ -144,7 +118,7 @@ func TestFirstComeFirstServed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+			bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 				db.SetMaxOpenConns(2)
 				var order []int
 				wait := queued(30, func(i int) {
@@ -160,6 +134,9 @@ func TestFirstComeFirstServed(t *testing.T) {
 				wait()
 				if !slices.IsSorted(order) || len(order) != 30 {
 					t.Errorf("got %v; want 0 to 29 in order", order)
+				}
+				if n := strings.Count(d.String(), "connect"); n != 1 { // waiters in the process cost none
+					t.Errorf("got %d connections for one holder at a time; want 1", n)
 				}
 			})
 		})
