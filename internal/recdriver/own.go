@@ -63,7 +63,7 @@ func (b *backendConn) own(ctx context.Context, st string) (rows int, err error) 
 	case ownPID.MatchString(st):
 		return b.mayQueue(ownPID.FindStringSubmatch(st)[1]), nil
 	case strings.HasPrefix(st, "SELECT 1 WHERE EXISTS (SELECT FROM pg_catalog.pg_roles"):
-		return map[bool]int{true: 1}[b.session.server.isShort()], nil
+		return map[bool]int{true: 1}[b.session.server.short.Load()], nil
 	case len(calls) == 3:
 		return b.fence(st, calls)
 	}
@@ -87,7 +87,7 @@ func (b *backendConn) fence(st string, calls []lockCalled) (rows int, err error)
 func (b *backendConn) take(st string, calls []lockCalled) int {
 	s := b.session
 	switch {
-	case s.server.isStandby():
+	case s.server.standby.Load():
 		return standby
 	case b.inVain && strings.Contains(st, "current_setting('bootlock.k')"):
 		return taken
@@ -134,7 +134,7 @@ func (b *backendConn) free(st string, key int64) int {
 		}
 		return granted
 	}
-	if strings.Contains(st, "THEN 3") && b.session.server.isShort() {
+	if strings.Contains(st, "THEN 3") && b.session.server.short.Load() {
 		return short
 	}
 	return taken
@@ -142,12 +142,10 @@ func (b *backendConn) free(st string, key int64) int {
 
 func (b *backendConn) mayQueue(pid string) int {
 	s := b.session.server
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	switch {
-	case s.pooled || pid != strconv.Itoa(b.number):
+	case s.pooled.Load() || pid != strconv.Itoa(b.number):
 		return taken
-	case s.short:
+	case s.short.Load():
 		return short
 	}
 	return granted
@@ -155,11 +153,7 @@ func (b *backendConn) mayQueue(pid string) int {
 
 // queue blocks for the lock, for a burst.
 func (b *backendConn) queue(ctx context.Context) error {
-	s := b.session.server
-	s.mu.Lock()
-	plain := s.plain
-	s.mu.Unlock()
-	if plain {
+	if b.session.server.plain.Load() {
 		return SQLError{Code: "42501", Message: "permission denied for language plpgsql"}
 	}
 	err := b.session.acquire(ctx, b.queued, true, burst)
