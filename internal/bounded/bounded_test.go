@@ -89,21 +89,6 @@ func TestDoWaitsForTheGrace(t *testing.T) {
 	}
 }
 
-// A panic of the driver belongs to the caller, who may recover; on the goroutine
-// of the call it would end the program.
-func TestDoPanics(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-		defer func() {
-			if v := recover(); v != "boom" {
-				t.Errorf("got %v; want the panic of the call", v)
-			}
-		}()
-		err := bounded.Do(t.Context(), func() error { panic("boom") })
-		t.Errorf("came back with %v", err)
-	})
-}
-
 // Whatever waits runs the hooks, on its own goroutine and with its own context: also
 // in a call whose context never ends.
 func TestHooks(t *testing.T) {
@@ -161,79 +146,6 @@ func TestDoGoexit(t *testing.T) {
 			t.Errorf("got %v; want an error that says so", err)
 		}
 	})
-}
-
-func TestTransaction(t *testing.T) {
-	t.Parallel()
-	for name, tt := range map[string]struct {
-		end  func(*bounded.Conn, context.Context) error
-		want string
-	}{
-		"commit":   {(*bounded.Conn).Commit, "connect > begin > exec > query > commit > release"},
-		"rollback": {(*bounded.Conn).Rollback, "connect > begin > exec > query > rollback > release"},
-		"neither":  {func(*bounded.Conn, context.Context) error { return nil }, "connect > begin > exec > query > rollback > release"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				d.OnExec(func(recdriver.Call) (int64, error) { return 7, nil })
-				d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
-					return []string{"n"}, [][]driver.Value{{int64(1)}, {int64(2)}}, nil
-				})
-				c := begun(t, db)
-				if rows, err := c.Exec(t.Context(), "UPDATE t SET x = 1"); rows != 7 || err != nil {
-					t.Errorf("got %d rows, %v; want 7", rows, err)
-				}
-				sum := 0
-				err := c.Query(t.Context(), "SELECT n FROM t", func(rows *sql.Rows) error {
-					var n int
-					err := rows.Scan(&n)
-					sum += n
-					return err
-				})
-				if sum != 3 || err != nil {
-					t.Errorf("got sum %d, %v; want 3", sum, err)
-				}
-				if err := tt.end(c, t.Context()); err != nil {
-					t.Error(err)
-				}
-				for range 2 { // the second does nothing
-					if err := c.Release(t.Context()); err != nil {
-						t.Error(err)
-					}
-				}
-				if got := d.String(); got != tt.want {
-					t.Errorf("got %s; want %s", got, tt.want)
-				}
-			})
-		})
-	}
-}
-
-func TestErrorsPassThrough(t *testing.T) {
-	t.Parallel()
-	for kind, call := range map[recdriver.Kind]func(ctx context.Context, c *bounded.Conn) error{
-		recdriver.Exec: func(ctx context.Context, c *bounded.Conn) error { _, err := c.Exec(ctx, "SELECT 1"); return err },
-		recdriver.Query: func(ctx context.Context, c *bounded.Conn) error {
-			return c.Query(ctx, "SELECT 1", func(*sql.Rows) error { return nil })
-		},
-		recdriver.Commit:   func(ctx context.Context, c *bounded.Conn) error { return c.Commit(ctx) },
-		recdriver.Rollback: func(ctx context.Context, c *bounded.Conn) error { return c.Rollback(ctx) },
-	} {
-		bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-			c := begun(t, db)
-			d.OnCall(recdriver.FailOn(kind, "", 1, errBoom))
-			if err := call(t.Context(), c); !errors.Is(err, errBoom) {
-				t.Errorf("%s: got %v; want %v", kind, err, errBoom)
-			}
-			// After a COMMIT or ROLLBACK that failed, the transaction may still be open.
-			ended := kind == recdriver.Commit || kind == recdriver.Rollback
-			_ = c.Release(t.Context())
-			if closed := strings.HasSuffix(d.String(), "close"); closed != ended {
-				t.Errorf("%s: got %s; want the connection closed: %t", kind, d, ended)
-			}
-		})
-	}
 }
 
 func TestUserEndsTheTransaction(t *testing.T) {
@@ -468,22 +380,6 @@ func TestStuckCleanUp(t *testing.T) {
 					}
 				})
 			}
-		})
-	}
-}
-
-func TestStart(t *testing.T) {
-	t.Parallel()
-	for _, want := range []error{nil, errBoom} {
-		bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-			c := begun(t, db)
-			if want != nil {
-				d.OnCall(recdriver.FailOn(recdriver.Exec, "", 1, want))
-			}
-			if err := <-c.Start("SELECT 1").C; !errors.Is(err, want) {
-				t.Errorf("got %v; want %v", err, want)
-			}
-			_ = c.Release(t.Context())
 		})
 	}
 }
