@@ -305,10 +305,7 @@ func TestNoConnectionForTheWorkUntilTheContextEnds(t *testing.T) {
 		c, r := holdCall(db)
 		c.Work = pool
 		begun := time.Now()
-		err := bridge.Hold(ctx, c, func(context.Context) error {
-			t.Error("the function was called")
-			return nil
-		})
+		err := bridge.Hold(ctx, c, uncalled(t))
 		if took := time.Since(begun); took != 10*time.Second || !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, errShutdown) {
 			t.Errorf("got %v after %v; want the end of the context after ten seconds", err, took)
 		}

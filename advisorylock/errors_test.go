@@ -109,7 +109,7 @@ func TestUnsupported(t *testing.T) {
 			t.Parallel()
 			each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 				d.OnCall(recdriver.FailOn(tt.kind, "", 1, tt.err))
-				err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil })
+				err := f.call(advisorylock.Locker{}, t.Context(), db, key, noFn)
 				if !errors.Is(err, advisorylock.ErrUnsupported) || !errors.Is(err, tt.err) {
 					t.Errorf("got %v; want ErrUnsupported and the driver's error", err)
 				}
@@ -161,7 +161,7 @@ func TestNoConnectionIsNoWaitError(t *testing.T) {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errShutdown)
 		defer cancel()
 		begun := time.Now()
-		err := f.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error { return nil })
+		err := f.call(advisorylock.Locker{}, ctx, db, key, noFn)
 		if took := time.Since(begun); took != time.Second {
 			t.Errorf("took %v; want a second", took)
 		}

@@ -62,8 +62,6 @@ func TestFenceKeepsTheNextOneOut(t *testing.T) {
 	})
 }
 
-func noFn(context.Context) error { return nil }
-
 // While nobody has told the holder, the server does.
 func TestFenceOfALostLease(t *testing.T) {
 	t.Parallel()

@@ -21,33 +21,28 @@ import (
 // a table would hang the CREATE INDEX CONCURRENTLY of its own callback.
 func TestHoldCalls(t *testing.T) {
 	t.Parallel()
-	for _, f := range leases {
-		t.Run(f.op, func(t *testing.T) {
-			t.Parallel()
-			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				var r locktrace.Recorder
-				err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error {
-					if n := d.Server().Held()[int64(key)]; n != 1 {
-						t.Errorf("got %d holders while the function runs; want 1", n)
-					}
-					return nil
-				})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if got, want := d.String(), "connect > begin > exec > commit > release"; got != want {
-					t.Errorf("got calls %s; want %s", got, want)
-				}
-				if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
-					t.Errorf("got steps %s; want %s", got, want)
-				}
-				begin := d.Calls()[1]
-				if begin.Isolation != sql.LevelReadCommitted || begin.ReadOnly {
-					t.Errorf("got BEGIN %v, read-only %t; want READ COMMITTED", begin.Isolation, begin.ReadOnly)
-				}
-			})
+	eachInEveryMode(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		var r locktrace.Recorder
+		err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error {
+			if n := d.Server().Held()[int64(key)]; n != 1 {
+				t.Errorf("got %d holders while the function runs; want 1", n)
+			}
+			return nil
 		})
-	}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := d.String(), "connect > begin > exec > commit > release"; got != want {
+			t.Errorf("got calls %s; want %s", got, want)
+		}
+		if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
+			t.Errorf("got steps %s; want %s", got, want)
+		}
+		begin := d.Calls()[1]
+		if begin.Isolation != sql.LevelReadCommitted || begin.ReadOnly {
+			t.Errorf("got BEGIN %v, read-only %t; want READ COMMITTED", begin.Isolation, begin.ReadOnly)
+		}
+	})
 }
 
 // The statement that takes a lease sets its limit and lifts all others, in the
@@ -95,10 +90,7 @@ func TestHoldOnPoolOfOne(t *testing.T) {
 	t.Parallel()
 	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		db.SetMaxOpenConns(1)
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error {
-			t.Error("the function was called")
-			return nil
-		})
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, uncalled(t))
 		if !errors.Is(err, advisorylock.ErrPoolTooSmall) {
 			t.Errorf("got %v; want ErrPoolTooSmall", err)
 		}
@@ -117,7 +109,7 @@ func TestHoldDoesNotHangInCommit(t *testing.T) {
 	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		comeBack := hang(d, recdriver.Commit)
 		begun := time.Now()
-		err := f.call(advisorylock.Locker{}, context.Background(), db, key, func(context.Context) error { return nil })
+		err := f.call(advisorylock.Locker{}, context.Background(), db, key, noFn)
 		if took := time.Since(begun); took < advisorylock.EndTime || took > 2*advisorylock.EndTime {
 			t.Errorf("took %v; want a little more than %v", took, advisorylock.EndTime)
 		}

@@ -7,7 +7,6 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -166,44 +165,39 @@ func TestLeaseIsLostOnASilentNetwork(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			for _, f := range leases {
-				t.Run(f.op, func(t *testing.T) {
-					t.Parallel()
-					eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-						comeBack := make(chan struct{})
-						d.OnCall(tt.hook(comeBack))
-						var r locktrace.Recorder
-						begun := time.Now()
-						var ended time.Duration
-						err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(ctx context.Context) error {
-							<-ctx.Done()
-							ended = time.Since(begun)
-							if got := context.Cause(ctx); got != advisorylock.ErrLost { //nolint:errorlint // itself
-								t.Errorf("got cause %v; want ErrLost", got)
-							}
-							return nil // and does not even say so
-						})
-						if ended != tt.want {
-							t.Errorf("the function's context ended after %v; want %v", ended, tt.want)
-						}
-						if took := time.Since(begun); took != tt.want {
-							t.Errorf("came back after %v; want %v, as soon as the function had", took, tt.want)
-						}
-						if !errors.Is(err, advisorylock.ErrLost) {
-							t.Errorf("got %v; want ErrLost", err)
-						}
-						if got, want := r.String(), "connect > begin > lock > rollback! > release!"; got != want {
-							t.Errorf("got %s; want %s", got, want)
-						}
-						if err := advisorylock.TryWithXactLock(t.Context(), db, key+1, nothing); err != nil {
-							t.Errorf("another call: %v", err)
-						}
-						close(comeBack)
-						synctest.Wait()
-						closedAndNeverPooled(t, d, 1)
-					})
+			eachInEveryMode(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				comeBack := make(chan struct{})
+				d.OnCall(tt.hook(comeBack))
+				var r locktrace.Recorder
+				begun := time.Now()
+				var ended time.Duration
+				err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(ctx context.Context) error {
+					<-ctx.Done()
+					ended = time.Since(begun)
+					if got := context.Cause(ctx); got != advisorylock.ErrLost { //nolint:errorlint // itself
+						t.Errorf("got cause %v; want ErrLost", got)
+					}
+					return nil // and does not even say so
 				})
-			}
+				if ended != tt.want {
+					t.Errorf("the function's context ended after %v; want %v", ended, tt.want)
+				}
+				if took := time.Since(begun); took != tt.want {
+					t.Errorf("came back after %v; want %v, as soon as the function had", took, tt.want)
+				}
+				if !errors.Is(err, advisorylock.ErrLost) {
+					t.Errorf("got %v; want ErrLost", err)
+				}
+				if got, want := r.String(), "connect > begin > lock > rollback! > release!"; got != want {
+					t.Errorf("got %s; want %s", got, want)
+				}
+				if err := advisorylock.TryWithXactLock(t.Context(), db, key+1, nothing); err != nil {
+					t.Errorf("another call: %v", err)
+				}
+				close(comeBack)
+				synctest.Wait()
+				closedAndNeverPooled(t, d, 1)
+			})
 		})
 	}
 }
@@ -259,36 +253,6 @@ func TestSessionOfTheLeaseEndsUnnoticed(t *testing.T) {
 				})
 				if !errors.Is(err, advisorylock.ErrLost) || fnErr != nil && !errors.Is(err, fnErr) {
 					t.Errorf("got %v; want ErrLost, and %v in its chain", err, fnErr)
-				}
-			})
-		})
-	}
-}
-
-func TestLeaseIsLostAndFnEndsOtherwise(t *testing.T) {
-	t.Parallel()
-	boom := errors.New("boom")
-	for _, tt := range []struct {
-		name string
-		end  func()
-		want outcome
-	}{
-		{"panic", func() { panic(boom) }, outcome{panicked: boom}},
-		{"Goexit", runtime.Goexit, outcome{exited: true}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				got := run(func() error {
-					return advisorylock.Hold(t.Context(), db, key, func(ctx context.Context) error {
-						d.Server().Kill(int64(key))
-						<-ctx.Done()
-						tt.end()
-						return nil
-					})
-				})
-				if got != tt.want {
-					t.Errorf("got %+v; want %+v", got, tt.want)
 				}
 			})
 		})

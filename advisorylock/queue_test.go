@@ -247,7 +247,7 @@ func TestNested(t *testing.T) {
 			t.Parallel()
 			each(t, forms, func(t *testing.T, inner form, d *recdriver.Driver, db *sql.DB) {
 				call := func(ctx context.Context, db *sql.DB, key advisorylock.Key) error {
-					return inner.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error { return nil })
+					return inner.call(advisorylock.Locker{}, ctx, db, key, noFn)
 				}
 				other := recdriver.New().OpenDB() // another database
 				defer other.Close()
@@ -296,7 +296,7 @@ func TestContextOfAFinishedCallIsNotNested(t *testing.T) {
 			if !errors.Is(err, end) {
 				t.Error(err)
 			}
-			if err := f.call(advisorylock.Locker{}, kept, db, key, func(context.Context) error { return nil }); err != nil {
+			if err := f.call(advisorylock.Locker{}, kept, db, key, noFn); err != nil {
 				t.Errorf("got %v; want nil", err)
 			}
 		}
@@ -336,7 +336,7 @@ func TestPoolTooSmall(t *testing.T) {
 				var sent string
 				err := nest(t.Context(), db, key+1, tt.outer, func(ctx context.Context) error {
 					d.Reset()
-					err := f.call(advisorylock.Locker{}, ctx, db, key, func(ctx context.Context) error { return nil })
+					err := f.call(advisorylock.Locker{}, ctx, db, key, noFn)
 					sent = d.String()
 					return err
 				})
@@ -553,35 +553,27 @@ func TestTryInTheProcess(t *testing.T) {
 
 func TestTryOnTheServer(t *testing.T) {
 	t.Parallel()
-	for _, f := range tries {
-		t.Run(f.op, func(t *testing.T) {
-			t.Parallel()
-			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				free := lockElsewhere(t, d, key)
-				var r locktrace.Recorder
-				l := advisorylock.Locker{Trace: r.Trace(), Name: "app"}
-				err := f.call(l, t.Context(), db, key, func(context.Context) error {
-					t.Error("the function was called")
-					return nil
-				})
-				if !errors.Is(err, advisorylock.ErrNotAcquired) {
-					t.Errorf("got %v; want ErrNotAcquired", err)
-				}
-				checkStep(t, err, "advisorylock."+f.op, "app", locktrace.Lock, "lock: "+advisorylock.ErrNotAcquired.Error())
-				if errors.As(err, new(*advisorylock.WaitError)) {
-					t.Errorf("got a WaitError, %v, but nobody waited", err)
-				}
-				if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
-					t.Errorf("got %s; want %s", got, want)
-				}
-				if strings.Contains(d.String(), "query") {
-					t.Errorf("got calls %s; want no look at who has the lock", d)
-				}
-				free()
-				if err := f.call(l, t.Context(), db, key, func(context.Context) error { return nil }); err != nil {
-					t.Errorf("after it was freed: %v", err)
-				}
-			})
-		})
-	}
+	eachInEveryMode(t, tries, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		free := lockElsewhere(t, d, key)
+		var r locktrace.Recorder
+		l := advisorylock.Locker{Trace: r.Trace(), Name: "app"}
+		err := f.call(l, t.Context(), db, key, uncalled(t))
+		if !errors.Is(err, advisorylock.ErrNotAcquired) {
+			t.Errorf("got %v; want ErrNotAcquired", err)
+		}
+		checkStep(t, err, "advisorylock."+f.op, "app", locktrace.Lock, "lock: "+advisorylock.ErrNotAcquired.Error())
+		if errors.As(err, new(*advisorylock.WaitError)) {
+			t.Errorf("got a WaitError, %v, but nobody waited", err)
+		}
+		if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
+			t.Errorf("got %s; want %s", got, want)
+		}
+		if strings.Contains(d.String(), "query") {
+			t.Errorf("got calls %s; want no look at who has the lock", d)
+		}
+		free()
+		if err := f.call(l, t.Context(), db, key, noFn); err != nil {
+			t.Errorf("after it was freed: %v", err)
+		}
+	})
 }

@@ -240,35 +240,30 @@ func TestHowFnEnds(t *testing.T) {
 // still runs.
 func TestCancelledContextDoesNotFreeTheLockUnderFn(t *testing.T) {
 	t.Parallel()
-	for _, f := range forms {
-		t.Run(f.op, func(t *testing.T) {
-			t.Parallel()
-			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				shutdown := errors.New("shutting down")
-				ctx, cancel := context.WithCancelCause(t.Context())
-				defer cancel(nil)
-				other := elsewhere(t, d)
-				err := f.call(advisorylock.Locker{TTL: time.Minute}, ctx, db, key, func(ctx context.Context) error {
-					cancel(shutdown)
-					<-ctx.Done()
-					if got := context.Cause(ctx); !errors.Is(got, shutdown) {
-						t.Errorf("got cause %v; want %v", got, shutdown)
-					}
-					time.Sleep(50 * time.Second) // the function winds up
-					if err := advisorylock.TryWithXactLock(context.Background(), other, key, nothing); !errors.Is(err, advisorylock.ErrNotAcquired) {
-						t.Errorf("got %v from another process while the function runs; want ErrNotAcquired", err)
-					}
-					return ctx.Err()
-				})
-				if !errors.Is(err, context.Canceled) || !errors.Is(err, shutdown) {
-					t.Errorf("got %v; want the context's error and its cause", err)
-				}
-				if n := d.Server().Held()[int64(key)]; n != 0 {
-					t.Error("the lock is still held")
-				}
-			})
+	eachInEveryMode(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		shutdown := errors.New("shutting down")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		defer cancel(nil)
+		other := elsewhere(t, d)
+		err := f.call(advisorylock.Locker{TTL: time.Minute}, ctx, db, key, func(ctx context.Context) error {
+			cancel(shutdown)
+			<-ctx.Done()
+			if got := context.Cause(ctx); !errors.Is(got, shutdown) {
+				t.Errorf("got cause %v; want %v", got, shutdown)
+			}
+			time.Sleep(50 * time.Second) // the function winds up
+			if err := advisorylock.TryWithXactLock(context.Background(), other, key, nothing); !errors.Is(err, advisorylock.ErrNotAcquired) {
+				t.Errorf("got %v from another process while the function runs; want ErrNotAcquired", err)
+			}
+			return ctx.Err()
 		})
-	}
+		if !errors.Is(err, context.Canceled) || !errors.Is(err, shutdown) {
+			t.Errorf("got %v; want the context's error and its cause", err)
+		}
+		if n := d.Server().Held()[int64(key)]; n != 0 {
+			t.Error("the lock is still held")
+		}
+	})
 }
 
 func TestEndOfContextPreventsTheCommit(t *testing.T) {
@@ -397,7 +392,7 @@ func TestStaleConnectionsAreReplaced(t *testing.T) {
 			return nil
 		})
 		var r locktrace.Recorder
-		err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error { return nil })
+		err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, noFn)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -431,7 +426,7 @@ func TestServerThatIsDownIsNotAskedForEver(t *testing.T) {
 	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		d.OnCall(recdriver.FailOn(recdriver.Begin, "", 0, driver.ErrBadConn))
 		d.OnCall(recdriver.FailOn(recdriver.Exec, "", 0, driver.ErrBadConn))
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil })
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, noFn)
 		if !errors.Is(err, driver.ErrBadConn) {
 			t.Errorf("got %v; want driver.ErrBadConn", err)
 		}
@@ -448,7 +443,7 @@ func TestServerThatWorksButRefusesBegin(t *testing.T) {
 	t.Parallel()
 	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		d.OnCall(recdriver.FailOn(recdriver.Begin, "", 0, driver.ErrBadConn))
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil })
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, noFn)
 		if !errors.Is(err, advisorylock.ErrUnsupported) || !errors.Is(err, driver.ErrBadConn) {
 			t.Errorf("got %v; want ErrUnsupported and driver.ErrBadConn", err)
 		}
