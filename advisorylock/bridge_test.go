@@ -305,10 +305,7 @@ func TestNoConnectionForTheWorkUntilTheContextEnds(t *testing.T) {
 		c, r := holdCall(db)
 		c.Work = pool
 		begun := time.Now()
-		err := bridge.Hold(ctx, c, func(context.Context) error {
-			t.Error("the function was called")
-			return nil
-		})
+		err := bridge.Hold(ctx, c, uncalled(t))
 		if took := time.Since(begun); took != 10*time.Second || !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, errShutdown) {
 			t.Errorf("got %v after %v; want the end of the context after ten seconds", err, took)
 		}
@@ -358,23 +355,5 @@ func TestTurnOfTheDatabase(t *testing.T) {
 			t.Errorf("got %v, %d at once; want one at a time", err, most)
 		}
 		synctest.Wait()
-	})
-}
-
-// The transaction that has the lock works for itself.
-func TestXactOfTheBridge(t *testing.T) {
-	t.Parallel()
-	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		c, r := holdCall(db)
-		c.For = locktrace.CreateSchema
-		boom := recdriver.SQLError{Code: "53100", Message: "disk full"}
-		d.OnCall(recdriver.FailOn(recdriver.Exec, "", 1, boom))
-		err := bridge.WithXactLock(t.Context(), c, unreachable(t))
-		checkStep(t, err, "op", "app", locktrace.Lock, "lock: ERROR: disk full (SQLSTATE 53100)")
-		for _, e := range r.Steps() {
-			if e.For != locktrace.CreateSchema || e.Key != int64(key) || e.Name != "app" {
-				t.Errorf("got %+v; want what the call is for", e)
-			}
-		}
 	})
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"runtime/pprof"
 	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,26 +79,6 @@ func nothingLeft(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 	}
 }
 
-// The leak check of every test here is synctest's own: a goroutine that is still
-// blocked when its bubble ends, be it on the clock, panics with all stacks. A
-// check that finds nothing proves nothing, so here it has to find something.
-func TestBubbleSeesALeak(t *testing.T) {
-	t.Parallel()
-	for name, leak := range map[string]func(){
-		"blocked": func() { <-make(chan struct{}) },
-		"asleep":  func() { time.Sleep(time.Second) },
-	} {
-		func() {
-			defer func() {
-				if v := recover(); !strings.Contains(fmt.Sprint(v), "blocked goroutines remain") {
-					t.Errorf("%s: got panic %v; want one that tells of the goroutine", name, v)
-				}
-			}()
-			synctest.Test(t, func(*testing.T) { go leak() })
-		}()
-	}
-}
-
 // elsewhere is a pool of another process on the same server.
 func elsewhere(t *testing.T, d *recdriver.Driver) *sql.DB {
 	t.Helper()
@@ -127,12 +106,17 @@ func lockElsewhere(t *testing.T, d *recdriver.Driver, key advisorylock.Key) (fre
 	}
 }
 
-// nothing is a callback that succeeds.
+// nothing and noFn are callbacks that succeed.
 func nothing(context.Context, *sql.Tx) error { return nil }
+func noFn(context.Context) error             { return nil }
 
-// unreachable is a callback that must not be called.
+// unreachable and uncalled are callbacks that must not be called.
 func unreachable(t *testing.T) func(context.Context, *sql.Tx) error {
-	return func(context.Context, *sql.Tx) error {
+	return func(ctx context.Context, _ *sql.Tx) error { return uncalled(t)(ctx) }
+}
+
+func uncalled(t *testing.T) func(context.Context) error {
+	return func(context.Context) error {
 		t.Error("the function was called")
 		return nil
 	}
@@ -175,6 +159,17 @@ func each(t *testing.T, forms []form, test func(t *testing.T, f form, d *recdriv
 		t.Run(f.op, func(t *testing.T) {
 			t.Parallel()
 			bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) { test(t, f, d, db) })
+		})
+	}
+}
+
+// eachInEveryMode is each for every kind of driver.
+func eachInEveryMode(t *testing.T, forms []form, test func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB)) {
+	t.Helper()
+	for _, f := range forms {
+		t.Run(f.op, func(t *testing.T) {
+			t.Parallel()
+			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) { test(t, f, d, db) })
 		})
 	}
 }

@@ -40,10 +40,7 @@ func TestContextEndedBefore(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(errShutdown)
 		var r locktrace.Recorder
-		err := f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, func(context.Context) error {
-			t.Error("the function was called")
-			return nil
-		})
+		err := f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, uncalled(t))
 		checkEnded(t, err, f.op, locktrace.Connect)
 		if got := d.String(); got != "" {
 			t.Errorf("got calls %s; want none", got)
@@ -52,45 +49,6 @@ func TestContextEndedBefore(t *testing.T) {
 			t.Errorf("got steps %s; want connect!", got)
 		}
 	})
-}
-
-// A driver that looks at its context ends the call at once.
-func TestContextEndsWhileDriverHeedsIt(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		step  locktrace.Step
-		kind  recdriver.Kind
-		steps string
-	}{
-		{locktrace.Connect, recdriver.Connect, "connect!"},
-		{locktrace.Begin, recdriver.Begin, "connect > begin! > release"},
-		{locktrace.Lock, recdriver.Exec, "connect > begin > lock! > rollback > release"},
-	} {
-		t.Run(string(tt.step), func(t *testing.T) {
-			t.Parallel()
-			each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-				d.OnCall(recdriver.BlockOn(tt.kind, "", nil))
-				var r locktrace.Recorder
-				err, took := cancelDuring(t, d, tt.kind, func(ctx context.Context) error {
-					return f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, func(context.Context) error {
-						t.Error("the function was called")
-						return nil
-					})
-				})
-				checkEnded(t, err, f.op, tt.step)
-				if took != 0 {
-					t.Errorf("came back %v after the context; want at once", took)
-				}
-				waited := tt.step == locktrace.Lock && !f.try
-				if errors.As(err, new(*advisorylock.WaitError)) != waited {
-					t.Errorf("got %v; want a WaitError: %t", err, waited)
-				}
-				if got := r.String(); got != tt.steps {
-					t.Errorf("got steps %s; want %s", got, tt.steps)
-				}
-			})
-		})
-	}
 }
 
 // cancelDuring cancels the context of call as soon as the driver is in a call of
@@ -140,54 +98,49 @@ func TestContextEndsWhileDriverHangs(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			for _, f := range forms {
-				t.Run(f.op, func(t *testing.T) {
-					t.Parallel()
-					eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-						db.SetMaxOpenConns(2) // one for locks, one to spare
-						if tt.kind == recdriver.Close {
-							db.SetMaxIdleConns(-1) // each release closes the connection
-						}
-						comeBack := hang(d, tt.kind)
-						var r locktrace.Recorder
-						err, took := cancelDuring(t, d, tt.kind, func(ctx context.Context) error {
-							return f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, func(context.Context) error { return tt.fnErr })
-						})
-						if took != bounded.Grace {
-							t.Errorf("came back %v after the context; want %v", took, bounded.Grace)
-						}
-						if got := r.String(); got != tt.steps {
-							t.Errorf("got steps %s; want %s", got, tt.steps)
-						}
-						switch {
-						case tt.step == locktrace.Commit && f.lease:
-							// Nothing but the lock was in doubt, and that is.
-							if !errors.Is(err, advisorylock.ErrLost) || !errors.Is(err, bounded.ErrNoReturn) {
-								t.Errorf("got %v; want ErrLost, since the driver did not come back", err)
-							}
-						case tt.step != "":
-							checkEnded(t, err, f.op, tt.step)
-							if !errors.Is(err, bounded.ErrNoReturn) {
-								t.Errorf("got %v; want it to say that the driver did not come back", err)
-							}
-						case !errors.Is(err, tt.fnErr):
-							t.Errorf("got %v; want %v", err, tt.fnErr)
-						}
-						if in := db.Stats().InUse; in != 1 {
-							t.Errorf("got %d connections out of the pool; want the one that hangs", in)
-						}
-
-						d.OnCall(nil)
-						placesAreFree(t, db, tt.locked)
-						comeBack()
-						synctest.Wait()
-						closedAndNeverPooled(t, d, 1)
-						if err := advisorylock.WithXactLock(t.Context(), db, key, nothing); err != nil {
-							t.Errorf("after the driver came back: %v", err)
-						}
-					})
+			eachInEveryMode(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				db.SetMaxOpenConns(2) // one for locks, one to spare
+				if tt.kind == recdriver.Close {
+					db.SetMaxIdleConns(-1) // each release closes the connection
+				}
+				comeBack := hang(d, tt.kind)
+				var r locktrace.Recorder
+				err, took := cancelDuring(t, d, tt.kind, func(ctx context.Context) error {
+					return f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, func(context.Context) error { return tt.fnErr })
 				})
-			}
+				if took != bounded.Grace {
+					t.Errorf("came back %v after the context; want %v", took, bounded.Grace)
+				}
+				if got := r.String(); got != tt.steps {
+					t.Errorf("got steps %s; want %s", got, tt.steps)
+				}
+				switch {
+				case tt.step == locktrace.Commit && f.lease:
+					// Nothing but the lock was in doubt, and that is.
+					if !errors.Is(err, advisorylock.ErrLost) || !errors.Is(err, bounded.ErrNoReturn) {
+						t.Errorf("got %v; want ErrLost, since the driver did not come back", err)
+					}
+				case tt.step != "":
+					checkEnded(t, err, f.op, tt.step)
+					if !errors.Is(err, bounded.ErrNoReturn) {
+						t.Errorf("got %v; want it to say that the driver did not come back", err)
+					}
+				case !errors.Is(err, tt.fnErr):
+					t.Errorf("got %v; want %v", err, tt.fnErr)
+				}
+				if in := db.Stats().InUse; in != 1 {
+					t.Errorf("got %d connections out of the pool; want the one that hangs", in)
+				}
+
+				d.OnCall(nil)
+				placesAreFree(t, db, tt.locked)
+				comeBack()
+				synctest.Wait()
+				closedAndNeverPooled(t, d, 1)
+				if err := advisorylock.WithXactLock(t.Context(), db, key, nothing); err != nil {
+					t.Errorf("after the driver came back: %v", err)
+				}
+			})
 		})
 	}
 }
@@ -272,61 +225,33 @@ func (c deafConnector) Connect(ctx context.Context) (driver.Conn, error) {
 // A deadline works like a cancellation, and its cause can be told, too.
 func TestDeadlineWhileWaiting(t *testing.T) {
 	t.Parallel()
-	for _, f := range waiters {
-		t.Run(f.op, func(t *testing.T) {
-			t.Parallel()
-			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				lockElsewhere(t, d, key)
-				for _, limit := range []time.Duration{200 * time.Millisecond, 2500 * time.Millisecond} { // in the first burst, in a later one
-					ctx, cancel := context.WithTimeoutCause(t.Context(), limit, errShutdown)
-					var r locktrace.Recorder
-					begun := time.Now()
-					err := f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, func(context.Context) error { return nil })
-					cancel()
-					if took := time.Since(begun); took != limit {
-						t.Errorf("came back after %v; want %v", took, limit)
-					}
-					if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, errShutdown) {
-						t.Errorf("got %v; want the context's error and its cause", err)
-					}
-					checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Lock, "")
-					var wait *advisorylock.WaitError
-					if !errors.As(err, &wait) || wait.Key != key || wait.Waited != limit {
-						t.Errorf("got %+v; want a WaitError for key %d after %v", wait, key, limit)
-					}
-					if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
-						t.Errorf("got %s; want %s", got, want)
-					}
-					if n := d.Server().Waiting()[int64(key)]; n != 0 {
-						t.Errorf("%d sessions still wait on the server", n)
-					}
-				}
-			})
-		})
-	}
-}
-
-// lib/pq's 57014 is all that it says about a context, and must stay reachable.
-func TestDriverErrorOfACancelledWait(t *testing.T) {
-	t.Parallel()
-	for _, name := range []string{"plain", "lib/pq"} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			bubble(t, modes[name], func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				lockElsewhere(t, d, key)
-				ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-				defer cancel()
-				err := advisorylock.WithXactLock(ctx, db, key, unreachable(t))
-				var sqlErr recdriver.SQLError
-				if !errors.As(err, &sqlErr) || sqlErr.Code != "57014" {
-					t.Errorf("got %v; want SQLSTATE 57014 in its chain", err)
-				}
-				if !errors.Is(err, context.DeadlineExceeded) {
-					t.Errorf("got %v; want context.DeadlineExceeded in its chain", err)
-				}
-			})
-		})
-	}
+	eachInEveryMode(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		lockElsewhere(t, d, key)
+		for _, limit := range []time.Duration{200 * time.Millisecond, 2500 * time.Millisecond} { // in the first burst, in a later one
+			ctx, cancel := context.WithTimeoutCause(t.Context(), limit, errShutdown)
+			var r locktrace.Recorder
+			begun := time.Now()
+			err := f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, noFn)
+			cancel()
+			if took := time.Since(begun); took != limit {
+				t.Errorf("came back after %v; want %v", took, limit)
+			}
+			if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, errShutdown) {
+				t.Errorf("got %v; want the context's error and its cause", err)
+			}
+			checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Lock, "")
+			var wait *advisorylock.WaitError
+			if !errors.As(err, &wait) || wait.Key != key || wait.Waited != limit {
+				t.Errorf("got %+v; want a WaitError for key %d after %v", wait, key, limit)
+			}
+			if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
+				t.Errorf("got %s; want %s", got, want)
+			}
+			if n := d.Server().Waiting()[int64(key)]; n != 0 {
+				t.Errorf("%d sessions still wait on the server", n)
+			}
+		}
+	})
 }
 
 // The lock may be granted at the very moment at which the wait is over. It must
@@ -338,10 +263,7 @@ func TestGrantAtTheMomentOfCancellation(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		db := sql.OpenDB(lateConnector{d, func() { cancel(errShutdown) }})
 		defer db.Close()
-		err := f.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error {
-			t.Error("the function was called")
-			return nil
-		})
+		err := f.call(advisorylock.Locker{}, ctx, db, key, uncalled(t))
 		checkEnded(t, err, f.op, locktrace.Lock)
 		synctest.Wait()
 		closedAndNeverPooled(t, d, 1)
@@ -392,29 +314,10 @@ func TestContextEndsDuringCommitThatSucceeds(t *testing.T) {
 	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		d.OnCall(recdriver.DelayOn(recdriver.Commit, "", bounded.Grace/2))
 		err, _ := cancelDuring(t, d, recdriver.Commit, func(ctx context.Context) error {
-			return f.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error { return nil })
+			return f.call(advisorylock.Locker{}, ctx, db, key, noFn)
 		})
 		if err != nil {
 			t.Errorf("got %v; want nil", err)
-		}
-	})
-}
-
-// TTL bounds what a driver that never comes back can do to others: the server
-// ends the session.
-func TestTTLFreesTheLockOfAHangingCommit(t *testing.T) {
-	t.Parallel()
-	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		defer hang(d, recdriver.Commit)()
-		begun := time.Now()
-		_, _ = cancelDuring(t, d, recdriver.Commit, func(ctx context.Context) error {
-			return advisorylock.Locker{TTL: 5 * time.Second}.WithXactLock(ctx, db, key, nothing)
-		})
-		if err := advisorylock.WithXactLock(t.Context(), elsewhere(t, d), key, nothing); err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(begun); took != 5*time.Second {
-			t.Errorf("another process had the lock after %v; want %v", took, 5*time.Second)
 		}
 	})
 }

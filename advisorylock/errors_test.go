@@ -82,25 +82,6 @@ func TestWaitErrorText(t *testing.T) {
 	}
 }
 
-// Each of them has to be found by errors.Is, and none of them by that of another.
-func TestSentinelsAreDistinct(t *testing.T) {
-	t.Parallel()
-	sentinels := []error{
-		advisorylock.ErrNotAcquired, advisorylock.ErrLost, advisorylock.ErrNested,
-		advisorylock.ErrPoolTooSmall, advisorylock.ErrUnsupported,
-	}
-	for i, a := range sentinels {
-		for j, b := range sentinels {
-			if errors.Is(a, b) != (i == j) {
-				t.Errorf("errors.Is(%v, %v): got %t", a, b, i != j)
-			}
-		}
-		if !strings.HasPrefix(a.Error(), "advisorylock: ") {
-			t.Errorf("got %v; want the package's prefix", a)
-		}
-	}
-}
-
 // Not every pooler and not every server that speaks the protocol has advisory
 // locks that last for a transaction.
 func TestUnsupported(t *testing.T) {
@@ -118,11 +99,6 @@ func TestUnsupported(t *testing.T) {
 			locktrace.Lock, "connect > begin > exec! > rollback > release",
 		},
 		{
-			"no such function, older lib/pq", recdriver.Exec,
-			recdriver.LegacySQLError{Code: "42883", Message: "function does not exist"},
-			locktrace.Lock, "connect > begin > exec! > rollback > release",
-		},
-		{
 			// Not a stale connection, though its code says so: another one would not do better.
 			"pooler in statement mode", recdriver.Begin,
 			recdriver.SQLError{Code: "08P01", Message: "transaction blocks not allowed in statement pooling mode"},
@@ -133,7 +109,7 @@ func TestUnsupported(t *testing.T) {
 			t.Parallel()
 			each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 				d.OnCall(recdriver.FailOn(tt.kind, "", 1, tt.err))
-				err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil })
+				err := f.call(advisorylock.Locker{}, t.Context(), db, key, noFn)
 				if !errors.Is(err, advisorylock.ErrUnsupported) || !errors.Is(err, tt.err) {
 					t.Errorf("got %v; want ErrUnsupported and the driver's error", err)
 				}
@@ -185,7 +161,7 @@ func TestNoConnectionIsNoWaitError(t *testing.T) {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errShutdown)
 		defer cancel()
 		begun := time.Now()
-		err := f.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error { return nil })
+		err := f.call(advisorylock.Locker{}, ctx, db, key, noFn)
 		if took := time.Since(begun); took != time.Second {
 			t.Errorf("took %v; want a second", took)
 		}

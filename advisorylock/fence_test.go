@@ -62,8 +62,6 @@ func TestFenceKeepsTheNextOneOut(t *testing.T) {
 	})
 }
 
-func noFn(context.Context) error { return nil }
-
 // While nobody has told the holder, the server does.
 func TestFenceOfALostLease(t *testing.T) {
 	t.Parallel()
@@ -192,21 +190,4 @@ func TestFenceHeedsItsContext(t *testing.T) {
 			t.Error(err)
 		}
 	})
-}
-
-func TestFencePanics(t *testing.T) {
-	t.Parallel()
-	for name, call := range map[string]func(){
-		"nil context": func() { _ = advisorylock.Fence(nil, new(sql.Tx)) }, //nolint:staticcheck // that is the point
-		"nil tx":      func() { _ = advisorylock.Fence(context.Background(), nil) },
-	} {
-		func() {
-			defer func() {
-				if recover() == nil {
-					t.Errorf("%s: got no panic", name)
-				}
-			}()
-			call()
-		}()
-	}
 }

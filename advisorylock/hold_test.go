@@ -21,48 +21,26 @@ import (
 // a table would hang the CREATE INDEX CONCURRENTLY of its own callback.
 func TestHoldCalls(t *testing.T) {
 	t.Parallel()
-	for _, f := range leases {
-		t.Run(f.op, func(t *testing.T) {
-			t.Parallel()
-			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				var r locktrace.Recorder
-				err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error {
-					if n := d.Server().Held()[int64(key)]; n != 1 {
-						t.Errorf("got %d holders while the function runs; want 1", n)
-					}
-					return nil
-				})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if got, want := d.String(), "connect > begin > exec > commit > release"; got != want {
-					t.Errorf("got calls %s; want %s", got, want)
-				}
-				if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
-					t.Errorf("got steps %s; want %s", got, want)
-				}
-				begin := d.Calls()[1]
-				if begin.Isolation != sql.LevelReadCommitted || begin.ReadOnly {
-					t.Errorf("got BEGIN %v, read-only %t; want READ COMMITTED", begin.Isolation, begin.ReadOnly)
-				}
-			})
+	eachInEveryMode(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		var r locktrace.Recorder
+		err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error {
+			if n := d.Server().Held()[int64(key)]; n != 1 {
+				t.Errorf("got %d holders while the function runs; want 1", n)
+			}
+			return nil
 		})
-	}
-}
-
-// The function has the whole pool, but not the lock's own connection.
-func TestHoldFnUsesThePool(t *testing.T) {
-	t.Parallel()
-	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		db.SetMaxOpenConns(2)
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error { return usePool(ctx, db) })
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, c := range d.Calls() {
-			if strings.HasPrefix(c.Query, "CREATE TABLE") && c.Conn == 1 {
-				t.Error("the function worked on the lock's connection")
-			}
+		if got, want := d.String(), "connect > begin > exec > commit > release"; got != want {
+			t.Errorf("got calls %s; want %s", got, want)
+		}
+		if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
+			t.Errorf("got steps %s; want %s", got, want)
+		}
+		begin := d.Calls()[1]
+		if begin.Isolation != sql.LevelReadCommitted || begin.ReadOnly {
+			t.Errorf("got BEGIN %v, read-only %t; want READ COMMITTED", begin.Isolation, begin.ReadOnly)
 		}
 	})
 }
@@ -112,10 +90,7 @@ func TestHoldOnPoolOfOne(t *testing.T) {
 	t.Parallel()
 	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		db.SetMaxOpenConns(1)
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error {
-			t.Error("the function was called")
-			return nil
-		})
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, uncalled(t))
 		if !errors.Is(err, advisorylock.ErrPoolTooSmall) {
 			t.Errorf("got %v; want ErrPoolTooSmall", err)
 		}
@@ -127,81 +102,6 @@ func TestHoldOnPoolOfOne(t *testing.T) {
 	})
 }
 
-func TestHoldFailures(t *testing.T) {
-	t.Parallel()
-	boom := recdriver.SQLError{Code: "53100", Message: "disk full"}
-	for _, tt := range []struct {
-		kind  recdriver.Kind
-		step  locktrace.Step
-		steps string
-		lost  bool
-	}{
-		{recdriver.Connect, locktrace.Connect, "connect!", false},
-		{recdriver.Begin, locktrace.Begin, "connect > begin! > release", false},
-		{recdriver.Exec, locktrace.Lock, "connect > begin > lock! > rollback > release", false},
-		{recdriver.Commit, "", "connect > begin > lock > commit! > release", true},
-	} {
-		t.Run(string(tt.kind), func(t *testing.T) {
-			t.Parallel()
-			each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-				d.OnCall(recdriver.FailOn(tt.kind, "", 1, boom))
-				var r locktrace.Recorder
-				called := false
-				err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error {
-					called = true
-					return nil
-				})
-				if got := r.String(); got != tt.steps {
-					t.Errorf("got %s; want %s", got, tt.steps)
-				}
-				if as := (recdriver.SQLError{}); !errors.As(err, &as) || as != boom {
-					t.Errorf("got %v; want the driver's error in its chain", err)
-				}
-				if got := errors.Is(err, advisorylock.ErrLost); got != tt.lost || called != tt.lost {
-					t.Errorf("got %v, function called: %t; want ErrLost, and called: %t", err, called, tt.lost)
-				}
-				if !tt.lost {
-					checkStep(t, err, "advisorylock."+f.op, "42", tt.step, string(tt.step)+": ERROR: disk full (SQLSTATE 53100)")
-				}
-			})
-		})
-	}
-}
-
-// Nobody may take the lock for as long as the function runs, even if that takes
-// no notice of the end of its context; then it is free at once.
-func TestHoldKeepsTheLockUntilFnReturns(t *testing.T) {
-	t.Parallel()
-	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		const deaf = 45 * time.Second // and some heartbeats
-		ctx, cancel := context.WithCancelCause(t.Context())
-		begun := time.Now()
-		other := make(chan time.Duration, 1)
-		err := f.call(advisorylock.Locker{}, ctx, db, key, func(ctx context.Context) error {
-			pool := elsewhere(t, d)
-			go func() {
-				if err := advisorylock.WithXactLock(context.Background(), pool, key, nothing); err != nil {
-					t.Error(err)
-				}
-				other <- time.Since(begun)
-			}()
-			cancel(errShutdown)
-			if got := context.Cause(ctx); !errors.Is(got, errShutdown) {
-				t.Errorf("got cause %v; want %v", got, errShutdown)
-			}
-			time.Sleep(deaf)
-			return nil
-		})
-		if err != nil {
-			t.Errorf("got %v; want nil: the function did its work under the lock", err)
-		}
-		if got := <-other; got != deaf {
-			t.Errorf("another process had the lock after %v; want %v", got, deaf)
-		}
-		synctest.Wait()
-	})
-}
-
 // Nothing was written, so a COMMIT that does not come back is not worth waiting
 // for, even if the context goes on for ever: only the lock is in doubt.
 func TestHoldDoesNotHangInCommit(t *testing.T) {
@@ -209,7 +109,7 @@ func TestHoldDoesNotHangInCommit(t *testing.T) {
 	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		comeBack := hang(d, recdriver.Commit)
 		begun := time.Now()
-		err := f.call(advisorylock.Locker{}, context.Background(), db, key, func(context.Context) error { return nil })
+		err := f.call(advisorylock.Locker{}, context.Background(), db, key, noFn)
 		if took := time.Since(begun); took < advisorylock.EndTime || took > 2*advisorylock.EndTime {
 			t.Errorf("took %v; want a little more than %v", took, advisorylock.EndTime)
 		}
@@ -219,5 +119,22 @@ func TestHoldDoesNotHangInCommit(t *testing.T) {
 		comeBack()
 		synctest.Wait()
 		closedAndNeverPooled(t, d, 1)
+	})
+}
+
+// The function has done its work, and nobody knows whether under the lock.
+func TestHoldCommitFails(t *testing.T) {
+	t.Parallel()
+	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		boom := recdriver.SQLError{Code: "53100", Message: "disk full"}
+		d.OnCall(recdriver.FailOn(recdriver.Commit, "", 1, boom))
+		var r locktrace.Recorder
+		err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, noFn)
+		if !errors.Is(err, advisorylock.ErrLost) || !errors.Is(err, boom) {
+			t.Errorf("got %v; want ErrLost, and the driver's error in its chain", err)
+		}
+		if got, want := r.String(), "connect > begin > lock > commit! > release"; got != want {
+			t.Errorf("got %s; want %s", got, want)
+		}
 	})
 }

@@ -1,7 +1,6 @@
 package advisorylock_test
 
 import (
-	"math"
 	"testing"
 
 	"github.com/bootlock/bootlock/advisorylock"
@@ -27,21 +26,6 @@ func TestKeyOfIsTheSameForEver(t *testing.T) {
 	} {
 		if got := advisorylock.KeyOf(name); got != want {
 			t.Errorf("KeyOf(%q): got %d; want %d", name, got, want)
-		}
-	}
-}
-
-func TestKeyString(t *testing.T) {
-	t.Parallel()
-	for key, want := range map[advisorylock.Key]string{
-		0:             "0",
-		42:            "42",
-		-7:            "-7",
-		math.MaxInt64: "9223372036854775807",
-		math.MinInt64: "-9223372036854775808",
-	} {
-		if got := key.String(); got != want {
-			t.Errorf("got %q; want %q", got, want)
 		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -166,44 +165,39 @@ func TestLeaseIsLostOnASilentNetwork(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			for _, f := range leases {
-				t.Run(f.op, func(t *testing.T) {
-					t.Parallel()
-					eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-						comeBack := make(chan struct{})
-						d.OnCall(tt.hook(comeBack))
-						var r locktrace.Recorder
-						begun := time.Now()
-						var ended time.Duration
-						err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(ctx context.Context) error {
-							<-ctx.Done()
-							ended = time.Since(begun)
-							if got := context.Cause(ctx); got != advisorylock.ErrLost { //nolint:errorlint // itself
-								t.Errorf("got cause %v; want ErrLost", got)
-							}
-							return nil // and does not even say so
-						})
-						if ended != tt.want {
-							t.Errorf("the function's context ended after %v; want %v", ended, tt.want)
-						}
-						if took := time.Since(begun); took != tt.want {
-							t.Errorf("came back after %v; want %v, as soon as the function had", took, tt.want)
-						}
-						if !errors.Is(err, advisorylock.ErrLost) {
-							t.Errorf("got %v; want ErrLost", err)
-						}
-						if got, want := r.String(), "connect > begin > lock > rollback! > release!"; got != want {
-							t.Errorf("got %s; want %s", got, want)
-						}
-						if err := advisorylock.TryWithXactLock(t.Context(), db, key+1, nothing); err != nil {
-							t.Errorf("another call: %v", err)
-						}
-						close(comeBack)
-						synctest.Wait()
-						closedAndNeverPooled(t, d, 1)
-					})
+			eachInEveryMode(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				comeBack := make(chan struct{})
+				d.OnCall(tt.hook(comeBack))
+				var r locktrace.Recorder
+				begun := time.Now()
+				var ended time.Duration
+				err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(ctx context.Context) error {
+					<-ctx.Done()
+					ended = time.Since(begun)
+					if got := context.Cause(ctx); got != advisorylock.ErrLost { //nolint:errorlint // itself
+						t.Errorf("got cause %v; want ErrLost", got)
+					}
+					return nil // and does not even say so
 				})
-			}
+				if ended != tt.want {
+					t.Errorf("the function's context ended after %v; want %v", ended, tt.want)
+				}
+				if took := time.Since(begun); took != tt.want {
+					t.Errorf("came back after %v; want %v, as soon as the function had", took, tt.want)
+				}
+				if !errors.Is(err, advisorylock.ErrLost) {
+					t.Errorf("got %v; want ErrLost", err)
+				}
+				if got, want := r.String(), "connect > begin > lock > rollback! > release!"; got != want {
+					t.Errorf("got %s; want %s", got, want)
+				}
+				if err := advisorylock.TryWithXactLock(t.Context(), db, key+1, nothing); err != nil {
+					t.Errorf("another call: %v", err)
+				}
+				close(comeBack)
+				synctest.Wait()
+				closedAndNeverPooled(t, d, 1)
+			})
 		})
 	}
 }
@@ -265,51 +259,23 @@ func TestSessionOfTheLeaseEndsUnnoticed(t *testing.T) {
 	}
 }
 
-func TestLeaseIsLostAndFnEndsOtherwise(t *testing.T) {
-	t.Parallel()
-	boom := errors.New("boom")
-	for _, tt := range []struct {
-		name string
-		end  func()
-		want outcome
-	}{
-		{"panic", func() { panic(boom) }, outcome{panicked: boom}},
-		{"Goexit", runtime.Goexit, outcome{exited: true}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				got := run(func() error {
-					return advisorylock.Hold(t.Context(), db, key, func(ctx context.Context) error {
-						d.Server().Kill(int64(key))
-						<-ctx.Done()
-						tt.end()
-						return nil
-					})
-				})
-				if got != tt.want {
-					t.Errorf("got %+v; want %+v", got, tt.want)
-				}
-			})
-		})
-	}
-}
-
 // When the function is done while a heartbeat is under way, its answer is waited
 // for, in bounds: without it nobody knows whether the lock was there.
 func TestFnEndsWhileAHeartbeatHangs(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
+		ttl    time.Duration
 		cancel bool
 		answer time.Duration // after the function has returned; 0 is never
 		want   time.Duration
 		lost   bool
 	}{
-		{"answered late", false, time.Second, time.Second, false},
-		{"never answered", false, 0, advisorylock.EndTime, true},
-		{"never answered, context ended", true, 0, bounded.Grace, true},
-		{"answered late, context ended", true, bounded.Grace / 2, bounded.Grace / 2, false},
+		{"answered late", 0, false, time.Second, time.Second, false},
+		{"never answered", 0, false, 0, advisorylock.EndTime, true},
+		{"never answered, short lease", 3 * time.Second, false, 0, 700 * time.Millisecond, true},
+		{"never answered, context ended", 0, true, 0, bounded.Grace, true},
+		{"answered late, context ended", 0, true, bounded.Grace / 2, bounded.Grace / 2, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -319,7 +285,7 @@ func TestFnEndsWhileAHeartbeatHangs(t *testing.T) {
 				d.OnCall(onBeat(1, func() error { <-comeBack; return nil }))
 				beat := d.Started(recdriver.Exec, "", 2) // the first is the lock
 				var returned time.Time
-				err := f.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error {
+				err := f.call(advisorylock.Locker{TTL: tt.ttl}, ctx, db, key, func(context.Context) error {
 					<-beat
 					time.Sleep(time.Second)
 					if tt.cancel {
@@ -343,25 +309,6 @@ func TestFnEndsWhileAHeartbeatHangs(t *testing.T) {
 			})
 		})
 	}
-}
-
-// The TTL bounds how long the wait for the last heartbeat can take, too.
-func TestShortLeaseEndsTheWaitForTheLastHeartbeat(t *testing.T) {
-	t.Parallel()
-	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		comeBack := make(chan struct{})
-		d.OnCall(onBeat(1, func() error { <-comeBack; return nil }))
-		beat := d.Started(recdriver.Exec, "", 2)
-		begun := time.Now()
-		err := f.call(advisorylock.Locker{TTL: 3 * time.Second}, t.Context(), db, key, func(context.Context) error { <-beat; return nil })
-		if !errors.Is(err, advisorylock.ErrLost) {
-			t.Errorf("got %v; want ErrLost", err)
-		}
-		if got, want := time.Since(begun), 2700*time.Millisecond; got != want {
-			t.Errorf("came back after %v; want %v", got, want)
-		}
-		close(comeBack)
-	})
 }
 
 // The lease counts from the statement that was granted, not from the first one

@@ -100,32 +100,6 @@ func TestManyHoldsOfDifferentKeys(t *testing.T) {
 	})
 }
 
-// Who waits inside the process costs no connection.
-func TestWaitersInTheProcessHaveNoConnection(t *testing.T) {
-	t.Parallel()
-	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		var wg sync.WaitGroup
-		free := make(chan struct{})
-		for range 20 {
-			wg.Go(func() {
-				err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { <-free; return nil })
-				if err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		synctest.Wait()
-		if n := d.Open(); n != 1 {
-			t.Errorf("got %d connections for one holder and 19 waiters; want 1", n)
-		}
-		close(free)
-		wg.Wait()
-		if n := d.Open(); n != 1 {
-			t.Errorf("got %d connections for 20 calls one after the other; want 1", n)
-		}
-	})
-}
-
 // queued starts call after call, each when the one before has found its place.
 func queued(n int, call func(i int)) (wait func()) {
 	var wg sync.WaitGroup
@@ -144,7 +118,7 @@ func TestFirstComeFirstServed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+			bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 				db.SetMaxOpenConns(2)
 				var order []int
 				wait := queued(30, func(i int) {
@@ -160,6 +134,9 @@ func TestFirstComeFirstServed(t *testing.T) {
 				wait()
 				if !slices.IsSorted(order) || len(order) != 30 {
 					t.Errorf("got %v; want 0 to 29 in order", order)
+				}
+				if n := strings.Count(d.String(), "connect"); n != 1 { // waiters in the process cost none
+					t.Errorf("got %d connections for one holder at a time; want 1", n)
 				}
 			})
 		})
@@ -270,7 +247,7 @@ func TestNested(t *testing.T) {
 			t.Parallel()
 			each(t, forms, func(t *testing.T, inner form, d *recdriver.Driver, db *sql.DB) {
 				call := func(ctx context.Context, db *sql.DB, key advisorylock.Key) error {
-					return inner.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error { return nil })
+					return inner.call(advisorylock.Locker{}, ctx, db, key, noFn)
 				}
 				other := recdriver.New().OpenDB() // another database
 				defer other.Close()
@@ -319,7 +296,7 @@ func TestContextOfAFinishedCallIsNotNested(t *testing.T) {
 			if !errors.Is(err, end) {
 				t.Error(err)
 			}
-			if err := f.call(advisorylock.Locker{}, kept, db, key, func(context.Context) error { return nil }); err != nil {
+			if err := f.call(advisorylock.Locker{}, kept, db, key, noFn); err != nil {
 				t.Errorf("got %v; want nil", err)
 			}
 		}
@@ -359,7 +336,7 @@ func TestPoolTooSmall(t *testing.T) {
 				var sent string
 				err := nest(t.Context(), db, key+1, tt.outer, func(ctx context.Context) error {
 					d.Reset()
-					err := f.call(advisorylock.Locker{}, ctx, db, key, func(ctx context.Context) error { return nil })
+					err := f.call(advisorylock.Locker{}, ctx, db, key, noFn)
 					sent = d.String()
 					return err
 				})
@@ -576,35 +553,27 @@ func TestTryInTheProcess(t *testing.T) {
 
 func TestTryOnTheServer(t *testing.T) {
 	t.Parallel()
-	for _, f := range tries {
-		t.Run(f.op, func(t *testing.T) {
-			t.Parallel()
-			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				free := lockElsewhere(t, d, key)
-				var r locktrace.Recorder
-				l := advisorylock.Locker{Trace: r.Trace(), Name: "app"}
-				err := f.call(l, t.Context(), db, key, func(context.Context) error {
-					t.Error("the function was called")
-					return nil
-				})
-				if !errors.Is(err, advisorylock.ErrNotAcquired) {
-					t.Errorf("got %v; want ErrNotAcquired", err)
-				}
-				checkStep(t, err, "advisorylock."+f.op, "app", locktrace.Lock, "lock: "+advisorylock.ErrNotAcquired.Error())
-				if errors.As(err, new(*advisorylock.WaitError)) {
-					t.Errorf("got a WaitError, %v, but nobody waited", err)
-				}
-				if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
-					t.Errorf("got %s; want %s", got, want)
-				}
-				if strings.Contains(d.String(), "query") {
-					t.Errorf("got calls %s; want no look at who has the lock", d)
-				}
-				free()
-				if err := f.call(l, t.Context(), db, key, func(context.Context) error { return nil }); err != nil {
-					t.Errorf("after it was freed: %v", err)
-				}
-			})
-		})
-	}
+	eachInEveryMode(t, tries, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		free := lockElsewhere(t, d, key)
+		var r locktrace.Recorder
+		l := advisorylock.Locker{Trace: r.Trace(), Name: "app"}
+		err := f.call(l, t.Context(), db, key, uncalled(t))
+		if !errors.Is(err, advisorylock.ErrNotAcquired) {
+			t.Errorf("got %v; want ErrNotAcquired", err)
+		}
+		checkStep(t, err, "advisorylock."+f.op, "app", locktrace.Lock, "lock: "+advisorylock.ErrNotAcquired.Error())
+		if errors.As(err, new(*advisorylock.WaitError)) {
+			t.Errorf("got a WaitError, %v, but nobody waited", err)
+		}
+		if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
+			t.Errorf("got %s; want %s", got, want)
+		}
+		if strings.Contains(d.String(), "query") {
+			t.Errorf("got calls %s; want no look at who has the lock", d)
+		}
+		free()
+		if err := f.call(l, t.Context(), db, key, noFn); err != nil {
+			t.Errorf("after it was freed: %v", err)
+		}
+	})
 }

@@ -71,40 +71,6 @@ func TestStartContextReachesTheDriverAndDone(t *testing.T) {
 	})
 }
 
-// A span's context that ends with its step must not take the transaction along,
-// as it would if BeginTx got it.
-func TestStepContextMayEndWithItsStep(t *testing.T) {
-	t.Parallel()
-	for _, f := range forms {
-		t.Run(f.op, func(t *testing.T) {
-			t.Parallel()
-			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				cancels := map[locktrace.Step]context.CancelFunc{}
-				trace := &locktrace.Trace{
-					Start: func(ctx context.Context, e locktrace.Event) context.Context {
-						ctx, cancels[e.Step] = context.WithCancel(ctx)
-						return ctx
-					},
-					Done: func(_ context.Context, e locktrace.Event) { cancels[e.Step]() },
-				}
-				err := f.call(advisorylock.Locker{Trace: trace}, t.Context(), db, key, func(ctx context.Context) error {
-					time.Sleep(time.Minute)
-					if d.Server().Held()[int64(key)] != 1 {
-						t.Error("the lock is gone")
-					}
-					return ctx.Err()
-				})
-				if err != nil {
-					t.Error(err)
-				}
-				if got, want := d.String(), "commit > release"; !strings.HasSuffix(got, want) {
-					t.Errorf("got %s; want …%s", got, want)
-				}
-			})
-		})
-	}
-}
-
 func TestEventsSayWhat(t *testing.T) {
 	t.Parallel()
 	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
@@ -119,7 +85,7 @@ func TestEventsSayWhat(t *testing.T) {
 			started = append(started, e)
 			return nil // stands for the one passed in
 		}
-		_ = f.call(advisorylock.Locker{Trace: trace, Name: "app"}, t.Context(), db, key, func(context.Context) error { return nil })
+		_ = f.call(advisorylock.Locker{Trace: trace, Name: "app"}, t.Context(), db, key, noFn)
 		steps := r.Steps()
 		if len(steps) != len(started) {
 			t.Fatalf("%d steps started, %d done", len(started), len(steps))
@@ -170,7 +136,7 @@ func TestNoHookAfterReturn(t *testing.T) {
 					Waiting: func(context.Context, locktrace.Wait) { check("Waiting") },
 				}
 				_, _ = cancelDuring(t, d, kind, func(ctx context.Context) error {
-					return f.call(advisorylock.Locker{Trace: trace}, ctx, db, key, func(context.Context) error { return nil })
+					return f.call(advisorylock.Locker{Trace: trace}, ctx, db, key, noFn)
 				})
 				returned.Store(true)
 				comeBack()
@@ -238,7 +204,7 @@ func TestDriverPanics(t *testing.T) {
 		d.OnCall(recdriver.PanicOn(recdriver.Exec, "", 1, "driver"))
 		begun := time.Now()
 		got := run(func() error {
-			return f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil })
+			return f.call(advisorylock.Locker{}, t.Context(), db, key, noFn)
 		})
 		if want := (outcome{panicked: "driver"}); got != want {
 			t.Errorf("got %+v; want %+v", got, want)
@@ -268,7 +234,7 @@ func TestWaitingHookThatDoesNotReturn(t *testing.T) {
 					})
 				}
 				got := run(func() error {
-					return f.call(advisorylock.Locker{Trace: trace}, t.Context(), db, key, func(context.Context) error { return nil })
+					return f.call(advisorylock.Locker{Trace: trace}, t.Context(), db, key, noFn)
 				})
 				if want := (outcome{panicked: "hook"}); got != want {
 					t.Errorf("got %+v; want %+v", got, want)

@@ -35,17 +35,27 @@ func TestXactCalls(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 		for _, want := range []string{
-			"connect > begin > exec > commit > release",
-			"take > begin > exec > commit > release", // the connection went back to the pool
+			"connect > begin > exec > exec > commit > release",
+			"take > begin > exec > exec > commit > release", // the connection went back to the pool
 		} {
 			d.Reset()
-			if err := advisorylock.WithXactLock(t.Context(), db, key, nothing); err != nil {
+			err := advisorylock.WithXactLock(t.Context(), db, key, func(ctx context.Context, tx *sql.Tx) error {
+				if n := d.Server().Held()[int64(key)]; n != 1 {
+					t.Errorf("got %d holders while the function runs; want 1", n)
+				}
+				_, err := tx.ExecContext(ctx, "CREATE TABLE t ()")
+				return err
+			})
+			if err != nil {
 				t.Fatal(err)
 			}
 			if got := d.String(); got != want {
 				t.Fatalf("got %s; want %s", got, want)
 			}
-			begin, lock := d.Calls()[1], d.Calls()[2]
+			begin, lock, work := d.Calls()[1], d.Calls()[2], d.Calls()[3]
+			if work.Conn != 1 {
+				t.Errorf("the function worked on connection %d; want 1, which has the lock", work.Conn)
+			}
 			if begin.Isolation != sql.LevelReadCommitted || begin.ReadOnly {
 				t.Errorf("got BEGIN %v, read-only %t; want READ COMMITTED, whatever the database's default", begin.Isolation, begin.ReadOnly)
 			}
@@ -85,30 +95,6 @@ func TestXactLockText(t *testing.T) {
 			})
 		})
 	}
-}
-
-func TestFnWorksInTheTransactionThatHoldsTheLock(t *testing.T) {
-	t.Parallel()
-	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		err := advisorylock.WithXactLock(t.Context(), db, key, func(ctx context.Context, tx *sql.Tx) error {
-			if n := d.Server().Held()[int64(key)]; n != 1 {
-				t.Errorf("got %d holders while the function runs; want 1", n)
-			}
-			_, err := tx.ExecContext(ctx, "CREATE TABLE t ()")
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, want := d.String(), "connect > begin > exec > exec > commit > release"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
-		for _, c := range d.Calls() {
-			if c.Conn != 1 {
-				t.Errorf("%s went to connection %d; want 1", c.Kind, c.Conn)
-			}
-		}
-	})
 }
 
 // On failure rollback and release take the place of the steps still due; a
@@ -254,35 +240,30 @@ func TestHowFnEnds(t *testing.T) {
 // still runs.
 func TestCancelledContextDoesNotFreeTheLockUnderFn(t *testing.T) {
 	t.Parallel()
-	for _, f := range forms {
-		t.Run(f.op, func(t *testing.T) {
-			t.Parallel()
-			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				shutdown := errors.New("shutting down")
-				ctx, cancel := context.WithCancelCause(t.Context())
-				defer cancel(nil)
-				other := elsewhere(t, d)
-				err := f.call(advisorylock.Locker{TTL: time.Minute}, ctx, db, key, func(ctx context.Context) error {
-					cancel(shutdown)
-					<-ctx.Done()
-					if got := context.Cause(ctx); !errors.Is(got, shutdown) {
-						t.Errorf("got cause %v; want %v", got, shutdown)
-					}
-					time.Sleep(50 * time.Second) // the function winds up
-					if err := advisorylock.TryWithXactLock(context.Background(), other, key, nothing); !errors.Is(err, advisorylock.ErrNotAcquired) {
-						t.Errorf("got %v from another process while the function runs; want ErrNotAcquired", err)
-					}
-					return ctx.Err()
-				})
-				if !errors.Is(err, context.Canceled) || !errors.Is(err, shutdown) {
-					t.Errorf("got %v; want the context's error and its cause", err)
-				}
-				if n := d.Server().Held()[int64(key)]; n != 0 {
-					t.Error("the lock is still held")
-				}
-			})
+	eachInEveryMode(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		shutdown := errors.New("shutting down")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		defer cancel(nil)
+		other := elsewhere(t, d)
+		err := f.call(advisorylock.Locker{TTL: time.Minute}, ctx, db, key, func(ctx context.Context) error {
+			cancel(shutdown)
+			<-ctx.Done()
+			if got := context.Cause(ctx); !errors.Is(got, shutdown) {
+				t.Errorf("got cause %v; want %v", got, shutdown)
+			}
+			time.Sleep(50 * time.Second) // the function winds up
+			if err := advisorylock.TryWithXactLock(context.Background(), other, key, nothing); !errors.Is(err, advisorylock.ErrNotAcquired) {
+				t.Errorf("got %v from another process while the function runs; want ErrNotAcquired", err)
+			}
+			return ctx.Err()
 		})
-	}
+		if !errors.Is(err, context.Canceled) || !errors.Is(err, shutdown) {
+			t.Errorf("got %v; want the context's error and its cause", err)
+		}
+		if n := d.Server().Held()[int64(key)]; n != 0 {
+			t.Error("the lock is still held")
+		}
+	})
 }
 
 func TestEndOfContextPreventsTheCommit(t *testing.T) {
@@ -411,7 +392,7 @@ func TestStaleConnectionsAreReplaced(t *testing.T) {
 			return nil
 		})
 		var r locktrace.Recorder
-		err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error { return nil })
+		err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, noFn)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -445,7 +426,7 @@ func TestServerThatIsDownIsNotAskedForEver(t *testing.T) {
 	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		d.OnCall(recdriver.FailOn(recdriver.Begin, "", 0, driver.ErrBadConn))
 		d.OnCall(recdriver.FailOn(recdriver.Exec, "", 0, driver.ErrBadConn))
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil })
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, noFn)
 		if !errors.Is(err, driver.ErrBadConn) {
 			t.Errorf("got %v; want driver.ErrBadConn", err)
 		}
@@ -462,29 +443,12 @@ func TestServerThatWorksButRefusesBegin(t *testing.T) {
 	t.Parallel()
 	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		d.OnCall(recdriver.FailOn(recdriver.Begin, "", 0, driver.ErrBadConn))
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil })
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, noFn)
 		if !errors.Is(err, advisorylock.ErrUnsupported) || !errors.Is(err, driver.ErrBadConn) {
 			t.Errorf("got %v; want ErrUnsupported and driver.ErrBadConn", err)
 		}
 		if n := d.Open(); n != 0 {
 			t.Errorf("got %d connections left; want none", n)
-		}
-	})
-}
-
-func TestPoolOfOne(t *testing.T) {
-	t.Parallel()
-	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		db.SetMaxOpenConns(1)
-		for _, with := range []func(context.Context, *sql.DB, advisorylock.Key, func(context.Context, *sql.Tx) error) error{
-			advisorylock.WithXactLock, advisorylock.TryWithXactLock,
-		} {
-			if err := with(t.Context(), db, key, nothing); err != nil {
-				t.Error(err)
-			}
-		}
-		if got, want := d.String(), "connect > begin > exec > commit > release > take > begin > exec > commit > release"; got != want {
-			t.Errorf("got %s; want %s", got, want)
 		}
 	})
 }
@@ -497,27 +461,26 @@ func TestNilArguments(t *testing.T) {
 	defer db.Close()
 	var none context.Context
 	for want, call := range map[string]func() error{
-		"advisorylock.WithXactLock: nil context":     func() error { return advisorylock.WithXactLock(none, db, key, nothing) },
-		"advisorylock.WithXactLock: nil *sql.DB":     func() error { return advisorylock.WithXactLock(t.Context(), nil, key, nothing) },
 		"advisorylock.WithXactLock: nil function":    func() error { return advisorylock.WithXactLock(t.Context(), db, key, nil) },
-		"advisorylock.TryWithXactLock: nil context":  func() error { return advisorylock.TryWithXactLock(none, db, key, nothing) },
-		"advisorylock.TryWithXactLock: nil *sql.DB":  func() error { return advisorylock.TryWithXactLock(t.Context(), nil, key, nothing) },
 		"advisorylock.TryWithXactLock: nil function": func() error { return advisorylock.TryWithXactLock(t.Context(), db, key, nil) },
-		"advisorylock.Hold: nil context":             func() error { return advisorylock.Hold(none, db, key, func(context.Context) error { return nil }) },
-		"advisorylock.Hold: nil *sql.DB": func() error {
-			return advisorylock.Hold(t.Context(), nil, key, func(context.Context) error { return nil })
-		},
-		"advisorylock.Hold: nil function":    func() error { return advisorylock.Hold(t.Context(), db, key, nil) },
-		"advisorylock.TryHold: nil context":  func() error { return advisorylock.TryHold(none, db, key, func(context.Context) error { return nil }) },
-		"advisorylock.TryHold: nil function": func() error { return advisorylock.TryHold(t.Context(), db, key, nil) },
-		"advisorylock.TryHold: nil *sql.DB": func() error {
-			return advisorylock.TryHold(t.Context(), nil, key, func(context.Context) error { return nil })
-		},
-		"advisorylock.Sessions: nil context": func() error { _, err := advisorylock.Sessions(none, db, key); return err },
-		"advisorylock.Sessions: nil *sql.DB": func() error { _, err := advisorylock.Sessions(t.Context(), nil, key); return err },
+		"advisorylock.Hold: nil function":            func() error { return advisorylock.Hold(t.Context(), db, key, nil) },
+		"advisorylock.TryHold: nil function":         func() error { return advisorylock.TryHold(t.Context(), db, key, nil) },
+		"advisorylock.Sessions: nil context":         func() error { _, err := advisorylock.Sessions(none, db, key); return err },
+		"advisorylock.Sessions: nil *sql.DB":         func() error { _, err := advisorylock.Sessions(t.Context(), nil, key); return err },
+		"advisorylock.Fence: nil context":            func() error { return advisorylock.Fence(none, new(sql.Tx)) },
+		"advisorylock.Fence: nil *sql.Tx":            func() error { return advisorylock.Fence(t.Context(), nil) },
 	} {
-		if got := run(call); got.panicked != want {
-			t.Errorf("got %+v; want the panic %q", got, want)
-		}
+		checkPanic(t, want, call)
+	}
+	for _, f := range forms {
+		checkPanic(t, "advisorylock."+f.op+": nil context", func() error { return f.call(advisorylock.Locker{}, none, db, key, noFn) })
+		checkPanic(t, "advisorylock."+f.op+": nil *sql.DB", func() error { return f.call(advisorylock.Locker{}, t.Context(), nil, key, noFn) })
+	}
+}
+
+func checkPanic(t *testing.T, want string, call func() error) {
+	t.Helper()
+	if got := run(call); got.panicked != want {
+		t.Errorf("got %+v; want the panic %q", got, want)
 	}
 }

@@ -30,13 +30,6 @@ func TestSessionString(t *testing.T) {
 	}
 }
 
-func TestTerminateSQL(t *testing.T) {
-	t.Parallel()
-	if got, want := (locktrace.Session{PID: 4711}).TerminateSQL(), "SELECT pg_catalog.pg_terminate_backend(4711)"; got != want {
-		t.Errorf("got %q; want %q", got, want)
-	}
-}
-
 // The command prints sessions as JSON, and scripts read it.
 func TestSessionJSON(t *testing.T) {
 	t.Parallel()

@@ -54,19 +54,6 @@ func begun(t *testing.T, db *sql.DB) *bounded.Conn {
 	return c
 }
 
-func TestDo(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-		for name, ctx := range map[string]context.Context{"never ends": context.Background(), "may end": t.Context()} {
-			for _, want := range []error{nil, errBoom} {
-				if err := bounded.Do(ctx, func() error { return want }); err != want { //nolint:errorlint // untouched
-					t.Errorf("context %s: got %v; want %v", name, err, want)
-				}
-			}
-		}
-	})
-}
-
 // A healthy driver needs a round trip to come back; what it says then counts.
 func TestDoWaitsForTheGrace(t *testing.T) {
 	t.Parallel()
@@ -100,21 +87,6 @@ func TestDoWaitsForTheGrace(t *testing.T) {
 			})
 		})
 	}
-}
-
-// A panic of the driver belongs to the caller, who may recover; on the goroutine
-// of the call it would end the program.
-func TestDoPanics(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-		defer func() {
-			if v := recover(); v != "boom" {
-				t.Errorf("got %v; want the panic of the call", v)
-			}
-		}()
-		err := bounded.Do(t.Context(), func() error { panic("boom") })
-		t.Errorf("came back with %v", err)
-	})
 }
 
 // Whatever waits runs the hooks, on its own goroutine and with its own context: also
@@ -166,15 +138,6 @@ func goroutine() string {
 	return strings.Fields(string(stack[:runtime.Stack(stack, false)]))[1]
 }
 
-func TestUntilEndsWithItsContext(t *testing.T) {
-	t.Parallel()
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, ok := bounded.Until(ctx, make(chan int)); ok {
-		t.Error("there was no value")
-	}
-}
-
 func TestDoGoexit(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
@@ -182,115 +145,6 @@ func TestDoGoexit(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "ended its goroutine") {
 			t.Errorf("got %v; want an error that says so", err)
 		}
-	})
-}
-
-func TestTransaction(t *testing.T) {
-	t.Parallel()
-	for name, tt := range map[string]struct {
-		end  func(*bounded.Conn, context.Context) error
-		want string
-	}{
-		"commit":   {(*bounded.Conn).Commit, "connect > begin > exec > query > commit > release"},
-		"rollback": {(*bounded.Conn).Rollback, "connect > begin > exec > query > rollback > release"},
-		"neither":  {func(*bounded.Conn, context.Context) error { return nil }, "connect > begin > exec > query > rollback > release"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				d.OnExec(func(recdriver.Call) (int64, error) { return 7, nil })
-				d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
-					return []string{"n"}, [][]driver.Value{{int64(1)}, {int64(2)}}, nil
-				})
-				c := begun(t, db)
-				if rows, err := c.Exec(t.Context(), "UPDATE t SET x = 1"); rows != 7 || err != nil {
-					t.Errorf("got %d rows, %v; want 7", rows, err)
-				}
-				sum := 0
-				err := c.Query(t.Context(), "SELECT n FROM t", func(rows *sql.Rows) error {
-					var n int
-					err := rows.Scan(&n)
-					sum += n
-					return err
-				})
-				if sum != 3 || err != nil {
-					t.Errorf("got sum %d, %v; want 3", sum, err)
-				}
-				if err := tt.end(c, t.Context()); err != nil {
-					t.Error(err)
-				}
-				for range 2 { // the second does nothing
-					if err := c.Release(t.Context()); err != nil {
-						t.Error(err)
-					}
-				}
-				if got := d.String(); got != tt.want {
-					t.Errorf("got %s; want %s", got, tt.want)
-				}
-			})
-		})
-	}
-}
-
-func TestExecOutsideATransaction(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		c, err := bounded.Open(t.Context(), db)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := c.Exec(t.Context(), "SELECT 1"); err != nil {
-			t.Error(err)
-		}
-		if err := c.Rollback(t.Context()); err != nil { // nothing to roll back
-			t.Error(err)
-		}
-		_ = c.Release(t.Context())
-		if got, want := d.String(), "connect > exec > release"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
-	})
-}
-
-func TestErrorsPassThrough(t *testing.T) {
-	t.Parallel()
-	for kind, call := range map[recdriver.Kind]func(ctx context.Context, c *bounded.Conn) error{
-		recdriver.Exec: func(ctx context.Context, c *bounded.Conn) error { _, err := c.Exec(ctx, "SELECT 1"); return err },
-		recdriver.Query: func(ctx context.Context, c *bounded.Conn) error {
-			return c.Query(ctx, "SELECT 1", func(*sql.Rows) error { return nil })
-		},
-		recdriver.Commit:   func(ctx context.Context, c *bounded.Conn) error { return c.Commit(ctx) },
-		recdriver.Rollback: func(ctx context.Context, c *bounded.Conn) error { return c.Rollback(ctx) },
-	} {
-		bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-			c := begun(t, db)
-			d.OnCall(recdriver.FailOn(kind, "", 1, errBoom))
-			if err := call(t.Context(), c); !errors.Is(err, errBoom) {
-				t.Errorf("%s: got %v; want %v", kind, err, errBoom)
-			}
-			// After a COMMIT or ROLLBACK that failed, the transaction may still be open.
-			ended := kind == recdriver.Commit || kind == recdriver.Rollback
-			_ = c.Release(t.Context())
-			if closed := strings.HasSuffix(d.String(), "close"); closed != ended {
-				t.Errorf("%s: got %s; want the connection closed: %t", kind, d, ended)
-			}
-		})
-	}
-}
-
-func TestQueryStopsAtAnError(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
-			return []string{"n"}, [][]driver.Value{{int64(1)}, {int64(2)}}, nil
-		})
-		c := begun(t, db)
-		n := 0
-		err := c.Query(t.Context(), "SELECT n FROM t", func(*sql.Rows) error { n++; return errBoom })
-		if !errors.Is(err, errBoom) || n != 1 {
-			t.Errorf("got %v after %d rows; want %v after one", err, n, errBoom)
-		}
-		_ = c.Release(t.Context())
 	})
 }
 
@@ -333,64 +187,6 @@ func TestDistrust(t *testing.T) {
 		}
 		if got, want := d.String(), "connect > begin > rollback > close"; got != want {
 			t.Errorf("got %s; want %s", got, want)
-		}
-	})
-}
-
-// A mock that is closed without being told to expect it fails from then on. It is told
-// by its LastInsertId, which no driver for PostgreSQL has.
-func TestMockIsNotClosed(t *testing.T) {
-	t.Parallel()
-	for _, mock := range []bool{true, false} {
-		bubble(t, func(t *testing.T, d *recdriver.Driver, _ *sql.DB) {
-			db := sql.OpenDB(connector{d, func(c driverConn) driver.Conn { return mockConn{c, mock} }})
-			defer db.Close()
-			c := begun(t, db)
-			if c.Mock() {
-				t.Error("a mock before it has answered")
-			}
-			if rows, err := c.Exec(t.Context(), "SELECT 1"); rows != 1 || err != nil || c.Mock() != mock {
-				t.Errorf("got %d rows, %v, mock %t; want 1, mock %t", rows, err, c.Mock(), mock)
-			}
-			c.Distrust()
-			_ = c.Rollback(t.Context())
-			if err := c.Release(t.Context()); err != nil {
-				t.Error(err)
-			}
-			if closed := strings.HasSuffix(d.String(), "close"); closed == mock {
-				t.Errorf("mock %t: got %s; want it closed: %t", mock, d, !mock)
-			}
-		})
-	}
-}
-
-// mockConn answers like a mock, or like a driver for PostgreSQL.
-type mockConn struct {
-	driverConn
-	mock bool
-}
-
-func (c mockConn) ExecContext(context.Context, string, []driver.NamedValue) (driver.Result, error) {
-	if c.mock {
-		return mockResult{}, nil
-	}
-	return driver.RowsAffected(1), nil
-}
-
-type mockResult struct{}
-
-func (mockResult) RowsAffected() (int64, error) { return 1, nil }
-func (mockResult) LastInsertId() (int64, error) { return 0, nil }
-
-func TestServerPID(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-		for want := range int64(2) {
-			c := begun(t, db)
-			defer c.Release(t.Context()) //nolint:errcheck // not what is tested
-			if got := c.ServerPID(); got != want+1 {
-				t.Errorf("got %d; want %d", got, want+1)
-			}
 		}
 	})
 }
@@ -588,22 +384,6 @@ func TestStuckCleanUp(t *testing.T) {
 	}
 }
 
-func TestStart(t *testing.T) {
-	t.Parallel()
-	for _, want := range []error{nil, errBoom} {
-		bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-			c := begun(t, db)
-			if want != nil {
-				d.OnCall(recdriver.FailOn(recdriver.Exec, "", 1, want))
-			}
-			if err := <-c.Start("SELECT 1").C; !errors.Is(err, want) {
-				t.Errorf("got %v; want %v", err, want)
-			}
-			_ = c.Release(t.Context())
-		})
-	}
-}
-
 // A driver that heeds its context gives the statement up with the transaction.
 func TestAbandonEndsTheTransactionContext(t *testing.T) {
 	t.Parallel()
@@ -664,21 +444,6 @@ func TestEndingATransactionThatHangs(t *testing.T) {
 			})
 		})
 	}
-}
-
-// No driver is known to come back, whatever its name.
-func TestNoDriverIsTrusted(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		start := time.Now()
-		err := bounded.Do(ctx, func() error { time.Sleep(time.Hour); return nil })
-		if took := time.Since(start); !errors.Is(err, bounded.ErrNoReturn) || took != bounded.Grace {
-			t.Errorf("got %v after %v; want ErrNoReturn after %v", err, took, bounded.Grace)
-		}
-		time.Sleep(2 * time.Hour)
-	})
 }
 
 func TestEnded(t *testing.T) {

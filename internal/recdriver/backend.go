@@ -27,11 +27,8 @@ func (b *backend) Connect(ctx context.Context) (driver.Conn, error) {
 	return validatingConn{c}, nil
 }
 
-func (b *backend) Driver() driver.Driver { return backendDriver{b} }
-
-type backendDriver struct{ b *backend }
-
-func (d backendDriver) Open(string) (driver.Conn, error) { return d.b.Connect(context.Background()) }
+func (b *backend) Driver() driver.Driver            { return b }
+func (b *backend) Open(string) (driver.Conn, error) { return b.Connect(context.Background()) }
 
 // backendConn has no IsValid, as pgx; validatingConn has.
 type backendConn struct {
@@ -110,37 +107,33 @@ func (c *backendConn) endTx() {
 	c.session.stop(false)
 }
 
-// do has the lock server see to a text.
-func (c *backendConn) do(ctx context.Context, text string, args []driver.NamedValue, prepared bool) (*answer, error) {
+// do has the lock server see to a text. It returns how many rows the locks in the last
+// statement make, or [other].
+func (c *backendConn) do(ctx context.Context, text string) (rows int, err error) {
 	if err := c.start(); err != nil {
-		return nil, err
+		return other, err
 	}
 	defer c.stop()
 	if ctx.Err() != nil {
 		if c.mode == PGX {
-			return nil, driver.ErrBadConn // nothing was sent: database/sql may try again
+			return other, driver.ErrBadConn // nothing was sent: database/sql may try again
 		}
-		return nil, c.cancelled(ctx)
+		return other, c.cancelled(ctx)
 	}
-	ans, err := c.run(ctx, text, args, prepared)
+	rows, err = c.run(ctx, text)
 	switch {
-	case err == nil:
-		return ans, nil
 	case errors.Is(err, errCancelled):
-		return nil, c.cancelled(ctx)
-	case c.session.ended():
-		return nil, c.lost(err)
+		err = c.cancelled(ctx)
+	case err != nil && c.session.ended():
+		err = c.lost(err)
 	}
-	return nil, err
+	return rows, err
 }
 
-func (c *backendConn) exec(ctx context.Context, kind Kind, text string, args []driver.NamedValue) (driver.Result, error) {
-	ans, err := c.do(ctx, text, args, kind == StmtExec)
-	if err != nil {
-		return nil, err
-	}
-	if ans != nil {
-		return driver.RowsAffected(len(ans.values)), nil
+func (c *backendConn) ExecContext(ctx context.Context, text string, args []driver.NamedValue) (driver.Result, error) {
+	rows, err := c.do(ctx, text)
+	if err != nil || rows != other {
+		return driver.RowsAffected(rows), err
 	}
 	if c.inTx {
 		c.work = append(c.work, text)
@@ -151,24 +144,13 @@ func (c *backendConn) exec(ctx context.Context, kind Kind, text string, args []d
 	if onExec == nil {
 		return driver.RowsAffected(1), nil
 	}
-	n, err := onExec(Call{Kind: kind, Conn: c.number, Query: text, Args: args})
-	if err != nil {
-		return nil, err
-	}
-	return driver.RowsAffected(n), nil
+	n, err := onExec(Call{Kind: Exec, Conn: c.number, Query: text, Args: args})
+	return driver.RowsAffected(n), err
 }
 
-func (c *backendConn) query(ctx context.Context, kind Kind, text string, args []driver.NamedValue) (driver.Rows, error) {
-	ans, err := c.do(ctx, text, args, kind == StmtQuery)
-	if err != nil {
+func (c *backendConn) QueryContext(ctx context.Context, text string, args []driver.NamedValue) (driver.Rows, error) {
+	if _, err := c.do(ctx, text); err != nil {
 		return nil, err
-	}
-	if ans != nil {
-		r := &rows{columns: []string{ans.column}}
-		for _, v := range ans.values {
-			r.data = append(r.data, []driver.Value{v})
-		}
-		return r, nil
 	}
 	c.d.mu.Lock()
 	onQuery := c.d.onQuery
@@ -176,25 +158,8 @@ func (c *backendConn) query(ctx context.Context, kind Kind, text string, args []
 	if onQuery == nil {
 		return &rows{}, nil
 	}
-	columns, data, err := onQuery(Call{Kind: kind, Conn: c.number, Query: text, Args: args})
-	if err != nil {
-		return nil, err
-	}
-	return &rows{columns, data}, nil
-}
-
-func (c *backendConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	if len(args) > 0 {
-		return c.exec(ctx, ExecArgs, query, args)
-	}
-	return c.exec(ctx, Exec, query, nil)
-}
-
-func (c *backendConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	if len(args) > 0 {
-		return c.query(ctx, QueryArgs, query, args)
-	}
-	return c.query(ctx, Query, query, nil)
+	columns, data, err := onQuery(Call{Kind: Query, Conn: c.number, Query: text, Args: args})
+	return &rows{columns, data}, err
 }
 
 func (c *backendConn) Ping(ctx context.Context) error {
@@ -269,46 +234,8 @@ func (t backendTx) start() error {
 	return t.c.start()
 }
 
-func (c *backendConn) Prepare(query string) (driver.Stmt, error) {
-	return c.PrepareContext(context.Background(), query)
-}
-
-func (c *backendConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	if err := c.start(); err != nil {
-		return nil, err
-	}
-	defer c.stop()
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if c.aborted {
-		return nil, errAborted
-	}
-	return backendStmt{c, query}, nil
-}
-
-type backendStmt struct {
-	c     *backendConn
-	query string
-}
-
-func (s backendStmt) Close() error  { return nil }
-func (s backendStmt) NumInput() int { return -1 }
-
-func (s backendStmt) Exec(args []driver.Value) (driver.Result, error) {
-	return s.ExecContext(context.Background(), namedArgs(args))
-}
-
-func (s backendStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
-	return s.c.exec(ctx, StmtExec, s.query, args)
-}
-
-func (s backendStmt) Query(args []driver.Value) (driver.Rows, error) {
-	return s.QueryContext(context.Background(), namedArgs(args))
-}
-
-func (s backendStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	return s.c.query(ctx, StmtQuery, s.query, args)
+func (c *backendConn) Prepare(string) (driver.Stmt, error) {
+	return nil, errors.New("recdriver: the fake server prepares nothing")
 }
 
 type rows struct {

@@ -14,45 +14,31 @@ type SQLError struct {
 }
 
 // Error returns the message and the code.
-func (e SQLError) Error() string {
-	return fmt.Sprintf("ERROR: %s (SQLSTATE %s)", message(e.Message, e.Constraint), e.Code)
+func (e SQLError) Error() string { return fmt.Sprintf("ERROR: %s (SQLSTATE %s)", e.text(), e.Code) }
+
+func (e SQLError) text() string {
+	if e.Message == "" && e.Constraint != "" {
+		return fmt.Sprintf("duplicate key value violates unique constraint %q", e.Constraint)
+	}
+	return e.Message
 }
 
 // SQLState returns the five characters of the code.
 func (e SQLError) SQLState() string { return e.Code }
 
 // LegacySQLError is an error of the server as lib/pq before 1.10 and its forks
-// have it: the fields are reached through Get only. It is used as a value.
-type LegacySQLError struct {
-	Code       string // SQLSTATE
-	Message    string // if empty, the usual one for Constraint
-	Constraint string
-}
+// have it: the code is reached through Get only. It is used as a value.
+type LegacySQLError SQLError
 
 // Error returns the message, without the code.
-func (e LegacySQLError) Error() string { return "pq: " + message(e.Message, e.Constraint) }
+func (e LegacySQLError) Error() string { return "pq: " + SQLError(e).text() }
 
-// Get returns the field that the protocol names with k: 'C' the code, 'M' the
-// message, 'n' the constraint, 'S' the severity.
+// Get returns the code for 'C', as the protocol names it, and nothing else.
 func (e LegacySQLError) Get(k byte) string {
-	switch k {
-	case 'C':
+	if k == 'C' {
 		return e.Code
-	case 'M':
-		return message(e.Message, e.Constraint)
-	case 'n':
-		return e.Constraint
-	case 'S':
-		return "ERROR"
 	}
 	return ""
-}
-
-func message(text, constraint string) string {
-	if text == "" && constraint != "" {
-		return fmt.Sprintf("duplicate key value violates unique constraint %q", constraint)
-	}
-	return text
 }
 
 // hasState reports whether err comes from the server rather than the driver.

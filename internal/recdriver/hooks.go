@@ -68,8 +68,8 @@ func onNth(kind Kind, substr string, n int, do func(context.Context) error) func
 
 // After makes a hook fail a call *after* the backend did what was asked: the
 // answer is lost, and err takes its place. A COMMIT failed this way is
-// committed. A connection, transaction, statement or rows that the caller never
-// gets to see are closed.
+// committed. A connection or a transaction that the caller never gets to see is
+// closed.
 func After(err error) error { return &afterError{err: err} }
 
 // Later makes a hook delay the answer to a call: the backend does at once what
@@ -83,4 +83,3 @@ type afterError struct {
 }
 
 func (e *afterError) Error() string { return fmt.Sprint(e.err) }
-func (e *afterError) Unwrap() error { return e.err }

@@ -2,7 +2,6 @@ package recdriver
 
 import (
 	"context"
-	"database/sql/driver"
 	"errors"
 	"regexp"
 	"strconv"
@@ -19,13 +18,13 @@ var (
 	queueKey = regexp.MustCompile(`set_config\('bootlock\.k', '(-?\d+)'`)
 	oids     = regexp.MustCompile(`'(\d+)'::pg_catalog\.oid`)
 	ownPID   = regexp.MustCompile(`pg_backend_pid\(\) OPERATOR\(pg_catalog\.<>\) '(\d+)'::pg_catalog.int8 THEN 0`)
-	idleFor  = regexp.MustCompile(`set_config\('idle_in_transaction_session_timeout', '(\d+)ms'`)
 )
 
-// What they answer, as the number of rows.
+// What they answer, as the number of rows, and what any other statement does.
 const (
-	taken, granted, standby, short = 0, 1, 2, 3
-	burst                          = 900 * time.Millisecond
+	other, taken, granted, standby, short = -1, 0, 1, 2, 3
+
+	burst = 900 * time.Millisecond
 )
 
 type lockCalled struct {
@@ -33,9 +32,9 @@ type lockCalled struct {
 	exclusively bool
 }
 
-func lockCalls(st string) []lockCalled {
+func lockCalls(of *regexp.Regexp, st string) []lockCalled {
 	var calls []lockCalled
-	for _, m := range lockCall.FindAllStringSubmatch(st, -1) {
+	for _, m := range of.FindAllStringSubmatch(st, -1) {
 		key, _ := strconv.ParseInt(m[2], 10, 64) // it is one: the expression says so
 		calls = append(calls, lockCalled{key, m[1] == ""})
 	}
@@ -43,56 +42,43 @@ func lockCalls(st string) []lockCalled {
 }
 
 // own answers a statement of these packages, if st is one.
-func (b *backendConn) own(ctx context.Context, st string) (*answer, bool, error) {
-	calls := lockCalls(st)
+func (b *backendConn) own(ctx context.Context, st string) (rows int, err error) {
+	calls := lockCalls(lockCall, st)
 	switch {
 	case strings.HasPrefix(st, "DO $bootlock$"):
-		return &answer{}, true, b.queue(ctx)
+		return taken, b.queue(ctx)
 	case strings.Contains(st, "set_config('bootlock.k'"):
 		b.inVain = false
 		b.queued, _ = strconv.ParseInt(queueKey.FindStringSubmatch(st)[1], 10, 64)
 		b.limitIdle(st)
-		return &answer{}, true, nil
+		return taken, nil
 	case strings.Contains(st, "pg_is_in_recovery() THEN 2"):
 		n := b.take(st, calls)
 		if n == granted {
 			b.limitIdle(st)
 		}
-		return rowsOf(n), true, nil
+		return n, nil
 	case strings.Contains(st, "generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock_shared"):
-		return rowsOf(b.free(st, calls[0].key)), true, nil
+		return b.free(st, calls[0].key), nil
 	case ownPID.MatchString(st):
-		return rowsOf(b.mayQueue(ownPID.FindStringSubmatch(st)[1])), true, nil
+		return b.mayQueue(ownPID.FindStringSubmatch(st)[1]), nil
 	case strings.HasPrefix(st, "SELECT 1 WHERE EXISTS (SELECT FROM pg_catalog.pg_roles"):
-		return rowsOf(map[bool]int{true: 1}[b.session.server.isShort()]), true, nil
+		return map[bool]int{true: 1}[b.session.server.short.Load()], nil
 	case len(calls) == 3:
 		return b.fence(st, calls)
 	}
-	return nil, false, nil
+	return other, nil
 }
 
 // fence answers the two forms of the check that a transaction of a lease makes.
-func (b *backendConn) fence(st string, calls []lockCalled) (*answer, bool, error) {
-	raises := strings.Contains(st, "CASE WHEN CASE WHEN")
+func (b *backendConn) fence(st string, calls []lockCalled) (rows int, err error) {
 	switch {
-	case !raises && !strings.HasPrefix(st, "SELECT 1 WHERE CASE WHEN"):
-		return nil, false, nil
 	case b.lives(calls):
-		return rowsOf(1), true, nil
-	case raises:
-		return nil, true, SQLError{Code: "22P02", Message: `invalid input syntax for type integer: "bootlock: the lock was lost, and somebody else may have it"`}
+		return 1, nil
+	case strings.Contains(st, "CASE WHEN CASE WHEN"):
+		return other, SQLError{Code: "22P02", Message: `invalid input syntax for type integer: "bootlock: the lock was lost, and somebody else may have it"`}
 	}
-	return rowsOf(0), true, nil
-}
-
-func rowsOf(n int) *answer {
-	return &answer{"", make([]driver.Value, n)}
-}
-
-func (b *backendConn) limitIdle(st string) {
-	if m := idleFor.FindStringSubmatch(st); m != nil {
-		b.session.setIdle(duration(m[1], "ms"))
-	}
+	return 0, nil
 }
 
 // take tries for the lock, and for a lease for the turn of the database and the number,
@@ -101,7 +87,7 @@ func (b *backendConn) limitIdle(st string) {
 func (b *backendConn) take(st string, calls []lockCalled) int {
 	s := b.session
 	switch {
-	case s.server.isStandby():
+	case s.server.standby.Load():
 		return standby
 	case b.inVain && strings.Contains(st, "current_setting('bootlock.k')"):
 		return taken
@@ -148,7 +134,7 @@ func (b *backendConn) free(st string, key int64) int {
 		}
 		return granted
 	}
-	if strings.Contains(st, "THEN 3") && b.session.server.isShort() {
+	if strings.Contains(st, "THEN 3") && b.session.server.short.Load() {
 		return short
 	}
 	return taken
@@ -156,12 +142,10 @@ func (b *backendConn) free(st string, key int64) int {
 
 func (b *backendConn) mayQueue(pid string) int {
 	s := b.session.server
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	switch {
-	case s.pooled || pid != strconv.Itoa(b.number):
+	case s.pooled.Load() || pid != strconv.Itoa(b.number):
 		return taken
-	case s.short:
+	case s.short.Load():
 		return short
 	}
 	return granted
@@ -169,11 +153,7 @@ func (b *backendConn) mayQueue(pid string) int {
 
 // queue blocks for the lock, for a burst.
 func (b *backendConn) queue(ctx context.Context) error {
-	s := b.session.server
-	s.mu.Lock()
-	plain := s.plain
-	s.mu.Unlock()
-	if plain {
+	if b.session.server.plain.Load() {
 		return SQLError{Code: "42501", Message: "permission denied for language plpgsql"}
 	}
 	err := b.session.acquire(ctx, b.queued, true, burst)

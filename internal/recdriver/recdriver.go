@@ -2,7 +2,7 @@
 // database/sql makes of it, and can fail, delay, hang or panic in any of them.
 //
 // It runs alone, on a small fake of PostgreSQL ([New], [Server.Driver]), or
-// around another driver ([Wrap], [WrapDriver]), whose behaviour it does not
+// around another driver ([WrapDriver]), whose behaviour it does not
 // change. What it sees that a mock does not: a connection being opened, taken
 // from the pool, given back and closed, and by which protocol a statement went.
 //
@@ -21,7 +21,6 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"io"
 	"strings"
 	"sync"
 	"time"
@@ -43,9 +42,6 @@ const (
 	Query     Kind = "query"      // QueryContext without arguments
 	QueryArgs Kind = "query args" // QueryContext with arguments
 	Prepare   Kind = "prepare"    // a statement was prepared
-	StmtExec  Kind = "stmt exec"  // a prepared statement was executed
-	StmtQuery Kind = "stmt query" // a prepared statement was executed for its rows
-	StmtClose Kind = "stmt close" // a prepared statement was closed
 	Commit    Kind = "commit"     // COMMIT
 	Rollback  Kind = "rollback"   // ROLLBACK
 	Release   Kind = "release"    // IsValid: the connection went back to the pool
@@ -100,30 +96,26 @@ type watch struct {
 // mode [Plain].
 func New() *Driver { return NewServer().Driver(Plain) }
 
-// Wrap returns a driver that records and forwards all calls to c.
-func Wrap(c driver.Connector) *Driver {
-	return &Driver{backend: c, conns: make(map[int]driver.Conn)}
+// WrapDriver returns a driver that records and forwards all calls to d, which is opened
+// with a data source name, as by [sql.Open].
+func WrapDriver(d driver.Driver, dsn string) *Driver {
+	var backend driver.Connector = dsnConnector{d, dsn}
+	if dc, ok := d.(driver.DriverContext); ok {
+		if c, err := dc.OpenConnector(dsn); err == nil {
+			backend = c
+		}
+	}
+	return wrap(backend)
 }
 
-// WrapDriver is [Wrap] for a driver and its data source name, as for
-// [sql.Open].
-func WrapDriver(d driver.Driver, dsn string) *Driver {
-	if dc, ok := d.(driver.DriverContext); ok {
-		c, err := dc.OpenConnector(dsn)
-		if err == nil {
-			return Wrap(c)
-		}
-		return Wrap(dsnConnector{d, func() (driver.Conn, error) { return nil, err }})
-	}
-	return Wrap(dsnConnector{d, func() (driver.Conn, error) { return d.Open(dsn) }})
-}
+func wrap(c driver.Connector) *Driver { return &Driver{backend: c, conns: make(map[int]driver.Conn)} }
 
 type dsnConnector struct {
 	driver driver.Driver
-	open   func() (driver.Conn, error)
+	dsn    string
 }
 
-func (c dsnConnector) Connect(context.Context) (driver.Conn, error) { return c.open() }
+func (c dsnConnector) Connect(context.Context) (driver.Conn, error) { return c.driver.Open(c.dsn) }
 func (c dsnConnector) Driver() driver.Driver                        { return c.driver }
 
 // OpenDB returns a new pool of connections made by d.
@@ -151,14 +143,12 @@ func (d *Driver) Reset() {
 	d.calls = nil
 }
 
-// String returns the calls since the last Reset by [Format].
-func (d *Driver) String() string { return Format(d.Calls()) }
-
-// Format joins the kinds of calls as in "connect > begin > exec! > rollback >
-// release". A "!" follows a call that failed, "..." one that has not come back.
-func Format(calls []Call) string {
+// String joins the kinds of the calls since the last Reset, as in "connect > begin >
+// exec! > rollback > release". A "!" follows a call that failed, "..." one that has not
+// come back.
+func (d *Driver) String() string {
 	var b strings.Builder
-	for i, c := range calls {
+	for i, c := range d.Calls() {
 		if i > 0 {
 			b.WriteString(" > ")
 		}
@@ -265,11 +255,11 @@ func (d *Driver) Connect(ctx context.Context) (driver.Conn, error) {
 	n := d.lastConn
 	d.mu.Unlock()
 
-	var inner driver.Conn
-	err := d.do(ctx, Call{Kind: Connect, Conn: n}, func() (err error) {
-		inner, err = d.backend.Connect(ctx)
-		if err != nil {
-			inner = nil
+	var inner sqlConn
+	err := d.do(ctx, Call{Kind: Connect, Conn: n}, func() error {
+		opened, err := d.backend.Connect(ctx)
+		if err == nil {
+			inner = opened.(sqlConn) //nolint:forcetypeassert,errcheck // or it cannot be recorded
 		}
 		return err
 	})
@@ -299,15 +289,6 @@ func (d *Driver) Forget() {
 // Driver returns the driver behind d. It is part of [driver.Connector].
 func (d *Driver) Driver() driver.Driver { return d.backend.Driver() }
 
-// Close closes the connector behind d if it can be closed, as database/sql
-// does when the pool is closed.
-func (d *Driver) Close() error {
-	if c, ok := d.backend.(io.Closer); ok {
-		return c.Close()
-	}
-	return nil
-}
-
 // KillAll ends all connections of d to the fake backend, as a restart of the
 // server does.
 func (d *Driver) KillAll() {
@@ -334,8 +315,7 @@ func (d *Driver) Holds(key int64) bool {
 	return false
 }
 
-// do records c, runs the hooks and then call. driver.ErrSkip is no call: the
-// driver declined, and database/sql will prepare the statement instead.
+// do records c, runs the hooks and then call.
 func (d *Driver) do(ctx context.Context, c Call, call func() error) (err error) {
 	record, hooks := d.start(c)
 	err = errPanicked
@@ -387,13 +367,4 @@ func (d *Driver) end(c *Call, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c.End, c.Err = time.Now(), err
-	if err != driver.ErrSkip { //nolint:errorlint // database/sql compares it like this too
-		return
-	}
-	for i, other := range d.calls {
-		if other == c {
-			d.calls = append(d.calls[:i:i], d.calls[i+1:]...)
-			return
-		}
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -30,29 +31,22 @@ var (
 	errCancelled  = SQLError{Code: "57014", Message: "canceling statement due to user request"}
 	errTimeout    = SQLError{Code: "55P03", Message: "canceling statement due to lock timeout"}
 	errAborted    = SQLError{Code: "25P02", Message: "current transaction is aborted, commands ignored until end of transaction block"}
-	errCommands   = SQLError{Code: "42601", Message: "cannot insert multiple commands into a prepared statement"}
 )
 
 // A Server simulates the transaction-level advisory locks of one PostgreSQL
 // database, for all connections of the drivers made by [Server.Driver]. It
-// understands the functions pg_advisory_xact_lock and
-// pg_try_advisory_xact_lock, their _shared forms, with one number or parameter;
-// lock_timeout in the same text before the lock; and idle_in_transaction_session_timeout until the end of the transaction.
-//
-// It also understands the statements that package advisorylock sends, which are
-// too much for the above: see own.go.
+// understands the functions pg_advisory_xact_lock and pg_advisory_xact_lock_shared with
+// a number, idle_in_transaction_session_timeout in milliseconds until the end of the
+// transaction, and the statements that package advisorylock sends: see own.go.
 //
 // The queue of a lock is first in, first out, as in PostgreSQL: who asks for it
 // in shared mode waits behind a waiter for exclusive mode, and a try fails.
-// There are no savepoints and no deadlock detection.
+// There are no savepoints, no prepared statements and no deadlock detection.
 type Server struct {
-	mu      sync.Mutex
-	locks   map[int64]*lock
-	short   bool
-	plain   bool
-	pooled  bool
-	replica bool
+	short, plain, pooled, standby atomic.Bool
 
+	mu       sync.Mutex
+	locks    map[int64]*lock
 	onCommit func(statements []string)
 }
 
@@ -110,46 +104,18 @@ func (s *Server) Kill(key int64) int {
 }
 
 // SetShort says whether the server is short of connections.
-func (s *Server) SetShort(short bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.short = short
-}
-
-func (s *Server) isShort() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.short
-}
+func (s *Server) SetShort(short bool) { s.short.Store(short) }
 
 // SetStandby says whether the server is a standby, whose locks exclude nobody on the
 // primary.
-func (s *Server) SetStandby(standby bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.replica = standby
-}
-
-func (s *Server) isStandby() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.replica
-}
+func (s *Server) SetStandby(standby bool) { s.standby.Store(standby) }
 
 // SetPooled says whether a pooler is in between: the server process is not the one
 // that the driver was told of.
-func (s *Server) SetPooled(pooled bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.pooled = pooled
-}
+func (s *Server) SetPooled(pooled bool) { s.pooled.Store(pooled) }
 
 // SetPlain takes plpgsql away from the role, or gives it back.
-func (s *Server) SetPlain(plain bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.plain = plain
-}
+func (s *Server) SetPlain(plain bool) { s.plain.Store(plain) }
 
 // OnCommit sets what is told of each transaction at the moment of its commit,
 // before its locks are free: the statements that were executed in it, except

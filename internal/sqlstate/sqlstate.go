@@ -23,13 +23,9 @@ func Of(err error) string {
 	if errors.As(err, &modern) {
 		return modern.SQLState()
 	}
-	return field(err, 'C')
-}
-
-func field(err error, letter byte) string {
 	var legacy interface{ Get(k byte) string }
 	if errors.As(err, &legacy) {
-		return legacy.Get(letter)
+		return legacy.Get('C')
 	}
 	return ""
 }

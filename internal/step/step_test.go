@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,21 +19,6 @@ var (
 	errBoom = errors.New("boom")
 	event   = locktrace.Event{Step: locktrace.Lock, Key: 42, Name: "app"}
 )
-
-func TestNoTrace(t *testing.T) {
-	t.Parallel()
-	for name, trace := range map[string]*locktrace.Trace{"nil": nil, "no hooks": {}} {
-		err := step.Do(t.Context(), trace, event, func(ctx context.Context) error {
-			if ctx != t.Context() {
-				t.Errorf("%s: got another context", name)
-			}
-			return errBoom
-		})
-		if err != errBoom { //nolint:errorlint // untouched
-			t.Errorf("%s: got %v; want %v", name, err, errBoom)
-		}
-	}
-}
 
 func TestDoneIsCalledHoweverTheStepEnds(t *testing.T) {
 	t.Parallel()
@@ -83,46 +67,5 @@ func TestDoneIsCalledHoweverTheStepEnds(t *testing.T) {
 				}
 			})
 		})
-	}
-}
-
-func TestStartMakesTheContextOfTheStep(t *testing.T) {
-	t.Parallel()
-	type key struct{}
-	for name, want := range map[string]any{"derived": "span", "nil": nil} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var log []string
-			note := func(what string, ctx context.Context) { log = append(log, fmt.Sprint(what, " ", ctx.Value(key{}))) }
-			trace := &locktrace.Trace{
-				Start: func(ctx context.Context, e locktrace.Event) context.Context {
-					note("start", ctx)
-					if e != event {
-						t.Errorf("got %+v; want %+v", e, event)
-					}
-					if want == nil {
-						return nil
-					}
-					return context.WithValue(ctx, key{}, want)
-				},
-				Done: func(ctx context.Context, _ locktrace.Event) { note("done", ctx) },
-			}
-			err := step.Do(t.Context(), trace, event, func(ctx context.Context) error {
-				note("step", ctx)
-				return nil
-			})
-			if got, want := log, []string{"start <nil>", fmt.Sprint("step ", want), fmt.Sprint("done ", want)}; err != nil || !slices.Equal(got, want) {
-				t.Errorf("got %q, %v; want %q", got, err, want)
-			}
-		})
-	}
-}
-
-func TestStartWithoutDone(t *testing.T) {
-	t.Parallel()
-	started := false
-	trace := &locktrace.Trace{Start: func(ctx context.Context, _ locktrace.Event) context.Context { started = true; return ctx }}
-	if err := step.Do(t.Context(), trace, event, func(context.Context) error { return errBoom }); err != errBoom || !started { //nolint:errorlint // untouched
-		t.Errorf("got %v, started: %t; want %v, true", err, started, errBoom)
 	}
 }
