@@ -15,7 +15,7 @@ import (
 	"github.com/bootlock/bootlock/internal/waiting"
 )
 
-// call says what is done for whom, in traces and errors.
+// call describes one call, for traces and errors.
 type call struct{ bridge.Call }
 
 // step runs fn as one traced step, and says in its error which.
@@ -106,8 +106,8 @@ func (a *acquisition) get(ctx context.Context) (at locktrace.Step, err error) {
 	return at, err
 }
 
-// explain says who has the lock, if err ended a wait without it. The waiter's own
-// connection is back by then: a pool of one has no other.
+// explain names the holders in err if it ended a wait. By then the waiter's own
+// connection is back: a pool of one has no other.
 func (a *acquisition) explain(ctx context.Context, err error) error {
 	var failed *locktrace.StepError
 	if a.held != nil || a.try || !a.wait.lasted || ctx.Err() == nil || !errors.As(err, &failed) {

@@ -8,7 +8,7 @@
 //   - [TryWithXactLock] and [TryHold] do not wait.
 //   - [Fence] keeps a transaction from being committed after its lease is lost
 //     and the next holder has begun.
-//   - [Sessions] shows who holds a key and who waits for it.
+//   - [Sessions] lists the sessions that hold a key or wait for it.
 //   - [KeyOf] makes a key from a name.
 //   - [Locker] holds the options; the package functions use a zero Locker.
 //
@@ -22,11 +22,11 @@
 //
 // # Waiting
 //
-// Any number of processes may wait. A waiter for [WithXactLock] queues in the server,
-// so that turns are fair; a waiter for [Hold] does so only on a direct connection while
-// there are connections to spare, and otherwise polls, for a tenth longer than needed
-// at most as a rule, without keeping a connection that the holder may need. A wait ends
-// with its context, and not because a connection is refused (SQLSTATE 53300, 57P03) or
+// Any number of processes may wait. A waiter for [WithXactLock] queues on the server,
+// so that turns are fair. A waiter for [Hold] queues only on a direct connection while
+// there are connections to spare; otherwise it polls, keeps no connection that the
+// holder may need, and as a rule waits at most a tenth longer than necessary. Only its
+// context ends a wait, not a connection that is refused (SQLSTATE 53300, 57P03) or
 // lost. docs/how-it-works.md says more.
 //
 // # In the process
@@ -35,12 +35,12 @@
 // first of them has a connection. Locks together never take the last connection
 // of a pool that has more than one, so that a callback can always use the pool.
 // Callers that take several keys should take them in the same order everywhere,
-// as with any mutex. Two that wait for each other on one *sql.DB are found, and one of
-// them gets an error at once; two processes wait until a context ends. A driver that has a pool of its own, as
-// stdlib.OpenDBFromPool of pgx does, hides its limit from database/sql; pass it
-// to [sql.DB.SetMaxOpenConns], or none of this can hold.
+// as with any mutex. If two callers wait for each other on one *sql.DB, one of them
+// gets an error at once; two processes wait until a context ends. A driver with a pool
+// of its own, such as stdlib.OpenDBFromPool of pgx, hides its limit from database/sql:
+// pass the limit to [sql.DB.SetMaxOpenConns], or none of this can hold.
 //
-// No session-level lock is used anywhere: it would survive [sql.Conn.Close] and
+// The package uses no session-level locks: they would survive [sql.Conn.Close] and
 // strand behind a pooler.
 //
 // All functions are safe for concurrent use. They panic on a nil context, db or

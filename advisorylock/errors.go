@@ -20,8 +20,8 @@ var (
 	// relied on, before the work was done: somebody else may have the lock.
 	ErrLost = errors.New("advisorylock: the lock was lost")
 
-	// ErrNested is returned at once when a callback asks, with the context that
-	// it was given, for a key that its own call holds: PostgreSQL would let the
+	// ErrNested is returned at once when a callback, with the context that it was
+	// given, tries to lock a key that its own call holds: PostgreSQL would let the
 	// two connections wait for each other for ever.
 	ErrNested = errors.New("advisorylock: this call already holds the key; use the transaction it was given, or another key")
 
@@ -37,7 +37,7 @@ var (
 
 // errCircle is returned at once to the call that would close a circle of calls of this
 // process, each of which has a lock and waits for that of the next.
-var errCircle = errors.New("advisorylock: another call has this lock and waits for one of this call's: take locks in the same order everywhere")
+var errCircle = errors.New("advisorylock: another call has this lock and waits for a lock that this call has: take locks in the same order everywhere")
 
 var errStatementMode = fmt.Errorf("%w: BEGIN is refused, as by a pooler in statement mode; it needs pool_mode=transaction or session", ErrUnsupported)
 
@@ -47,16 +47,16 @@ var errStatementMode = fmt.Errorf("%w: BEGIN is refused, as by a pooler in state
 type WaitError struct {
 	Key     Key
 	Waited  time.Duration // since the call began, including the wait inside the process
-	Holders []Session     // who was in the way just after the wait: had the lock or, of an earlier lease, a fenced transaction; empty if that could not be found out
+	Holders []Session     // the sessions that had the lock just after the wait, or fenced transactions of an earlier lease; empty if unknown
 	Err     error         // what ended the wait
 }
 
-// namedHolders is how many holders an error names. A lock that is shared may
-// have hundreds.
+// namedHolders is how many holders an error names. There may be hundreds of fenced
+// transactions.
 const namedHolders = 3
 
-// Error says what ended the wait, how long it was, who has the lock, three
-// sessions at most, and which SQL would end them.
+// Error says what ended the wait, how long it lasted, which sessions have the lock
+// (three at most), and which SQL would end them.
 func (e *WaitError) Error() string {
 	text := fmt.Sprintf("%v after waiting %v", e.Err, e.Waited.Round(time.Millisecond))
 	var named, calls []string

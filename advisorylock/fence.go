@@ -14,11 +14,11 @@ import (
 // one derived from it. It belongs at the beginning of a transaction that must
 // not be committed after the next holder has begun.
 //
-// Nil means that the lease is still there, and that no other Hold of its key
-// begins before tx has ended, whatever becomes of the lease meanwhile. [ErrLost]
-// means that it is not, and that somebody else may have begun: roll tx back. Any
-// other error says nothing about the lease, except that a context without one is
-// refused before anything is sent.
+// Nil means that the lease is not lost, and that no other Hold of its key begins
+// before tx has ended, even if the lease is lost meanwhile. [ErrLost] means that the
+// lease is lost and another holder may have begun: roll tx back. Any other error
+// leaves open whether the lease is lost. If ctx carries no lease, Fence returns an
+// error and sends nothing.
 //
 // tx may be of any pool, driver and pooler, and of any isolation level, but it
 // must be on the same database, and on the primary. Under REPEATABLE READ and
@@ -35,10 +35,10 @@ import (
 // force, so that a holder that is frozen within tx does not keep the next one
 // out for longer than its lease would. A long statement does, until it ends.
 //
-// Call Fence outside of savepoints: a rollback to one that is older than the call
-// undoes it. Not covered are effects outside of tx, WithXactLock, which waits for
-// no fence when it takes the key, and commits that the server itself forgets, as
-// in a failover to a standby that is behind. docs/fence.md has the argument.
+// Call Fence outside savepoints: rolling back to an earlier savepoint undoes it.
+// Fence does not cover effects outside tx, WithXactLock, which does not check the
+// fence when it takes the key, and commits that the server loses, as in a failover to
+// a standby that lags behind. docs/fence.md explains why it works.
 //
 // Fence may be called from several goroutines at once, for different
 // transactions. It panics if ctx or tx is nil.

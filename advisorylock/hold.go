@@ -37,9 +37,9 @@ func TryHold(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Conte
 // later one. (One that somebody runs without the lock, and that was under way
 // in the last second before the grant, may wait until Hold returns: it waits
 // for the transaction that had a snapshot then, and that one has the lock now.)
-// The pool must allow two connections at least: else it is [ErrPoolTooSmall],
-// at once. (The limit of a pool within the driver, such as pgxpool's, is not seen
-// unless it was passed to [sql.DB.SetMaxOpenConns].)
+// The pool must allow at least two connections; otherwise Hold returns
+// [ErrPoolTooSmall] at once. (Hold sees the limit of a pool within the driver, such as
+// pgxpool's, only if it was passed to [sql.DB.SetMaxOpenConns].)
 //
 // # The lease
 //
@@ -53,11 +53,10 @@ func TryHold(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Conte
 // server's clock for the lease starts anew when it has answered a heartbeat,
 // which is after the heartbeat was sent; so it cannot run out before TTL has
 // passed since the last good heartbeat was sent, and that moment, less a tenth
-// of TTL, is when the context ends. The grant itself counts as the first
-// heartbeat, sent when its statement was; one that arrives later than that is
-// not taken for a grant.
+// of TTL, is when the context ends. The lease starts when the lock statement was
+// sent; a grant that arrives after that deadline does not count.
 //
-// Two may believe that they hold the lock
+// Two processes may believe that they hold the lock
 //
 //   - for up to a second, or a third of TTL, after the session was ended for
 //     another reason: by pg_terminate_backend, a restart or a failover, by a

@@ -20,8 +20,8 @@ type Key int64
 // Give [Locker].Name the name as well, or [WithXactLock] and the others show nothing but
 // the number in errors and traces.
 //
-// hashtext, which many use for this, is not: PostgreSQL does not promise that
-// its value stays the same, and it has 32 bits.
+// Many programs use hashtext instead, but PostgreSQL does not promise that its value
+// stays the same, and it has only 32 bits.
 func KeyOf(name string) Key {
 	sum := sha256.Sum256([]byte(name))
 	return Key(binary.BigEndian.Uint64(sum[:8])) //nolint:gosec // the bits, whatever their sign

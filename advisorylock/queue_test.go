@@ -417,7 +417,7 @@ func TestOppositeOrder(t *testing.T) {
 					t.Errorf("got %v for those that waited already; want no error", err)
 				}
 				checkStep(t, errs[callers-1], "advisorylock.WithXactLock", "42", locktrace.Lock,
-					"lock: advisorylock: another call has this lock and waits for one of this call's: take locks in the same order everywhere")
+					"lock: advisorylock: another call has this lock and waits for a lock that this call has: take locks in the same order everywhere")
 			})
 		})
 	}

@@ -36,8 +36,8 @@ func Sessions(ctx context.Context, db *sql.DB, key Key) ([]Session, error) {
 	return atKey, nil
 }
 
-// look asks on a connection of its own, and returns the sessions at the key, and
-// those at the gate of its leases as of the same moment.
+// look queries on a connection of its own. It returns the sessions at the key, and
+// those at the gate of its leases at the same moment.
 //
 // pgx prepares every query, by default under a name made from its text, and
 // behind PgBouncer in transaction mode that fails in two ways: the statement is
@@ -96,8 +96,8 @@ type sharedLook struct {
 	err     error
 }
 
-// lookUp returns who keeps the lock from its waiters: the sessions that have it, or
-// else those in transactions that are fenced by an earlier lease.
+// lookUp returns the sessions that keep the lock from its waiters: those that have it,
+// or else those with transactions that an earlier lease has fenced.
 func lookUp(ctx context.Context, db *sql.DB, key Key) ([]Session, error) {
 	at := lookKey{db, key}
 	looks.Lock()
@@ -123,8 +123,8 @@ func lookUp(ctx context.Context, db *sql.DB, key Key) ([]Session, error) {
 	return l.holders, l.err
 }
 
-// holders are the sessions that have the lock and do more than to try whether they
-// may. If there are none, they are those in the gate.
+// holders returns the sessions that have the lock for more than a poll, or if there
+// are none, those in the gate.
 func holders(atKey, atGate []Session) []Session {
 	inGate := slices.DeleteFunc(slices.Clone(atGate), func(s Session) bool { return !s.Granted })
 	has := slices.DeleteFunc(slices.Clone(atKey), func(s Session) bool { return !s.Granted || tries(s, len(inGate) > 0) })
@@ -134,8 +134,9 @@ func holders(atKey, atGate []Session) []Session {
 	return inGate
 }
 
-// tries reports whether s has the lock only to try whether it may. While somebody is in
-// the gate, a session that has asked for a lease, and sent nothing since, waits for that.
+// tries reports whether s has the lock only for the moment of a poll. While a transaction
+// is in the gate, a session that tried to take a lease, and has sent nothing since, waits
+// for that transaction.
 //
 // pg_locks and pg_stat_activity are not read at the same instant: the first may show a
 // lock whose transaction is over in the second.

@@ -79,14 +79,14 @@ END $bootlock$`
 // log_lock_waits nor log_min_duration_statement = 1s writes a line.
 const burst = 900 * time.Millisecond
 
-// An answer is what a statement says, as the number of rows that it affects. A mock
-// that knows nothing of it answers with one row, or none.
+// An answer is the result of a statement, as the number of rows that it affects. A mock
+// written by hand affects one row or none.
 type answer int64
 
 const (
 	taken   answer = 0 // somebody has the lock
 	granted answer = 1 // the lock is there, or free
-	standby answer = 2 // this server is one: what it grants excludes nobody
+	standby answer = 2 // the server is a standby: its locks exclude no session of the primary
 	short   answer = 3 // somebody has the lock, and hardly a connection is left
 )
 

@@ -19,15 +19,15 @@ import (
 // The holder of WithXactLock works in its own transaction, so its waiters stand in the
 // server's queue, in bursts. The holder of a lease works through other connections:
 // its waiters queue only on a connection that is a server process's own, which a
-// pooler's is not, and only while connections are not short. Else they keep none, and
-// poll: is the lock free? Only then do they begin a transaction for it.
+// pooler's is not, and only while connections are not short. Otherwise they keep none
+// and poll, and begin a transaction only when the lock is free.
 //
 // A holder of a lease that gets no connection for its work lets go, and takes the lock
 // from then on only with the turn of the whole database, so that the holders of many
 // locks do not fill what their own work needs.
 
-// A process that gives a lock back and comes again would be the first to find it free,
-// before all those that pause. See [returned].
+// A process that gives a lock back and wants it again would find it free before all
+// waiters that pause: see [returned].
 
 // silence is how long an attempt may take before its waiter believes that the network
 // has gone silent, and starts anew. A pooler may keep a BEGIN waiting for long.
@@ -40,10 +40,10 @@ var (
 	errSilent  = errors.New("no answer from the server or pooler")
 	errLate    = errors.New("the lock was granted, but the answer came after its lease had run out")
 	errStarved = errors.New("the lock was free, but there is no connection for the work")
-	errStandby = fmt.Errorf("%w: this server is a standby, and what it grants excludes nobody: connect to the primary (target_session_attrs=primary)", ErrUnsupported)
+	errStandby = fmt.Errorf("%w: this server is a standby, and a lock on it excludes no session of the primary: connect to the primary (target_session_attrs=primary)", ErrUnsupported)
 )
 
-// wait is what a waiter knows of its wait.
+// wait is the state of one wait.
 type wait struct {
 	polls  bool // it may not stand in the server's queue
 	plain  bool // it can neither use plpgsql nor count connections
@@ -57,7 +57,7 @@ type wait struct {
 	contended time.Time     // when another process was last seen to want the lock, or zero
 }
 
-// attempt is what came of one.
+// attempt is the result of one attempt.
 type attempt struct {
 	answer answer
 	err    error
@@ -75,8 +75,8 @@ type next struct {
 	pause time.Duration
 }
 
-// after decides how a waiter goes on. Everything that is known about waiting is
-// decided here, and nothing else is.
+// after decides what a waiter does after an attempt. All decisions about waiting are
+// made here.
 func (w wait) after(a attempt) (wait, next) {
 	switch {
 	case w.over(a):
@@ -195,8 +195,8 @@ func (a *acquisition) letGo(ctx context.Context, leave bool) {
 	_ = a.giveBack(ctx)
 }
 
-// first tries for the lock in the transaction that is open, by the statement that is
-// the cheapest if nobody has it.
+// first tries to take the lock in the open transaction, with the statement that is
+// cheapest if the lock is free.
 func (a *acquisition) first(ctx context.Context) attempt {
 	made := a.takeBy(ctx, a.sql.takeFirst())
 	if a.try && a.sql.lease && made.err == nil && made.answer == taken && !a.isMock() {
@@ -365,8 +365,8 @@ func (a *acquisition) exec(ctx context.Context, statement string) attempt {
 // to expect, and nothing else.
 func (a *acquisition) isMock() bool { return a.conn.Mock() || mocked.Is(a.DB) }
 
-// makeSure makes sure, by a statement, that there is a connection for the work under
-// the lock: that a pooler takes one more client does not say so.
+// makeSure runs a statement to make sure that there is a connection for the work under
+// the lock. That a pooler accepts one more client proves nothing.
 func (a *acquisition) makeSure(ctx context.Context) error {
 	bound, cancel := context.WithTimeout(ctx, min(forWork, a.sql.ttl/3))
 	defer cancel()
@@ -387,9 +387,9 @@ func (a *acquisition) makeSure(ctx context.Context) error {
 	}
 }
 
-// waitError says of a wait that ended without the lock how long it was and who has
-// it. It asks only now, with the waiter's own connection given back: a pool of one has
-// no other. After a driver call that did not come back it does not ask.
+// waitError adds to err how long the wait lasted and which sessions have the lock. It
+// looks only when the waiter's own connection is back, since a pool of one has no
+// other, and not after a driver call that did not return.
 func (a *acquisition) waitError(ctx context.Context, err error) error {
 	e := &WaitError{Key: Key(a.Key), Waited: a.report.Waited(), Err: err}
 	if _, _, elsewhere := heldBy(ctx, a.DB, Key(a.Key)); elsewhere {
@@ -423,9 +423,9 @@ const (
 	older    = 8           // times what the lease was held
 )
 
-// yield makes a process that had the lock just before, and that others poll for, one of
-// those that have waited for a while: it pauses before it tries, and not more shortly
-// than they do. Without that, of two processes that take turns one had 1 turn of 285.
+// yield makes a process that had the lock just before pause for at least as long as the
+// processes that poll for it. Without it, one of two processes that wanted the lock
+// again and again got 1 turn of 285.
 func (a *acquisition) yield(ctx context.Context) {
 	returned.Lock()
 	last, ok := returned.of[lookKey{a.DB, Key(a.Key)}]

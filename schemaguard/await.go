@@ -13,17 +13,17 @@ import (
 	"github.com/bootlock/bootlock/internal/waiting"
 )
 
-// Await is for processes that must not migrate, such as workers, and services
-// whose role may not: it returns nil when the row of Once is there, or UpToDate
-// answers true. It calls no migrate, sends no DDL, takes no lock, and works on a
-// standby and through PgBouncer. Once takes no right but CONNECT, USAGE on the
-// schema and SELECT on its table, which Ensure grants to everybody.
+// Await waits until another process has migrated: until the row of Once is there, or
+// UpToDate returns true. It is for workers, and for services whose role may not
+// migrate. It sends no DDL, takes no lock, and works on a standby and through
+// PgBouncer. With Once, the role needs CONNECT, USAGE on the schema and SELECT on the
+// table, which Ensure grants to PUBLIC.
 //
-// Await blocks for as long as ctx lasts, and asks from time to time, at intervals
-// of a tenth of the wait, a quarter of a second at most and a second after half a
-// minute. What does not exist yet, or may not be read yet, counts as no; a restart
-// of the server does not end the wait; any other error of UpToDate does. Where the
-// server is short of connections, Await keeps none between two questions.
+// Await blocks for as long as ctx lasts, and polls at intervals of a tenth of the wait,
+// up to a quarter of a second, or up to a second after half a minute. What does not
+// exist or may not be read yet counts as no. A restart of the server does not end the
+// wait; any other error of UpToDate does. If connections are short, Await keeps none
+// between two polls.
 //
 // The error is a [locktrace.StepError]; Await leaves nothing behind. It panics
 // if there is neither Once nor UpToDate.

@@ -63,8 +63,8 @@ func (e *ensurer) tableSQL(right string) string {
 // errNoTable stands for SQLSTATE 42P01 where the catalog was asked instead.
 var errNoTable = errors.New("the table " + onceTable + " does not exist yet, or this role may not read it yet")
 
-// hasRun asks for the row. Once that has failed it asks the catalog first, since each
-// failure is a line in the server's log.
+// hasRun looks for the row. If that failed before, it looks into the catalog first,
+// since each failure writes a line to the server's log.
 func (e *ensurer) hasRun(ctx context.Context) (bool, error) {
 	conn, err := bounded.Open(ctx, e.rowDB)
 	if err != nil {

@@ -23,10 +23,10 @@
 //
 //	connect  begin  lock  create schema  [bootstrap]  commit  release  migrate
 //
-// On failure, rollback and release take the place of the steps still due. Up to
-// migrate the server is sent BEGIN, the lock, CREATE SCHEMA and COMMIT, and
-// nothing else: four round trips and no prepared statement. The lock belongs to
-// the transaction, so that nothing can leave it behind.
+// If a step fails, the remaining steps are skipped: roll back, release. Up to migrate,
+// Ensure sends BEGIN, the lock, CREATE SCHEMA and COMMIT, and nothing else: four round
+// trips and no prepared statement. The lock belongs to the transaction, so that
+// nothing can leave it behind.
 //
 // All functions and methods are safe for concurrent use. They panic if the
 // context or the db is nil; migrate may be nil. The package follows semantic
@@ -73,15 +73,15 @@ type Guard struct {
 	// their own. A name has at most 255 bytes of printable ASCII, without ' and \.
 	Once string
 
-	// UpToDate, if not nil, is Once with a question of your own: it reports
-	// whether there is nothing left to migrate. Ensure asks at the very start,
-	// where true ends it without any lock, and again after each wait.
+	// UpToDate, if not nil, is Once with a check of your own: it reports whether
+	// nothing is left to migrate. Ensure calls it at the very start, where true
+	// ends it without any lock, and again after each wait.
 	//
 	// An error that says that something does not exist yet counts as false
-	// (SQLSTATE 42P01, 3F000, 42703, 42883, 42704); one that says that a pooler
-	// has lost a prepared statement is asked again (26000, 42P05). Any other error
-	// ends Ensure, without migrate. The answer of SELECT max(version) on an empty
-	// table is NULL: use COALESCE, or the error will end every start.
+	// (SQLSTATE 42P01, 3F000, 42703, 42883, 42704). If a pooler has lost a prepared
+	// statement (26000, 42P05), Ensure calls UpToDate again. Any other error ends
+	// Ensure, without migrate. SELECT max(version) on an empty table returns NULL:
+	// use COALESCE, or the error will end every start.
 	UpToDate func(ctx context.Context, db *sql.DB) (bool, error)
 
 	// Serialize runs migrate under [advisorylock.Hold], so that one process of
@@ -94,7 +94,7 @@ type Guard struct {
 	// SkipIfExists makes Ensure look for the schema first, outside any
 	// transaction. If it is there, Ensure goes on to migrate after that one
 	// round trip, without the schema's lock and without Bootstrap. With Once it
-	// is the table that has to be there, and the row is looked for anyway.
+	// looks for the table instead, and for the row in any case.
 	SkipIfExists bool
 
 	// Bootstrap, if not nil, runs further DDL in the transaction that created
@@ -111,10 +111,10 @@ type Guard struct {
 	// current role.
 	Owner string
 
-	// LockDB is the pool for the locks, the schema, Bootstrap and the row of
-	// Once, if that is not the one that migrate works with: a direct one, while
-	// migrate goes through a pooler, or one of its own, while migrate needs every
-	// connection that its pool has. One connection is enough for it. It must be on
+	// LockDB, if not nil, is a separate pool for the locks, the schema, Bootstrap
+	// and the row of Once: a direct one if migrate goes through a pooler, or a
+	// small one if migrate needs every connection of db. One connection is enough.
+	// It must be on
 	// the same database as db, which Ensure checks under the lock before migrate,
 	// and its role the same, or Owner. Nil means db.
 	LockDB *sql.DB
@@ -146,8 +146,8 @@ func Migrate(ctx context.Context, db *sql.DB, schema string, migrate func(ctx co
 }
 
 // Ensure is for migration libraries that take a lock of their own, such as
-// golang-migrate and tern, and for programs that need nothing but the schema;
-// all others need [Migrate]. It creates schema if it does not exist and then
+// golang-migrate and tern, and for programs that need only the schema. Otherwise
+// use [Migrate]. Ensure creates schema if it does not exist and then
 // calls migrate, in every process and in all of them at once: by then the lock
 // is free and the connection back in the pool.
 //
@@ -350,7 +350,7 @@ func (e *ensurer) transact(ctx context.Context, create string) (locktrace.Step, 
 	return at, err
 }
 
-// look asks whether the schema is there, outside any transaction: lib/pq cannot
+// look checks whether the schema is there, outside any transaction: lib/pq cannot
 // begin one on a standby.
 func (e *ensurer) look(ctx context.Context) (there bool, err error) {
 	var conn *bounded.Conn

@@ -1,7 +1,7 @@
 // Package locktrace observes the calls that packages advisorylock and
 // schemaguard make, as net/http/httptrace observes an HTTP request.
 //
-//   - [Log] logs waits that last, and a migrate that does.
+//   - [Log] logs long waits and a long migrate.
 //   - [Recorder] keeps the steps, for tests.
 //   - [Join] makes one trace of several.
 //   - [Trace] is a set of hooks, called at each [Step] with an [Event] and
@@ -28,7 +28,7 @@ type Step string
 //
 //	connect  begin  lock  create schema  [bootstrap]  commit  release  migrate
 //
-// On failure, Rollback and Release take the place of the steps still due.
+// If a step fails, the remaining steps are skipped, and Rollback and Release follow.
 const (
 	Connect      Step = "connect"       // a connection is taken from the pool
 	Begin        Step = "begin"         // BEGIN, READ COMMITTED
@@ -88,9 +88,9 @@ type Wait struct {
 	Key     int64         // as in Event
 	Name    string        // as in Event
 	Waited  time.Duration // since the call began
-	Holders []Session     // who is in the way; empty if that could not be found out
+	Holders []Session     // the sessions that have the lock; empty if unknown
 
-	// Err is set if the lock could not even be asked for: why there is no
-	// connection, such as a server that has none left (SQLSTATE 53300).
+	// Err, if not nil, says why there is no connection to try for the lock, such
+	// as a server that has none left (SQLSTATE 53300).
 	Err error
 }

@@ -9,15 +9,13 @@ import (
 	"time"
 )
 
-// Log returns hooks that log waits for locks to l, and a migrate that lasts: a start
-// that goes well, and soon, writes no line. nil means [slog.Default], as it is when the
-// line is written.
+// Log returns hooks that log long waits for locks, and a long migrate, to l. A quick
+// start writes no line. If l is nil, each line goes to [slog.Default] of its time.
 //
-// When a wait begins to last, about a second after it began, one line at level
-// Info says what it waits for and who holds the lock since when, or why there is
-// no connection to ask for it. While the wait
-// goes on, a line at level Warn says so every ten seconds or so. One line says
-// when it is over: at level Info if it got the lock, else at level Warn.
+// After about a second of waiting, one line at level Info says what the wait is for and
+// which session has held the lock since when, or why there is no connection to try for
+// it. About every ten seconds a line at level Warn says that the wait goes on. One line
+// says when it is over: at level Info if it got the lock, else at level Warn.
 //
 // While migrate runs, a line at level Info says so once a minute. A timer writes it, on
 // a goroutine of its own, until Done of the step has been called or its context ends.
@@ -150,7 +148,7 @@ func lockAttr(name string, key int64) slog.Attr {
 	return slog.Int64("lock", key)
 }
 
-// heldBy names three sessions at most: a lock that is shared may have hundreds.
+// heldBy names three sessions at most: there may be hundreds of fenced transactions.
 func heldBy(sessions []Session) string {
 	var texts []string
 	for _, s := range sessions[:min(len(sessions), 3)] {

@@ -22,10 +22,10 @@ type Session struct {
 	Query       string    `json:"query"`  // the last or current statement
 	Granted     bool      `json:"granted"`
 
-	// BlockedBy is, of a session that has the lock and itself waits for a lock of any
-	// kind, the PIDs of those it waits for, such as "4711, 4712"; 0 is a prepared
-	// transaction. The session that keeps a lease only idles: what the work of its
-	// holder waits for, over other connections, does not show here.
+	// BlockedBy lists the PIDs of the sessions that a session with the lock itself
+	// waits for, such as "4711, 4712"; 0 is a prepared transaction. The session of a
+	// lease only idles: what the work of its holder waits for, over other connections,
+	// does not show here.
 	BlockedBy string `json:"blocked_by,omitempty"`
 }
 

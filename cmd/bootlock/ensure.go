@@ -45,12 +45,12 @@ time. Migration tools without a lock of their own need that. With --unless as we
 it runs once for all.
 
 With --once NAME, COMMAND runs once for all under that name, in one process, and the
-others go on when it has succeeded. NAME is what COMMAND does: change it with every
-migration. --once-of DIR takes a hash of the files in DIR for it, without symbolic
-links and names that begin with a dot: schemaguard.HashFS in a Go program is the same.
-What has run is a row of the table bootlock_once in the schema. It is written if
-COMMAND succeeded and the lock was held to its end; after a migration was taken back by
-hand, delete it.
+others go on when it has succeeded. NAME stands for what COMMAND does: change it with
+every migration. With --once-of DIR, NAME is the hash of the files in DIR, as by
+schemaguard.HashFS in a Go program; names that begin with a dot are left out. What has
+run is a row of the table bootlock_once in the schema. It is written if COMMAND
+succeeded and the lock was held to its end. If a migration was undone by hand, delete
+its row.
 
 On a standby ensure refuses; bootlock wait is for processes that only read.
 

@@ -1,5 +1,5 @@
-// Command bootlock is the guard of this module for everything that is not Go:
-// flock(1) for PostgreSQL, and the place to look when something is stuck.
+// Command bootlock is the guard for programs that are not written in Go: flock(1) for
+// PostgreSQL, and the tool to find out what is stuck.
 //
 //	bootlock run    --lock NAME -- COMMAND…    hold a lock while COMMAND runs
 //	bootlock ensure --schema NAME -- COMMAND…  create a schema, then run COMMAND
@@ -61,9 +61,8 @@ func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "bootlock",
 		Short: "Locks on PostgreSQL for programs that start at the same time",
-		Long: `bootlock keeps programs that start at the same time from getting in each
-other's way on PostgreSQL: it holds an advisory lock while a command runs, and
-creates schemas without losing the race for them.
+		Long: `bootlock lets programs start at the same time on one PostgreSQL database: it
+holds an advisory lock while a command runs, and creates schemas safely.
 
 ` + connectionHelp + `
 

@@ -49,8 +49,8 @@ func (a *app) runCommand() *cobra.Command {
 		Use:   "run --lock NAME [flags] [--] COMMAND [ARGUMENT…]",
 		Short: "Hold a lock while COMMAND runs",
 		Long: `run waits for the lock, runs COMMAND, and exits with its exit code. COMMAND has
-stdin, stdout, stderr and the environment of bootlock. Nothing is started if the
-lock could not be had.
+stdin, stdout, stderr and the environment of bootlock. Without the lock, COMMAND
+does not start.
 
 With several --lock and --key all of them are taken, in the order of their keys,
 so that two commands never wait for each other; runs inside runs may. --key N is the
@@ -61,17 +61,18 @@ The lock is a lease that the server enforces: it is free again when bootlock is
 gone, and --ttl after it has gone silent. It is held for as long as COMMAND runs,
 so a server belongs under bootlock ensure, or after bootlock run. COMMAND may do
 whatever it likes in the database, CREATE INDEX CONCURRENTLY included: the lock is
-held in a session of its own that stands in nobody's way. Unless --try is given, it is
-let go while the server has no connection for COMMAND. A clash with a process that does
-not take the lock is not tried again.
+held in a separate session that blocks nothing else. Unless --try is given, bootlock
+gives the lock back while the server has no connection for COMMAND. It does not retry
+after a clash with a process that does not take the lock.
 
 COMMAND can fence its transactions: one that begins with the statement in
-BOOTLOCK_FENCE_SQL, in the same database, fails if the lock is lost by then, and
-else the next holder begins only when it has ended.
+BOOTLOCK_FENCE_SQL, in the same database, fails if the lock is lost by then; if it
+does not fail, the next holder begins only when it has ended.
 
-With --unless, COMMAND runs once for all: the query is asked before the lock is
-taken, whenever a process that waits finds it free, and once it is held. It returns one boolean; no row is no, and so is
-a table, schema, column or function that is missing. Anything else is refused.
+With --unless, COMMAND runs once for all: the query runs before the lock is taken,
+whenever a waiting process finds the lock free, and once it is held. It returns one
+boolean; no row counts as false, and so does a table, schema, column or function that
+is missing. Anything else is refused.
 
 ` + childHelp + `
 

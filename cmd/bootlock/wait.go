@@ -31,17 +31,16 @@ returns true, or when bootlock ensure, or a Go program, has run what --once or -
 names in the schema. COMMAND, if there is one, then takes the place of bootlock (on
 Windows it is a child).
 
-The query returns one boolean; no row is no, and so is a table, schema, column or
-function that is missing. Anything else is refused. For --once, what this role may not
-read yet is missing too. A server that is not up, or has
-no connection left, or has no such database yet, is waited for as well.
+The query returns one boolean; no row counts as false, and so does a table, schema,
+column or function that is missing. Anything else is refused. With --once, a table that
+this role may not read yet counts as missing. wait also waits for a server that is not
+up, has no connection left, or has no such database yet.
 
 wait takes no lock, changes nothing, and works on a standby.
 
-Exit codes: that of COMMAND, or 0; 64 for wrong usage, 69 if --timeout has passed
-and there was no answer at last, or if the server refused the connection, 75 if the
-answer was no, 125 for an error in the query, 126 and 127 if COMMAND cannot be run
-or was not found.`,
+Exit codes: that of COMMAND, or 0; 64 for wrong usage; after --timeout, 75 if the last
+answer was false and 69 if there was none; 69 also if the server refused the connection;
+125 for an error in the query; 126 and 127 if COMMAND cannot be run or does not exist.`,
 		Example: `  bootlock wait --until "SELECT count(*) > 0 FROM app.migrations WHERE version = 42" -- node app.js
   bootlock wait --schema app --once-of migrations -- node app.js`,
 		RunE: func(cmd *cobra.Command, args []string) error {

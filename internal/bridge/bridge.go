@@ -1,5 +1,5 @@
-// Package bridge is how package schemaguard asks package advisorylock for more than
-// that offers to everybody. advisorylock sets the functions when it is initialized.
+// Package bridge gives package schemaguard more of package advisorylock than that
+// exports. advisorylock sets the functions when it is initialized.
 package bridge
 
 import (
@@ -25,8 +25,8 @@ type Call struct {
 	// there is a connection for it.
 	Work *sql.DB
 
-	// Done, if not nil, is asked whenever a waiter for a lease finds the lock free
-	// again. If it answers true, there is nothing left to do: the call returns
+	// Done, if not nil, is called whenever a waiter for a lease finds the lock free
+	// again. If it returns true, there is nothing left to do, and the call returns
 	// without the lock.
 	Done func(ctx context.Context) (bool, error)
 

@@ -24,11 +24,10 @@ const (
 // Next returns the longest pause after a poll that took so long, of a waiter that
 // has waited so long; short is whether connections are.
 //
-// A tenth of the wait so far makes nobody wait more than a tenth longer than
-// needed. A multiple of what the poll took keeps all waiters together from being
-// most of what a server or pooler has to do. Where connections are short, each poll
-// opens one, which costs the server much more than the poll itself: only when all
-// waiters poll more rarely does any of them get through.
+// With a tenth of the wait so far, no waiter waits more than a tenth longer than
+// needed. With a multiple of what the poll took, polls are not most of the work of a
+// server or pooler. If connections are short, each poll opens one, which costs the
+// server much more than the poll: a waiter gets through only if all poll more rarely.
 func Next(waited, took time.Duration, short bool) time.Duration {
 	most := longest
 	if waited >= patient {

@@ -58,7 +58,7 @@ func Begin(ctx context.Context, t *locktrace.Trace, w locktrace.Wait, look func(
 // Waited is how long the wait has lasted.
 func (r *Report) Waited() time.Duration { return time.Since(r.began) }
 
-// Because says what keeps the waiter from even asking, nil if nothing does.
+// Because sets what keeps the waiter from polling, nil if nothing does.
 func (r *Report) Because(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

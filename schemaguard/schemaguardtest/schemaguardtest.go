@@ -96,10 +96,10 @@ func ExpectEnsure(mock sqlmock.Sqlmock, schema string) (order string) {
 	return ExpectGuard(mock, schemaguard.Guard{}, schema, Scene{})
 }
 
-// ExpectGuard expects what guard's Ensure sends for schema when no other
-// process is in its way, and returns the order of the steps as a
-// [locktrace.Recorder] will show it; see [CheckOrder]. guard is the one of the
-// code under test, and Guard{Serialize: true} for schemaguard.Migrate. Its
+// ExpectGuard expects what guard's Ensure sends for schema while no other process
+// has its locks, and returns the order of the steps as a [locktrace.Recorder] will
+// show it; see [CheckOrder]. guard is the Guard of the code under test, which is
+// Guard{Serialize: true} for schemaguard.Migrate. Its
 // functions are not called: the Scene speaks for them.
 //
 // The statements are those of the very version of package schemaguard that the
