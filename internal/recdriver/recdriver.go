@@ -259,7 +259,7 @@ func (d *Driver) Connect(ctx context.Context) (driver.Conn, error) {
 	err := d.do(ctx, Call{Kind: Connect, Conn: n}, func() error {
 		opened, err := d.backend.Connect(ctx)
 		if err == nil {
-			inner = opened.(sqlConn) //nolint:forcetypeassert,errcheck // or it cannot be recorded
+			inner = opened.(sqlConn) //nolint:forcetypeassert // or it cannot be recorded
 		}
 		return err
 	})
