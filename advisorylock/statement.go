@@ -43,11 +43,12 @@ const takeLease = `SELECT {label}pg_catalog.pg_advisory_xact_lock({key}),
  pg_catalog.set_config('statement_timeout', '0', true), CASE WHEN pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL
  THEN pg_catalog.set_config('transaction_timeout', '0', true) END
  FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_is_in_recovery() THEN 2
- WHEN pg_catalog.pg_try_advisory_xact_lock({key}) AND {limited} AND {turn}{pass} THEN 1 END)`
+ WHEN pg_catalog.pg_try_advisory_xact_lock({key}) AND {limited} AND {pass} THEN 1 END)`
 
 // freeSQL says whether the lock is free, outside any transaction. It takes the lock
 // in shared mode, for itself only, so that waiters that poll do not see each other.
-const freeSQL = `SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock_shared({key}) THEN 1{or short} END)`
+const freeSQL = `SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock_shared({key}) THEN 1
+ WHEN NOT pg_catalog.pg_try_advisory_xact_lock_shared({need}) THEN 3{or short} END)`
 
 // mayQueueSQL says whether a waiter for a lease may stand in the server's queue: its
 // connection is that of the server process that the driver was told of, and there are
@@ -129,32 +130,31 @@ func (s *statements) takeFirst() string {
 	if !s.lease {
 		return s.takeXact("", "")
 	}
-	return s.takeLease("", s.fence.PassSQL(true))
+	return s.takeLease(s.fence.PassSQL(true))
 }
 
-// take is takeXact or takeLease; with turn, the lock is granted only together with the
-// turn of the whole database.
-func (s *statements) take(turn bool) string {
-	switch {
-	case !s.lease:
+// take is takeXact or takeLease.
+func (s *statements) take() string {
+	if !s.lease {
 		return s.takeXact("", "")
-	case turn:
-		return s.takeLease(fmt.Sprintf("pg_catalog.pg_try_advisory_xact_lock(%v) AND ", turnKey), s.fence.PassSQL(false))
 	}
-	return s.takeLease("", s.fence.PassSQL(false))
+	return s.takeLease(s.fence.PassSQL(false))
 }
 
-func (s *statements) takeLease(turn, pass string) string {
-	return s.fill(takeLease, "{limited}", setIdleLimit(s.ttl)+" IS NOT NULL", "{turn}", turn, "{pass}", pass)
+func (s *statements) takeLease(pass string) string {
+	return s.fill(takeLease, "{limited}", setIdleLimit(s.ttl)+" IS NOT NULL", "{pass}", pass)
 }
 
 func (s *statements) takeXact(asBefore, inVain string) string {
 	return s.fill(takeXact, "{idle limit}", idleLimit(s.ttl), "{as before}", asBefore, "{in vain}", inVain)
 }
 
-// turnKey is the key of the turn that holders of all locks take that had their lock,
-// but no connection for their work.
-var turnKey = KeyOf("bootlock/turn")
+// needKey is the key that the holder of a lease takes if it gets no connection for its
+// work. Waiters that find it taken keep none between two polls.
+var needKey = KeyOf("bootlock/need")
+
+// need takes needKey, unless another holder has it.
+func need() string { return fmt.Sprintf("SELECT pg_catalog.pg_try_advisory_xact_lock(%v)", needKey) }
 
 // free is freeSQL; it may also count connections.
 func (s *statements) free(count bool) string {
@@ -162,7 +162,7 @@ func (s *statements) free(count bool) string {
 	if count {
 		orShort = " WHEN " + waiting.ShortSQL + " THEN 3"
 	}
-	return s.fill(freeSQL, "{or short}", orShort)
+	return s.fill(freeSQL, "{need}", needKey.String(), "{or short}", orShort)
 }
 
 // queue is queueSQL. For a lease, the lock is not granted by it alone, but has to be

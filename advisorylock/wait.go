@@ -22,9 +22,10 @@ import (
 // pooler's is not, and only while connections are not short. Otherwise they keep none
 // and poll, and begin a transaction only when the lock is free.
 //
-// A holder of a lease that gets no connection for its work lets go, and takes the lock
-// from then on only with the turn of the whole database, so that the holders of many
-// locks do not fill what their own work needs.
+// A holder of a lease that is refused a connection for its work tells the waiters, which
+// then keep none. If it has got none after a second it lets go, so that the holders of many
+// locks do not fill what their own work needs, and from then on tries only after polls that
+// were answered quickly: before that, work that goes on needs the connections.
 
 // A process that gives a lock back and wants it again would find it free before all
 // waiters that pause: see [returned].
@@ -48,11 +49,12 @@ type wait struct {
 	polls  bool // it may not stand in the server's queue
 	plain  bool // it can neither use plpgsql nor count connections
 	short  bool // connections are: it keeps none between two attempts
-	turn   bool // it had the lock, but no connection for its work
 	lasted bool // somebody had the lock, or there was no connection
 	done   bool // there is nothing left to do
 
-	quick     time.Duration // with turn, a poll that takes longer is not followed by an attempt
+	starved bool          // it had the lock, but no connection for its work
+	quick   time.Duration // if starved, a poll that takes longer is not followed by an attempt
+
 	older     time.Duration // counted as part of the wait, see [acquisition.yield]
 	contended time.Time     // when another process was last seen to want the lock, or zero
 }
@@ -87,7 +89,7 @@ func (w wait) after(a attempt) (wait, next) {
 	}
 	w.lasted = true
 	starved, refused := errors.Is(a.err, errStarved), waiting.Short(a.err)
-	w.turn = w.turn || starved
+	w.starved = w.starved || starved
 	w.short = starved || refused || a.answer == short
 	if a.queued && a.err == nil && a.took >= burst {
 		return w, next{} // it has stood in the queue, and does so again
@@ -217,7 +219,7 @@ func (a *acquisition) again(ctx context.Context) attempt {
 		if made.err != nil || made.answer != granted {
 			return made
 		}
-		if a.wait.turn && a.wait.slow(took()) {
+		if a.wait.starved && a.wait.slow(took()) {
 			return attempt{answer: short}
 		}
 		if a.Done != nil {
@@ -232,7 +234,8 @@ func (a *acquisition) again(ctx context.Context) attempt {
 }
 
 // slow reports whether a poll took so long that others must be waiting for a connection,
-// whose work an attempt would hold up. What is slow on this machine shows with time.
+// whose work an attempt would hold up for a second. On a slow machine all polls are slow,
+// so the limit doubles each time.
 func (w *wait) slow(took time.Duration) bool {
 	w.quick = max(w.quick, 25*time.Millisecond)
 	if took <= w.quick {
@@ -327,7 +330,7 @@ func (a *acquisition) queueForLease(ctx context.Context) attempt {
 // take takes the lock if it is free. One that is granted later than it lasts is not
 // granted.
 func (a *acquisition) take(ctx context.Context) attempt {
-	return a.takeBy(ctx, a.sql.take(a.wait.turn))
+	return a.takeBy(ctx, a.sql.take())
 }
 
 func (a *acquisition) takeBy(ctx context.Context, statement string) attempt {
@@ -372,7 +375,7 @@ func (a *acquisition) makeSure(ctx context.Context) error {
 	defer cancel()
 	end, _ := bound.Deadline()   // a dialer may notice it before bound does
 	a.report.Because(errStarved) // if a report is due meanwhile
-	for {
+	for needed := false; ; {
 		began := time.Now()
 		_, err := bounded.Exec(bound, a.Work, "SELECT 1")
 		if err == nil {
@@ -383,6 +386,9 @@ func (a *acquisition) makeSure(ctx context.Context) error {
 			return nil
 		case !waiting.Pause(bound, waiting.Next(0, time.Since(began), false)):
 			return fmt.Errorf("%w: %w", errStarved, err)
+		case !needed:
+			_, err = a.conn.Exec(bound, need())
+			needed = err == nil
 		}
 	}
 }

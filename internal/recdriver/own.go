@@ -59,7 +59,10 @@ func (b *backendConn) own(ctx context.Context, st string) (rows int, err error) 
 		}
 		return n, nil
 	case strings.Contains(st, "generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock_shared"):
-		return b.free(st, calls[0].key), nil
+		return b.free(st, calls), nil
+	case strings.HasPrefix(st, "SELECT pg_catalog.pg_try_advisory_xact_lock("):
+		b.session.try(calls[0].key, true)
+		return 1, nil
 	case ownPID.MatchString(st):
 		return b.mayQueue(ownPID.FindStringSubmatch(st)[1]), nil
 	case strings.HasPrefix(st, "SELECT 1 WHERE EXISTS (SELECT FROM pg_catalog.pg_roles"):
@@ -81,8 +84,7 @@ func (b *backendConn) fence(st string, calls []lockCalled) (rows int, err error)
 	return 0, nil
 }
 
-// take tries for the lock, and for a lease for the turn of the database and the number,
-// and looks whether anything is left of an earlier lease. The first call stands in
+// take tries for the lock, and for a lease for the number, and looks whether anything is left of an earlier lease. The first call stands in
 // front of the condition.
 func (b *backendConn) take(st string, calls []lockCalled) int {
 	s := b.session
@@ -126,15 +128,20 @@ func (s *Server) left(own *session, family, gate int64) bool {
 	return false
 }
 
-// free says whether the lock is free, and if it is not, whether connections are short.
-func (b *backendConn) free(st string, key int64) int {
-	if b.session.try(key, false) {
-		if !b.inTx {
+// free says whether the lock is free, and if it is not, whether its holder is in need of
+// connections, or they are short.
+func (b *backendConn) free(st string, calls []lockCalled) int {
+	try := func(key int64) bool {
+		free := b.session.try(key, false)
+		if free && !b.inTx {
 			b.session.release(key)
 		}
-		return granted
+		return free
 	}
-	if strings.Contains(st, "THEN 3") && b.session.server.short.Load() {
+	switch {
+	case try(calls[0].key):
+		return granted
+	case !try(calls[1].key), strings.Contains(st, "EXISTS") && b.session.server.short.Load():
 		return short
 	}
 	return taken

@@ -14,7 +14,7 @@ import (
 	"github.com/bootlock/bootlock/internal/recdriver"
 )
 
-// A waiter with the turn keeps a connection from work that goes on. A slow poll shows
+// An attempt keeps a connection for a second from work that goes on. A slow poll shows
 // that there is some; but on a machine where all polls are slow it shows nothing.
 func TestSlowPollIsNotFollowedByAnAttempt(t *testing.T) {
 	t.Parallel()
