@@ -330,6 +330,9 @@ func TestWaitersLeaveAHolderInNeed(t *testing.T) {
 		_, pool := workPool(t, d, 700*time.Millisecond, func(context.Context) error { return full })
 		c, _ := holdCall(elsewhere(t, d))
 		c.Work = pool
+		// Another holder is in need, or a waiter polls at that moment.
+		free := lockElsewhere(t, d, advisorylock.KeyOf("bootlock/need"))
+		time.AfterFunc(300*time.Millisecond, free)
 		held, ended := make(chan struct{}), make(chan error)
 		go func() {
 			ended <- bridge.Hold(t.Context(), c, func(context.Context) error {

@@ -75,8 +75,8 @@ func TryHold(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Conte
 // Hold returns after fn has returned: with fn's own error, untouched, or with
 // ErrLost, and fn's error in its chain, if the lock was lost, even if fn
 // returned nil. The end of ctx reaches fn; the lock is kept until fn returns. A
-// panic or runtime.Goexit in fn frees the lock and goes on. A wait that ended
-// without the lock is a [WaitError], and fn was not called.
+// panic or runtime.Goexit in fn frees the lock and goes on. A wait that its context
+// ended is a [WaitError], and fn was not called.
 func (l Locker) Hold(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Context) error) error {
 	return l.hold(ctx, "Hold", db, key, false, fn)
 }
@@ -104,6 +104,10 @@ func hold(ctx context.Context, c bridge.Call, try bool, fn func(ctx context.Cont
 
 // inLease runs fn while heartbeats keep the lease, and ends the transaction.
 func (a *acquisition) inLease(ctx context.Context, fn func(ctx context.Context) error) error {
+	if a.late() { // a hook took long
+		a.rollback(ctx)
+		return a.leaseLost(errQuiet, nil)
+	}
 	fnCtx, cancel := context.WithCancelCause(fence.With(a.withHeld(ctx), a.sql.fence))
 	defer cancel(nil)
 	lease := keep(ctx, a.conn, &a.sql, a.isMock(), a.asked, func() {

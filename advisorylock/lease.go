@@ -112,17 +112,13 @@ func (l *lease) beat(sent time.Time) error {
 			}
 		case <-deadline.C:
 			l.onLost()
-			l.abandon(pending)
+			if pending.C != nil {
+				l.conn.Abandon(pending)
+			}
 			return errQuiet
 		}
 	}
 	return nil
-}
-
-func (l *lease) abandon(p *bounded.Pending) {
-	if p.C != nil {
-		l.conn.Abandon(p)
-	}
 }
 
 // mayPass reports whether a heartbeat failed with an error that need not have ended the

@@ -3,6 +3,7 @@ package advisorylock
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -54,7 +55,8 @@ func look(ctx context.Context, db *sql.DB, key Key) (atKey, atGate []Session, er
 	if err := conn.Begin(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted, ReadOnly: true}); err != nil {
 		return nil, nil, err
 	}
-	defer conn.Rollback(ctx) //nolint:errcheck // nothing was changed
+	defer conn.Rollback(ctx)             //nolint:errcheck // nothing was changed
+	found := make(map[bool][]Session, 2) // not the results: a call that is abandoned may go on
 	err = conn.Query(ctx, sessionsSQL(key, Key(fence.New(int64(key), 0, rand.Uint32).Gate())), func(rows *sql.Rows) error {
 		var s Session
 		var since float64
@@ -69,14 +71,13 @@ func look(ctx context.Context, db *sql.DB, key Key) (atKey, atGate []Session, er
 		if since > 0 {
 			s.Since = time.UnixMicro(int64(since * 1e6))
 		}
-		if isKey {
-			atKey = append(atKey, s)
-		} else {
-			atGate = append(atGate, s)
-		}
+		found[isKey] = append(found[isKey], s)
 		return err
 	})
-	return atKey, atGate, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return found[true], found[false], nil
 }
 
 // looks are those under way: the callers of one key in the process share one.
@@ -106,6 +107,9 @@ func lookUp(ctx context.Context, db *sql.DB, key Key) ([]Session, error) {
 		looks.Unlock()
 		if _, ok := bounded.Until(ctx, l.done); !ok {
 			return nil, ctx.Err()
+		}
+		if errors.Is(l.err, context.Canceled) { // with the wait of the caller that began the look
+			return lookUp(ctx, db, key)
 		}
 		return l.holders, l.err
 	}

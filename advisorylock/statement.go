@@ -46,7 +46,8 @@ const takeLease = `SELECT {label}pg_catalog.pg_advisory_xact_lock({key}),
  WHEN pg_catalog.pg_try_advisory_xact_lock({key}) AND {limited} AND {pass} THEN 1 END)`
 
 // freeSQL says whether the lock is free, outside any transaction. It takes the lock
-// in shared mode, for itself only, so that waiters that poll do not see each other.
+// in shared mode, for itself only, so that waiters that poll do not see each other. If it
+// is not free, 3 says that a holder is in need or that connections are short.
 const freeSQL = `SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock_shared({key}) THEN 1
  WHEN NOT pg_catalog.pg_try_advisory_xact_lock_shared({need}) THEN 3{or short} END)`
 
@@ -88,7 +89,7 @@ const (
 	taken   answer = 0 // somebody has the lock
 	granted answer = 1 // the lock is there, or free
 	standby answer = 2 // the server is a standby: its locks exclude no session of the primary
-	short   answer = 3 // somebody has the lock, and hardly a connection is left
+	short   answer = 3 // connections are short, or a holder needs one
 )
 
 // statements is the SQL of one lock.
@@ -153,8 +154,10 @@ func (s *statements) takeXact(asBefore, inVain string) string {
 // work. Waiters that find it taken keep none between two polls.
 var needKey = KeyOf("bootlock/need")
 
-// need takes needKey, unless another holder has it.
-func need() string { return fmt.Sprintf("SELECT pg_catalog.pg_try_advisory_xact_lock(%v)", needKey) }
+// need takes needKey, unless another holder has it, or a waiter polls at this moment.
+func need() string {
+	return fmt.Sprintf("SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock(%v) THEN 1 END)", needKey)
+}
 
 // free is freeSQL; it may also count connections.
 func (s *statements) free(count bool) string {

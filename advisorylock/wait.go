@@ -1,6 +1,7 @@
 package advisorylock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,8 +25,8 @@ import (
 //
 // A holder of a lease that is refused a connection for its work tells the waiters, which
 // then keep none. If it has got none after a second it lets go, so that the holders of many
-// locks do not fill what their own work needs, and from then on tries only after polls that
-// were answered quickly: before that, work that goes on needs the connections.
+// locks do not fill what their own work needs, and from then on tries only after a quick
+// answer to a poll. A slow one means that work under way is waiting for connections.
 
 // A process that gives a lock back and wants it again would find it free before all
 // waiters that pause: see [returned].
@@ -169,10 +170,7 @@ func (a *acquisition) lock(ctx context.Context) error {
 // somebody else.
 func (a *acquisition) ended(ctx context.Context, err error) error {
 	a.wait.lasted = true
-	if err == nil {
-		err = ctx.Err()
-	}
-	return bounded.Ended(ctx, err)
+	return bounded.Ended(ctx, cmp.Or(err, ctx.Err()))
 }
 
 func tried(made attempt) error {
@@ -220,7 +218,7 @@ func (a *acquisition) again(ctx context.Context) attempt {
 			return made
 		}
 		if a.wait.starved && a.wait.slow(took()) {
-			return attempt{answer: short}
+			return attempt{err: errStarved}
 		}
 		if a.Done != nil {
 			a.letGo(ctx, false) // the question may need it
@@ -251,7 +249,7 @@ func (a *acquisition) heard(ctx context.Context, try func(ctx context.Context) a
 	defer cancel()
 	made := try(bound)
 	if made.err != nil && bound.Err() != nil && ctx.Err() == nil {
-		made.err = errSilent
+		return attempt{err: errSilent}
 	}
 	return made
 }
@@ -327,24 +325,31 @@ func (a *acquisition) queueForLease(ctx context.Context) attempt {
 	return made
 }
 
-// take takes the lock if it is free. One that is granted later than it lasts is not
-// granted.
+// take takes the lock if it is free.
 func (a *acquisition) take(ctx context.Context) attempt {
 	return a.takeBy(ctx, a.sql.take())
 }
 
+// takeBy sends a statement that may grant the lock. One that is granted later than it
+// lasts is not granted.
 func (a *acquisition) takeBy(ctx context.Context, statement string) attempt {
 	a.asked = time.Now()
 	made := a.exec(ctx, statement)
-	switch {
-	case made.err != nil || made.answer != granted:
+	if made.err != nil || made.answer != granted {
 		return made
-	case a.sql.ttl > 0 && time.Since(a.asked) >= keeps(a.sql.ttl):
-		return attempt{err: errLate}
-	case a.sql.lease && a.Work != nil && !a.try && !a.isMock():
+	}
+	if a.sql.lease && a.Work != nil && !a.try && !a.isMock() {
 		made.err = a.makeSure(ctx)
 	}
+	if made.err == nil && a.late() {
+		made.err = errLate
+	}
 	return made
+}
+
+// late reports whether a lease may have run out since it was taken.
+func (a *acquisition) late() bool {
+	return a.sql.ttl > 0 && time.Since(a.asked) >= keeps(a.sql.ttl)
 }
 
 // exec sends a statement and returns what it answered.
@@ -375,20 +380,24 @@ func (a *acquisition) makeSure(ctx context.Context) error {
 	defer cancel()
 	end, _ := bound.Deadline()   // a dialer may notice it before bound does
 	a.report.Because(errStarved) // if a report is due meanwhile
-	for needed := false; ; {
+	for told := false; ; {
 		began := time.Now()
 		_, err := bounded.Exec(bound, a.Work, "SELECT 1")
 		if err == nil {
 			err = bound.Err() // lib/pq closes a connection whose context ends as the answer comes
 		}
-		switch {
-		case err == nil || time.Now().Before(end) && bound.Err() == nil && !waiting.Short(err): // any other error the work will see for itself
+		if err == nil || time.Now().Before(end) && bound.Err() == nil && !waiting.Short(err) { // any other error the work will see for itself
 			return nil
-		case !waiting.Pause(bound, waiting.Next(0, time.Since(began), false)):
+		}
+		if !told {
+			n, failed := a.conn.Exec(bound, need())
+			if failed != nil { // and with its transaction the lock is gone
+				return fmt.Errorf("%w: %w", errStarved, failed)
+			}
+			told = n == 1
+		}
+		if !waiting.Pause(bound, waiting.Next(0, time.Since(began), false)) {
 			return fmt.Errorf("%w: %w", errStarved, err)
-		case !needed:
-			_, err = a.conn.Exec(bound, need())
-			needed = err == nil
 		}
 	}
 }
@@ -426,7 +435,7 @@ type givenBack struct {
 
 const (
 	recently = time.Second // so long after a contention others are taken to be there still
-	older    = 8           // times what the lease was held
+	heldFor  = 8           // times what the lease was held count as part of the next wait
 )
 
 // yield makes a process that had the lock just before pause for at least as long as the
@@ -438,7 +447,7 @@ func (a *acquisition) yield(ctx context.Context) {
 	delete(returned.of, lookKey{a.DB, Key(a.Key)})
 	returned.Unlock()
 	if ok && a.sql.lease && !a.try && time.Since(last.contended) < recently {
-		a.wait.older, a.wait.contended = older*last.held, last.contended
+		a.wait.older, a.wait.contended = heldFor*last.held, last.contended
 		waiting.Pause(ctx, waiting.Next(a.wait.older, 0, false))
 	}
 }
@@ -458,5 +467,6 @@ func (a *acquisition) remember(granted time.Time) {
 			delete(returned.of, k)
 		}
 	}
-	returned.of[lookKey{a.DB, Key(a.Key)}] = givenBack{a.wait.contended, time.Since(granted)}
+	held := time.Since(granted)
+	returned.of[lookKey{a.DB, Key(a.Key)}] = givenBack{a.wait.contended.Add(held), held}
 }

@@ -6,10 +6,13 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/bridge"
 	"github.com/bootlock/bootlock/internal/recdriver"
 )
@@ -87,5 +90,70 @@ func TestConnectionForTheWorkInTheLastMoment(t *testing.T) {
 		if err != nil || d.opened != 2 || d.answered != 3 {
 			t.Errorf("got %v, %d connections, %d answers; want 2 connections, the second of which has an answer before the work begins", err, d.opened, d.answered)
 		}
+	})
+}
+
+// The lock may be gone before its work begins.
+func TestLockThatEndsBeforeTheWork(t *testing.T) {
+	t.Parallel()
+	full := recdriver.SQLError{Code: "53300", Message: "sorry, too many clients already"}
+	isTake := func(c *recdriver.Call) bool { return strings.Contains(c.Query, "pg_is_in_recovery") }
+
+	t.Run("with the statement that tells the waiters", func(t *testing.T) {
+		bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+			_, pool := workPool(t, d, 5*time.Millisecond, func(context.Context) error { return full })
+			d.OnCall(recdriver.FailOn(recdriver.Exec, "CASE WHEN pg_catalog.pg_try_advisory_xact_lock(", 1, recdriver.SQLError{Code: "53200", Message: "out of shared memory"}))
+			c, _ := holdCall(db)
+			c.Work = pool
+			if err := bridge.Hold(t.Context(), c, noFn); err != nil {
+				t.Error(err)
+			}
+			if got := strings.Count(d.String(), "begin"); got != 2 {
+				t.Errorf("got %d transactions; want 2", got)
+			}
+		})
+	})
+	t.Run("while it makes sure", func(t *testing.T) {
+		bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+			work, pool := workPool(t, d, 0, nil)
+			slow := true // the first time
+			delay := func(d time.Duration) {
+				if slow {
+					time.Sleep(d)
+				}
+			}
+			d.OnCall(func(_ context.Context, c *recdriver.Call) error {
+				if isTake(c) {
+					delay(700 * time.Millisecond)
+				}
+				return nil
+			})
+			work.OnCall(func(context.Context, *recdriver.Call) error {
+				delay(250 * time.Millisecond)
+				slow = false
+				return nil
+			})
+			c, _ := holdCall(db)
+			c.Work, c.TTL = pool, time.Second
+			if err := bridge.Hold(t.Context(), c, noFn); err != nil {
+				t.Error(err)
+			}
+			if got := strings.Count(d.String(), "begin"); got != 2 {
+				t.Errorf("got %d transactions; want 2", got)
+			}
+		})
+	})
+	t.Run("during a hook", func(t *testing.T) {
+		bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
+			trace := &locktrace.Trace{Done: func(_ context.Context, e locktrace.Event) {
+				if e.Step == locktrace.Lock {
+					time.Sleep(2 * time.Second)
+				}
+			}}
+			err := advisorylock.Locker{TTL: time.Second, Trace: trace}.Hold(t.Context(), db, key, uncalled(t))
+			if !errors.Is(err, advisorylock.ErrLost) {
+				t.Errorf("got %v; want ErrLost", err)
+			}
+		})
 	})
 }

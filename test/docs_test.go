@@ -154,6 +154,7 @@ func TestStatementsInTheDocs(t *testing.T) {
 	plain := func(s string) string { return strings.Join(strings.Fields(s), " ") }
 	source := regexp.MustCompile(`\{(idle limit|as before|in vain|or short)\}`).ReplaceAllString(readDoc(t, "../advisorylock/statement.go"), "")
 	source = plain(strings.ReplaceAll(source, "{key}", "<key>"))
+	source = strings.ReplaceAll(source, "{need}", "<need>")
 	blocks := regexp.MustCompile("(?s)```sql\n(.*?)```").FindAllStringSubmatch(readDoc(t, "../docs/how-it-works.md"), -1)
 	if len(blocks) < 3 {
 		t.Errorf("found %d statements; want the first attempt, the poll and the queue", len(blocks))

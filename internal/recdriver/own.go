@@ -60,9 +60,11 @@ func (b *backendConn) own(ctx context.Context, st string) (rows int, err error) 
 		return n, nil
 	case strings.Contains(st, "generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock_shared"):
 		return b.free(st, calls), nil
-	case strings.HasPrefix(st, "SELECT pg_catalog.pg_try_advisory_xact_lock("):
-		b.session.try(calls[0].key, true)
-		return 1, nil
+	case strings.Contains(st, "generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock("):
+		if b.session.try(calls[0].key, true) {
+			return granted, nil
+		}
+		return taken, nil
 	case ownPID.MatchString(st):
 		return b.mayQueue(ownPID.FindStringSubmatch(st)[1]), nil
 	case strings.HasPrefix(st, "SELECT 1 WHERE EXISTS (SELECT FROM pg_catalog.pg_roles"):
@@ -141,7 +143,7 @@ func (b *backendConn) free(st string, calls []lockCalled) int {
 	switch {
 	case try(calls[0].key):
 		return granted
-	case !try(calls[1].key), strings.Contains(st, "EXISTS") && b.session.server.short.Load():
+	case len(calls) > 1 && !try(calls[1].key), strings.Contains(st, "EXISTS") && b.session.server.short.Load():
 		return short
 	}
 	return taken

@@ -21,13 +21,8 @@ const ShortSQL = `EXISTS (SELECT FROM pg_catalog.pg_roles r, pg_catalog.pg_datab
 // Count reports whether connections are short. If that cannot be found out, they are
 // not.
 func Count(ctx context.Context, db *sql.DB) (short bool) {
-	conn, err := bounded.Open(ctx, db)
-	if err != nil {
-		return Short(err)
-	}
-	defer conn.Release(ctx) //nolint:errcheck // nothing was changed
-	n, err := conn.Exec(ctx, "SELECT 1 WHERE "+ShortSQL)
-	return err == nil && n == 1
+	n, err := bounded.Exec(ctx, db, "SELECT 1 WHERE "+ShortSQL)
+	return Short(err) || err == nil && n == 1
 }
 
 // Leave closes an idle connection of db, which the pool would keep.
