@@ -112,13 +112,17 @@ func (l *lease) beat(sent time.Time) error {
 			}
 		case <-deadline.C:
 			l.onLost()
-			if pending.C != nil {
-				l.conn.Abandon(pending)
-			}
+			l.abandon(pending)
 			return errQuiet
 		}
 	}
 	return nil
+}
+
+func (l *lease) abandon(p *bounded.Pending) {
+	if p.C != nil {
+		l.conn.Abandon(p)
+	}
 }
 
 // mayPass reports whether a heartbeat failed with an error that need not have ended the
