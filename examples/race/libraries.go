@@ -46,7 +46,6 @@ type library struct {
 	timeout time.Duration
 }
 
-// pool is what a process connects with.
 type pool struct {
 	db      *sql.DB
 	guard   schemaguard.Guard
@@ -69,7 +68,6 @@ var (
 	riverTables = []string{"river_job", "river_leader", "river_queue", "river_notification", "river_migration"}
 )
 
-// libraries are raced in this order.
 var libraries = func() []library {
 	list := []library{
 		{

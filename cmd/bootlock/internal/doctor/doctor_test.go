@@ -41,7 +41,6 @@ func examine(t *testing.T, a, b *sql.DB) *doctor.Report {
 	return report
 }
 
-// find returns the finding of that name.
 func find(t *testing.T, r *doctor.Report, name string) doctor.Finding {
 	t.Helper()
 	i := slices.IndexFunc(r.Findings, func(f doctor.Finding) bool { return f.Name == name })
