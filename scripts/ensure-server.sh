@@ -16,7 +16,7 @@ docker_answers() {
 	command -v docker >/dev/null && timeout 5 docker version --format '{{.Server.Version}}' >/dev/null 2>&1
 }
 
-# local_server prints the folder of the server binaries; see test/pgtest/local.go.
+# local_server prints the folder of the server binaries; see test/pgserver/pgserver.go.
 local_server() {
 	local dir
 	for dir in "$(pg_config --bindir 2>/dev/null)" \

@@ -85,7 +85,6 @@ func (a *app) open(command string, locks bool) (*server.Server, error) {
 	return server.Open(config, locks, dropped), nil
 }
 
-// pause returns after d, or when ctx has ended.
 func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-time.After(d):

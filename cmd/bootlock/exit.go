@@ -140,7 +140,6 @@ func (a *app) failure(ctx context.Context, err error) error {
 	return &exitError{code: code, err: err, driver: true}
 }
 
-// isUnreachable reports whether err says that there is no server, or no longer.
 func isUnreachable(err error) bool {
 	var connect *pgconn.ConnectError
 	var network *net.OpError

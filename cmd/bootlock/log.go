@@ -104,7 +104,6 @@ type patient struct {
 	turn chan struct{} // has room for one
 }
 
-// messageTime is how long a message may take.
 const messageTime = 250 * time.Millisecond
 
 func (p *patient) Write(text []byte) (int, error) {

@@ -20,28 +20,6 @@ import (
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/server"
 )
 
-// What cannot work is refused before anything is asked of a server.
-func TestFlagsRefused(t *testing.T) {
-	for _, command := range [][]string{{"run", "--lock", "a"}, {"ensure", "--schema", "a", "--serialize"}} {
-		for _, flags := range [][]string{
-			{"--ttl", "999ms"},
-			{"--ttl", "600h"},
-			{"-E", "256"},
-			{"-E", "-1"},
-			{"--timeout", "-1s"},
-			{"--grace", "-2s"},
-			{"--kill-after", "-1s"},
-		} {
-			args := append(append(command, "--dsn", "postgres://127.0.0.1:1/a"), append(flags, "--", "true")...)
-			var out, errOut bytes.Buffer
-			code := run(args, strings.NewReader(""), &out, &errOut)
-			if code != exitUsage || !strings.Contains(errOut.String(), strings.TrimLeft(flags[0], "-")) {
-				t.Errorf("%v: got exit code %d and %q; want %d and what is wrong", args, code, errOut.String(), exitUsage)
-			}
-		}
-	}
-}
-
 // A password is hidden where the driver's errors are shown, and nowhere else: with the
 // password "lock" the advice was "bootxxxxx end --xxxxx a".
 func TestPasswordInMessages(t *testing.T) {

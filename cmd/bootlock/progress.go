@@ -10,7 +10,6 @@ import (
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/health"
 )
 
-// sayEvery is the time between two messages about one wait.
 const sayEvery = 10 * time.Second
 
 type reason struct {

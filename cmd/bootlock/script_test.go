@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -105,7 +103,6 @@ const patience = 60 * time.Second
 
 type stateKey struct{}
 
-// scriptState is what the commands of one script share.
 type scriptState struct {
 	db        *sql.DB
 	dsn       string
@@ -157,7 +154,6 @@ func setUp(env *testscript.Env, server *pgtest.Server) error {
 	return nil
 }
 
-// freeAddress is one where nobody listens.
 func freeAddress() (string, error) {
 	port, err := freeport.Find()
 	return fmt.Sprintf("127.0.0.1:%d", port), err
@@ -305,26 +301,5 @@ func terminate(ts *testscript.TestScript, args []string) {
 	}
 	if !ended {
 		ts.Fatalf("nobody holds %s", args[0])
-	}
-}
-
-// TestScriptsAreComplete fails for a subcommand that no script runs.
-func TestScriptsAreComplete(t *testing.T) {
-	scripts, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(scripts) == 0 {
-		t.Fatalf("got %d scripts and error %v; want some", len(scripts), err)
-	}
-	var all bytes.Buffer
-	for _, script := range scripts {
-		text, err := os.ReadFile(script)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all.Write(text)
-	}
-	for _, command := range (&app{log: &logger{}}).rootCommand().Commands() {
-		if !command.Hidden && command.Runnable() && !strings.Contains(all.String(), "bootlock "+command.Name()) {
-			t.Errorf("no script runs bootlock %s", command.Name())
-		}
 	}
 }

@@ -24,7 +24,6 @@ func bootlock(t *testing.T, env []string, args ...string) (said string, code int
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
-// call is one run of the command.
 type call struct {
 	args []string
 	code int

@@ -20,14 +20,10 @@ func (a *app) versionCommand() *cobra.Command {
 		Short: "The version of bootlock",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			fmt.Fprint(a.out, versionLine())
+			fmt.Fprintf(a.out, "bootlock %s (%s, %s/%s)\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return nil
 		},
 	}
-}
-
-func versionLine() string {
-	return fmt.Sprintf("bootlock %s (%s, %s/%s)\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 func buildVersion() string {

@@ -4,8 +4,8 @@
 // table and around Up, so three ordinary migrations need no more than
 // [schemaguard.Ensure]: only the schema is unguarded. The Guard here asks for
 // more, since that lock has two weak points: a process that waits for it longer
-// than 15 s gives up, and it deadlocks with CREATE INDEX CONCURRENTLY (packages
-// slow and concurrently show both).
+// than 15 s gives up, and it deadlocks with CREATE INDEX CONCURRENTLY
+// ([MigrateSlowly] and [MigrateConcurrently] show both).
 package golangmigrate
 
 import (
@@ -42,13 +42,13 @@ func upToDate(ctx context.Context, db *sql.DB) (bool, error) {
 }
 
 // Migrate is the migration code as it was without the guard.
-func Migrate(ctx context.Context, db *sql.DB) error { return Up(ctx, db, files) }
+func Migrate(ctx context.Context, db *sql.DB) error { return up(ctx, db, files, "migrations") }
 
-// Up is golang-migrate's README, but for WithConnection: WithInstance would
+// up is golang-migrate's README, but for WithConnection: WithInstance would
 // keep a connection for good, and m.Close would then close the whole pool. It
 // works with pgx's *sql.DB just as well as with lib/pq's.
-func Up(ctx context.Context, db *sql.DB, files fs.FS) error {
-	source, err := iofs.New(files, "migrations")
+func up(ctx context.Context, db *sql.DB, files fs.FS, dir string) error {
+	source, err := iofs.New(files, dir)
 	if err != nil {
 		return err
 	}

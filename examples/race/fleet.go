@@ -13,7 +13,6 @@ import (
 	"time"
 )
 
-// order is what a worker is told.
 type order struct {
 	job
 	At      time.Time // when all begin

@@ -9,7 +9,6 @@ import (
 
 	"github.com/bootlock/bootlock/examples/atlas"
 	"github.com/bootlock/bootlock/examples/bun"
-	"github.com/bootlock/bootlock/examples/concurrently"
 	"github.com/bootlock/bootlock/examples/ent"
 	"github.com/bootlock/bootlock/examples/golangmigrate"
 	"github.com/bootlock/bootlock/examples/goose"
@@ -17,7 +16,6 @@ import (
 	"github.com/bootlock/bootlock/examples/plainsql"
 	"github.com/bootlock/bootlock/examples/river"
 	"github.com/bootlock/bootlock/examples/riverpgx"
-	"github.com/bootlock/bootlock/examples/slow"
 	"github.com/bootlock/bootlock/examples/sqlmigrate"
 	"github.com/bootlock/bootlock/examples/tern"
 	"github.com/bootlock/bootlock/schemaguard"
@@ -48,7 +46,6 @@ type library struct {
 	timeout time.Duration
 }
 
-// pool is what a process connects with.
 type pool struct {
 	db      *sql.DB
 	guard   schemaguard.Guard
@@ -71,7 +68,6 @@ var (
 	riverTables = []string{"river_job", "river_leader", "river_queue", "river_notification", "river_migration"}
 )
 
-// libraries are raced in this order.
 var libraries = func() []library {
 	list := []library{
 		{
@@ -140,12 +136,12 @@ var libraries = func() []library {
 		},
 		library{
 			name: "golang-migrate", folder: "concurrently", module: "github.com/golang-migrate/migrate/v4", driver: pq,
-			guard: concurrently.Guard, migrate: concurrently.Migrate, want: tables, doubt: dirty,
+			guard: golangmigrate.Guard, migrate: golangmigrate.MigrateConcurrently, want: tables, doubt: dirty,
 			special: "CREATE INDEX CONCURRENTLY", timeout: 10 * time.Second,
 		},
 		library{
 			name: "golang-migrate", folder: "slow", module: "github.com/golang-migrate/migrate/v4", driver: pq,
-			guard: slow.Guard, migrate: slow.Migrate, ownLock: true, want: []string{"users", "users_name"}, doubt: dirty,
+			guard: golangmigrate.Guard, migrate: golangmigrate.MigrateSlowly, ownLock: true, want: []string{"users", "users_name"}, doubt: dirty,
 			special: "a migration of 20 s", timeout: 90 * time.Second,
 		},
 	)

@@ -25,7 +25,6 @@ func (m mode) guarded() bool { return m == schemaOnly || m == serialize || m == 
 
 const schema = "app"
 
-// start is what each process does.
 func (m mode) start(ctx context.Context, p *pool) error {
 	switch m {
 	case readme:

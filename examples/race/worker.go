@@ -10,14 +10,12 @@ import (
 	_ "github.com/lib/pq"
 )
 
-// job is what a worker process is told to do.
 type job struct {
 	Library int
 	Mode    mode
 	DSN     string
 }
 
-// result is what it answers.
 type result struct {
 	Took    time.Duration // from the common start
 	Err     string        `json:",omitempty"`

@@ -3,7 +3,7 @@
 // tern has a lock of its own, pg_advisory_lock around its version table and
 // around Migrate, so ordinary migrations need no more than
 // [schemaguard.Ensure]: only the schema is unguarded. With a CREATE INDEX
-// CONCURRENTLY among them that lock deadlocks (see package concurrently), and
+// CONCURRENTLY among them that lock deadlocks (see package golangmigrate), and
 // the whole migrate has to be serialized. The Guard here does that, and saves
 // the others their turn.
 package tern

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/test/freeport"
+	"github.com/bootlock/bootlock/test/pgserver"
 	"github.com/bootlock/bootlock/test/pgtest"
 )
 
@@ -64,7 +65,7 @@ func Start(ctx context.Context, server *pgtest.Server, mode string, size int, se
 	if err != nil {
 		return nil, err
 	}
-	dir, err := pgtest.ServerDir()
+	dir, err := pgserver.Dir()
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +104,7 @@ ignore_startup_parameters = extra_float_digits
 			return err
 		}
 	}
-	stop, err := pgtest.RunServer(b.dir, bouncerScript, b.dir)
+	stop, err := pgserver.Run(b.dir, bouncerScript, b.dir)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/bootlock/bootlock/test/pgserver"
 )
 
 // CreateDatabase creates an empty database whose name begins with prefix, and
@@ -55,10 +57,7 @@ func (s *Server) exec(ctx context.Context, sql string) error {
 	if s.stopped() {
 		return fmt.Errorf("the server is stopped")
 	}
-	return withConn(ctx, s.DSN, func(conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, sql)
-		return err
-	})
+	return pgserver.Exec(ctx, s.DSN, sql)
 }
 
 // databaseName keeps what needs no quoting, so that a test's name can be the

@@ -13,6 +13,8 @@ import (
 
 	"github.com/ory/dockertest/v3"
 	"github.com/ory/dockertest/v3/docker"
+
+	"github.com/bootlock/bootlock/test/pgserver"
 )
 
 const (
@@ -90,7 +92,7 @@ func startDocker(ctx context.Context, opts Options) (*Server, error) {
 		stop:    remove,
 	}
 	var said string // the log goes when the container does
-	s.Version, err = awaitServer(ctx, s.DSN, func() error {
+	s.Version, err = pgserver.Await(ctx, s.DSN, func() error {
 		if text, err := containerLog(ctx, pool, name); err == nil {
 			said = text
 		}

@@ -1,66 +1,68 @@
 package pgtest
 
 import (
+	"context"
 	"errors"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
-	"slices"
+	"fmt"
+	"net"
+	"strconv"
 	"strings"
+
+	"github.com/bootlock/bootlock/test/freeport"
+	"github.com/bootlock/bootlock/test/pgserver"
 )
 
 // BinDir returns the folder of the newest server binaries on this machine.
-func BinDir() (string, error) {
-	for _, dir := range binDirs() {
-		if hasBinaries(dir) {
-			return dir, nil
+func BinDir() (string, error) { return pgserver.FirstBinDir(binDirs()) }
+
+var binDirs = pgserver.BinDirs
+
+// portTries: between choosing a free port and using it, someone else may take it.
+const portTries = 3
+
+func startLocal(ctx context.Context, opts Options) (*Server, error) {
+	bin := opts.BinDir
+	if bin == "" {
+		var err error
+		if bin, err = BinDir(); err != nil {
+			return nil, err
+		}
+	} else if !pgserver.HasBinaries(bin) {
+		return nil, fmt.Errorf("%s does not hold initdb and postgres", bin)
+	}
+	for try := 1; ; try++ {
+		s, err := startCluster(ctx, bin, opts.Settings)
+		if err == nil {
+			return s, nil
+		}
+		if try == portTries || !strings.Contains(err.Error(), "could not bind") {
+			return nil, fmt.Errorf("with %s: %w", bin, err)
 		}
 	}
-	return "", errors.New("no folder with initdb and postgres found (pg_config --bindir, /usr/lib/postgresql/*/bin, PATH and the usual others)")
 }
 
-// binDirs returns where server binaries may be, in the order of preference.
-// pg_config comes with client packages too, so what it names may not be there.
-var binDirs = func() []string {
-	var dirs []string
-	if out, err := exec.Command("pg_config", "--bindir").Output(); err == nil {
-		dirs = append(dirs, strings.TrimSpace(string(out)))
+func startCluster(ctx context.Context, bin string, own map[string]string) (*Server, error) {
+	port, err := freeport.Find()
+	if err != nil {
+		return nil, err
 	}
-	dirs = append(dirs, newestFirst("/usr/lib/postgresql/*/bin")...) // Debian
-	if path, err := exec.LookPath("postgres"); err == nil {
-		if path, err = filepath.EvalSymlinks(path); err == nil {
-			dirs = append(dirs, filepath.Dir(path))
-		}
+	cluster, err := pgserver.Start(bin, settings(map[string]string{
+		"listen_addresses":        "127.0.0.1",
+		"port":                    strconv.Itoa(port),
+		"unix_socket_directories": "",
+	}, own)...)
+	if err != nil {
+		return nil, err
 	}
-	for _, pattern := range []string{
-		"/usr/pgsql-*/bin",                         // PGDG on Red Hat
-		"/usr/libexec/postgresql*",                 // Alpine
-		"/opt/homebrew/opt/postgresql*/bin",        // Homebrew
-		"/usr/local/opt/postgresql*/bin",           // Homebrew on Intel
-		"/home/linuxbrew/.linuxbrew/opt/*sql*/bin", // Homebrew on Linux
-		"/Applications/Postgres.app/Contents/Versions/*/bin",
-		"/usr/local/pgsql/bin", // built from source
-	} {
-		dirs = append(dirs, newestFirst(pattern)...)
+	s := &Server{
+		DSN:     dsnURL(net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), cluster.Password),
+		Origin:  "local binaries in " + bin,
+		logText: func(context.Context) (string, error) { return cluster.Log() },
+		stop:    cluster.Stop,
 	}
-	return dirs
-}
-
-func newestFirst(pattern string) []string {
-	dirs, _ := filepath.Glob(pattern) // the patterns are well formed
-	slices.Reverse(dirs)              // all versions that are tested have two digits
-	return dirs
-}
-
-func hasBinaries(dir string) bool {
-	for _, name := range []string{"initdb", "postgres"} {
-		if runtime.GOOS == "windows" {
-			name += ".exe"
-		}
-		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.IsDir() {
-			return false
-		}
+	s.Version, err = pgserver.Await(ctx, s.DSN, cluster.Ended)
+	if err != nil {
+		return nil, errors.Join(err, s.stop())
 	}
-	return true
+	return s, nil
 }

@@ -1,5 +1,4 @@
-// Package pgtest provides a throwaway PostgreSQL server for tests and for the
-// demo command.
+// Package pgtest provides a throwaway PostgreSQL server for tests.
 //
 // [Start] takes the first of these that can be had:
 //
@@ -28,7 +27,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/bootlock/bootlock/test/pgserver"
 )
 
 // Environment variables that say which server to use.
@@ -161,7 +160,7 @@ func useDSN(ctx context.Context, opts Options) (*Server, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	var err error
-	if s.Version, err = version(ctx, s.DSN); err != nil {
+	if s.Version, err = pgserver.Version(ctx, s.DSN); err != nil {
 		return nil, fmt.Errorf("%s is set, but its server does not answer: %w", EnvDSN, err)
 	}
 	if len(opts.Settings) > 0 {
@@ -199,47 +198,6 @@ func (s *Server) Stop() error {
 func (s *Server) stopped() bool {
 	_, alive := live.Load(s)
 	return !alive
-}
-
-// awaitServer polls until the server at dsn answers, and returns its version. alive
-// returns an error when the server can no longer come up.
-func awaitServer(ctx context.Context, dsn string, alive func() error) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	for {
-		v, err := version(ctx, dsn)
-		if err == nil {
-			return v, nil
-		}
-		if dead := alive(); dead != nil {
-			return "", dead
-		}
-		select {
-		case <-ctx.Done():
-			return "", fmt.Errorf("the server does not answer: %w (%w)", err, context.Cause(ctx))
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-func version(ctx context.Context, dsn string) (v string, err error) {
-	err = withConn(ctx, dsn, func(conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, "SHOW server_version", pgx.QueryExecModeSimpleProtocol).Scan(&v)
-	})
-	return v, err
-}
-
-func withConn(ctx context.Context, dsn string, fn func(*pgx.Conn) error) error {
-	conn, err := pgx.Connect(ctx, dsn)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		_ = conn.Close(ctx)
-	}()
-	return fn(conn)
 }
 
 // settings returns the server's command-line arguments. fsync is off because the

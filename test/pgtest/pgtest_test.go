@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/bootlock/bootlock/test/await"
+	"github.com/bootlock/bootlock/test/pgserver"
 )
 
 func TestMain(m *testing.M) {
@@ -78,11 +79,13 @@ func mustStart(t *testing.T, opts Options) *Server {
 // queryText returns the one value that sql selects.
 func queryText(t *testing.T, dsn, sql string, args ...any) string {
 	t.Helper()
-	var text string
-	err := withConn(t.Context(), dsn, func(conn *pgx.Conn) error {
-		return conn.QueryRow(t.Context(), sql, args...).Scan(&text)
-	})
+	conn, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background()) //nolint:errcheck // nothing was changed
+	var text string
+	if err := conn.QueryRow(t.Context(), sql, args...).Scan(&text); err != nil {
 		t.Fatalf("%s: %v", sql, err)
 	}
 	return text
@@ -211,7 +214,7 @@ func footprint(t *testing.T, dsn string) (left func() string) {
 	t.Helper()
 	data := queryText(t, dsn, "SHOW data_directory") // in a container it is nowhere here
 	return func() string {
-		if _, err := version(context.Background(), dsn); err == nil {
+		if _, err := pgserver.Version(context.Background(), dsn); err == nil {
 			return "it answers"
 		}
 		if _, err := os.Stat(data); !errors.Is(err, fs.ErrNotExist) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/freeport"
+	"github.com/bootlock/bootlock/test/pgserver"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
@@ -75,7 +76,7 @@ func (f Files) server(t *testing.T) *Server {
 
 func serverDir(t *testing.T) string {
 	t.Helper()
-	dir, err := pgtest.ServerDir()
+	dir, err := pgserver.Dir()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +86,7 @@ func serverDir(t *testing.T) string {
 
 func serverCommand(t *testing.T, name string, args ...string) {
 	t.Helper()
-	cmd, err := pgtest.ServerCommand("/", name, args...)
+	cmd, err := pgserver.Command("/", name, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +119,7 @@ func (s *Server) StartAgain(t *testing.T) {
 	for _, setting := range append(slices.Clone(s.settings), "listen_addresses=127.0.0.1", "port="+strconv.Itoa(s.Port), "unix_socket_directories=", "fsync=off") {
 		args = append(args, "-c", setting)
 	}
-	stop, err := pgtest.RunServer("/", replicaScript, args...)
+	stop, err := pgserver.Run("/", replicaScript, args...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,7 +94,6 @@ func race(ctx context.Context, chosen *regexp.Regexp, short bool) error {
 	return nil
 }
 
-// racer runs rounds.
 type racer struct {
 	server   *pgtest.Server
 	folder   string // a copy of testdata/recipes
@@ -102,7 +101,6 @@ type racer struct {
 	sizes    []size
 }
 
-// size is how many processes start together, and how often.
 type size struct{ processes, rounds int }
 
 func (r *racer) prepare(ctx context.Context) error {
@@ -119,7 +117,6 @@ func (r *racer) prepare(ctx context.Context) error {
 	return nil
 }
 
-// result is what became of a tool.
 type result struct {
 	tool
 	missing        error // why it was not run
@@ -128,7 +125,6 @@ type result struct {
 	errors         map[string]int
 }
 
-// outcome sums up rounds.
 type outcome struct {
 	processes, failed int
 	bad               int // rounds that left something broken behind
@@ -233,7 +229,6 @@ func (r *racer) run(ctx context.Context, command, folder, url string) (why strin
 	return reason(string(said), err)
 }
 
-// check asks a query that must be true.
 func check(ctx context.Context, dsn, query string) (why string) {
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {

@@ -26,12 +26,7 @@ func (c *Command) watch() (stop func()) {
 	if !c.group {
 		return func() {}
 	}
-	self, err := os.Executable()
-	if err == nil {
-		cmd := exec.Command(self, WatchdogCommand, strconv.Itoa(c.cmd.Process.Pid))
-		cmd.Env = []string{} // not the password in it
-		stop, err = StartWatchdog(cmd)
-	}
+	stop, err := c.startWatchdog()
 	if err != nil {
 		c.Say(fmt.Sprintf("nothing will end %s if bootlock is killed: %v", c.cmd.Args[0], err))
 		return func() {}
@@ -39,26 +34,23 @@ func (c *Command) watch() (stop func()) {
 	return stop
 }
 
-// StartWatchdog starts a process that outlives this one for a moment: the end of its
-// standard input tells it that this one is gone, however it ended, or that stop was
-// called, which waits for it.
-func StartWatchdog(cmd *exec.Cmd) (stop func(), err error) {
-	r, w, err := os.Pipe()
+func (c *Command) startWatchdog() (stop func(), err error) {
+	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close() //nolint:errcheck // the watchdog has its own
-	cmd.Stdin = r
+	cmd := exec.Command(self, WatchdogCommand, strconv.Itoa(c.cmd.Process.Pid))
+	cmd.Env = []string{} // not the password in it
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		_ = w.Close()
+	in, err := cmd.StdinPipe()
+	if err != nil {
 		return nil, err
 	}
 	return func() {
-		_, _ = w.WriteString("done\n")
-		_ = w.Close()
+		_, _ = io.WriteString(in, "done\n")
+		_ = in.Close()
 		_ = cmd.Wait()
-	}, nil
+	}, cmd.Start()
 }
 
 // Watchdog waits for the end of in, and then kills the process group, unless it

@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"os/exec"
 	"strings"
+
+	"github.com/bootlock/bootlock/test/pgserver"
 )
 
 // lifetime, in seconds, ends a container that nobody has removed, since the demo
@@ -37,7 +39,7 @@ func startContainer(ctx context.Context) (*server, error) {
 	s.dsn = (&url.URL{
 		Scheme: "postgres", User: url.UserPassword("postgres", password), Host: address, Path: "/postgres", RawQuery: "sslmode=disable",
 	}).String()
-	if err := s.await(ctx, nil); err != nil {
+	if s.version, err = pgserver.Await(ctx, s.dsn, func() error { return nil }); err != nil {
 		remove()
 		return nil, err
 	}

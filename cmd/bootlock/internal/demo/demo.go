@@ -153,15 +153,9 @@ type process struct {
 func start(ctx context.Context, self, command string, j job) (*process, error) {
 	p := &process{driver: j.Driver, cmd: exec.CommandContext(ctx, self, command)}
 	p.cmd.Stderr = &p.stderr
-	in, err := p.cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := p.cmd.Start(); err != nil {
+	in, inErr := p.cmd.StdinPipe()
+	out, outErr := p.cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr, p.cmd.Start()); err != nil {
 		return nil, err
 	}
 	p.stdin, p.input, p.output = in, json.NewEncoder(in), json.NewDecoder(out)

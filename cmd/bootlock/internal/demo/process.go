@@ -139,7 +139,6 @@ func (o *outcome) guarded(ctx context.Context, db *sql.DB, start time.Time) erro
 	return guard.Ensure(ctx, db, "app", nil)
 }
 
-// execer is a *sql.DB or *sql.Tx.
 type execer interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }

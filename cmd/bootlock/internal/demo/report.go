@@ -12,7 +12,6 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 )
 
-// all has the outcomes of all rounds.
 func (s *side) all() (r round) {
 	for _, one := range s.rounds {
 		r.outcomes = append(r.outcomes, one.outcomes...)

@@ -3,17 +3,12 @@ package demo
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/bootlock/bootlock/test/pgserver"
 )
 
 // image is what the container runs where this machine has no server binaries.
@@ -35,12 +30,13 @@ var settings = []string{
 
 // startServer returns the server at dsn, or starts one: from the binaries on
 // this machine, else in a container. The caller stops it.
-func startServer(ctx context.Context, dsn string) (*server, error) {
+func startServer(ctx context.Context, dsn string) (s *server, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	if dsn != "" {
-		s := &server{dsn: dsn, origin: "the server that --dsn names", stop: func() {}}
-		return s, s.askVersion(ctx)
+		s = &server{dsn: dsn, origin: "the server that --dsn names", stop: func() {}}
+		s.version, err = pgserver.Version(ctx, dsn)
+		return s, err
 	}
 	s, local := startLocal(ctx)
 	if local == nil {
@@ -59,59 +55,39 @@ What was tried:
   - Docker: %w`, local, docker)
 }
 
-// await waits until the server answers; ended is closed when it no longer can.
-func (s *server) await(ctx context.Context, ended <-chan struct{}) error {
-	for {
-		err := s.askVersion(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ended:
-			return errors.New("it ended at once")
-		case <-ctx.Done():
-			return fmt.Errorf("it does not answer: %w", err)
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-func (s *server) askVersion(ctx context.Context) error {
-	return withConn(ctx, s.dsn, func(conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, "SHOW server_version", pgx.QueryExecModeSimpleProtocol).Scan(&s.version)
-	})
-}
-
-func withConn(ctx context.Context, dsn string, fn func(*pgx.Conn) error) error {
-	conn, err := pgx.Connect(ctx, dsn)
+// startLocal starts a server from the binaries on this machine. It listens on a
+// Unix socket in a folder that is its own, and so needs no port.
+func startLocal(ctx context.Context) (*server, error) {
+	bin, err := pgserver.FirstBinDir(pgserver.BinDirs())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		_ = conn.Close(ctx)
-	}()
-	return fn(conn)
+	cluster, err := pgserver.Start(bin, append([]string{"-c", "listen_addresses="}, settings...)...)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{origin: "the binaries in " + bin, stop: func() { _ = cluster.Stop() }}
+	s.dsn = (&url.URL{
+		Scheme: "postgres", User: url.UserPassword("postgres", cluster.Password), Path: "/postgres", RawQuery: url.Values{"host": {cluster.Dir}}.Encode(),
+	}).String()
+	if s.version, err = pgserver.Await(ctx, s.dsn, cluster.Ended); err != nil {
+		s.stop()
+		return nil, fmt.Errorf("the server in %s: %w", bin, err)
+	}
+	return s, nil
 }
 
 // createDatabase makes an empty database and returns its DSN. drop removes it.
 func (s *server) createDatabase(ctx context.Context) (dsn string, drop func(), err error) {
 	name := "bootlock_demo_" + strings.ToLower(rand.Text()[:10])
-	exec := func(ctx context.Context, statement string) error {
-		return withConn(ctx, s.dsn, func(conn *pgx.Conn) error {
-			_, err := conn.Exec(ctx, statement)
-			return err
-		})
-	}
 	// Not template1: one session in it is enough to make CREATE DATABASE fail.
-	if err := exec(ctx, "CREATE DATABASE "+name+" TEMPLATE template0"); err != nil {
+	if err := pgserver.Exec(ctx, s.dsn, "CREATE DATABASE "+name+" TEMPLATE template0"); err != nil {
 		return "", nil, err
 	}
 	return withDatabase(s.dsn, name), func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
-		_ = exec(ctx, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)")
+		_ = pgserver.Exec(ctx, s.dsn, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)")
 	}, nil
 }
 
@@ -135,43 +111,4 @@ func withDatabase(dsn, name string) string {
 	}
 	u.RawQuery = q.Encode()
 	return u.String()
-}
-
-// binaries returns the folder of initdb and postgres. What pg_config names need
-// not be there: it comes with client packages too.
-func binaries() (string, error) {
-	var folders []string
-	if out, err := exec.Command("pg_config", "--bindir").Output(); err == nil {
-		folders = append(folders, strings.TrimSpace(string(out)))
-	}
-	if path, err := exec.LookPath("postgres"); err == nil {
-		if path, err = filepath.EvalSymlinks(path); err == nil {
-			folders = append(folders, filepath.Dir(path))
-		}
-	}
-	for _, pattern := range []string{
-		"/usr/lib/postgresql/*/bin",                // Debian
-		"/usr/pgsql-*/bin",                         // PGDG on Red Hat
-		"/usr/libexec/postgresql*",                 // Alpine
-		"/opt/homebrew/opt/postgresql*/bin",        // Homebrew
-		"/usr/local/opt/postgresql*/bin",           // Homebrew on Intel
-		"/home/linuxbrew/.linuxbrew/opt/*sql*/bin", // Homebrew on Linux
-		"/Applications/Postgres.app/Contents/Versions/*/bin",
-		"/usr/local/pgsql/bin", // built from source
-	} {
-		found, _ := filepath.Glob(pattern) // the patterns are well formed
-		slices.Reverse(found)              // the newest first, from version 10 on
-		folders = append(folders, found...)
-	}
-	for _, folder := range folders {
-		if isFile(filepath.Join(folder, "initdb")) && isFile(filepath.Join(folder, "postgres")) {
-			return folder, nil
-		}
-	}
-	return "", errors.New("no folder with initdb and postgres was found")
-}
-
-func isFile(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.Mode().IsRegular()
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bootlock/bootlock/test/pgserver"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
 
@@ -31,7 +32,7 @@ func TestWithDatabase(t *testing.T) {
 
 // A server of our own is gone when it is stopped, its data with it.
 func TestLocalServer(t *testing.T) {
-	if _, err := binaries(); err != nil {
+	if _, err := pgserver.FirstBinDir(pgserver.BinDirs()); err != nil {
 		t.Skipf("NOT RUN: %v", err)
 	}
 	s, err := startLocal(t.Context())

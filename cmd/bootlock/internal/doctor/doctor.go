@@ -97,7 +97,6 @@ func (d *doctor) examine(ctx context.Context) {
 // readCommitted works on a standby too, whatever the default is.
 var readCommitted = &sql.TxOptions{Isolation: sql.LevelReadCommitted}
 
-// transactions begins one.
 func (d *doctor) transactions(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, stepTime)
 	defer cancel()
@@ -108,7 +107,6 @@ func (d *doctor) transactions(ctx context.Context) error {
 	return tx.Rollback()
 }
 
-// lockProof is one thing that must hold for the locks to protect.
 type lockProof struct {
 	name, good string
 	try        func(ctx context.Context, key advisorylock.Key) error

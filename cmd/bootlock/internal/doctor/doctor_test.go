@@ -4,9 +4,6 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
-	"fmt"
-	"math/rand/v2"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +11,7 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/doctor"
+	"github.com/bootlock/bootlock/test/hostile"
 	"github.com/bootlock/bootlock/test/pgbouncer"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/relay"
@@ -43,7 +41,6 @@ func examine(t *testing.T, a, b *sql.DB) *doctor.Report {
 	return report
 }
 
-// find returns the finding of that name.
 func find(t *testing.T, r *doctor.Report, name string) doctor.Finding {
 	t.Helper()
 	i := slices.IndexFunc(r.Findings, func(f doctor.Finding) bool { return f.Name == name })
@@ -86,15 +83,6 @@ func replace(old, new string) forge {
 	return func(message []byte) { copy(message, bytes.ReplaceAll(message, []byte(old), []byte(new))) }
 }
 
-var lockCall = regexp.MustCompile(`advisory_xact_lock(?:_shared)?\(\(?-?\d+`)
-
-// anotherKey lets nobody take the lock that they ask for.
-func anotherKey(message []byte) {
-	for _, call := range lockCall.FindAll(message, -1) {
-		copy(call[len(call)-6:], fmt.Sprintf("%06d", rand.IntN(1e6)))
-	}
-}
-
 // forged is the DSN of a new database on a server that such a thing stands in front of.
 func forged(t *testing.T, forge forge) string {
 	t.Helper()
@@ -120,7 +108,7 @@ func TestServerThatDoesNotLock(t *testing.T) {
 		forge forge
 		found map[string]doctor.Level
 	}{
-		"answers without locking": {anotherKey, map[string]doctor.Level{"exclusive lock": fail, "shared lock": fail, "wait": fail}},
+		"answers without locking": {hostile.AnotherKey, map[string]doctor.Level{"exclusive lock": fail, "shared lock": fail, "wait": fail}},
 		"keeps sharers apart":     {replace("_lock_shared(", "_lock       ("), map[string]doctor.Level{"exclusive lock": ok, "shared lock": fail}},
 		"does not know SET LOCAL": {replace("SET LOCAL idle", "SET LOC   idle"), map[string]doctor.Level{"settings of a transaction": fail}},
 		"keeps settings":          {replace("SET LOCAL idle", "SET       idle"), map[string]doctor.Level{"settings of a transaction": fail}},

@@ -157,7 +157,6 @@ func byTurn(a, b Session) int {
 	return 0
 }
 
-// meaning is what a key stands for.
 type meaning struct{ kind, name string }
 
 type meanings map[advisorylock.Key]meaning

@@ -9,7 +9,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// sockets are the connections that are open.
 type sockets struct {
 	mu   sync.Mutex
 	open map[*socket]bool

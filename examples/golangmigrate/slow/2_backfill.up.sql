@@ -1,3 +1,2 @@
 -- Stands for a backfill. The race harness shortens it by a setting in the DSN.
 SELECT pg_sleep(coalesce(current_setting('example.seconds', true), '20')::float8);
-CREATE INDEX users_name ON users (name);

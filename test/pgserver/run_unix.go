@@ -1,0 +1,117 @@
+//go:build unix
+
+package pgserver
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/user"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Dir makes a folder for a server that [Run] runs. It is closed to others. It is in
+// /tmp: the name of a Unix socket may not be long, and root's own temporary folder may
+// be closed to the server.
+func Dir() (string, error) {
+	cred, err := serverUser()
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp("/tmp", "bootlock-server-")
+	if err != nil || cred == nil {
+		return dir, err
+	}
+	if err := os.Chown(dir, int(cred.Uid), int(cred.Gid)); err != nil {
+		return "", errors.Join(err, os.Remove(dir))
+	}
+	return dir, nil
+}
+
+// serverUser returns the user to run a server as when this process is root, as
+// which servers refuse to run; nil means this user.
+func serverUser() (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
+		gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
+		if err1 == nil && err2 == nil && uid != 0 {
+			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+		}
+	}
+	return nil, errors.New("root cannot run a server, and there is no user postgres or nobody")
+}
+
+// Command returns a command of the user of servers, in dir, without the variables
+// that would steer a server (PGDATA and the like), with messages in English.
+func Command(dir, name string, args ...string) (*exec.Cmd, error) {
+	cred, err := serverUser()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(name, args...)
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	cmd.Env = []string{"LC_ALL=C"}
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "PG") && !strings.HasPrefix(kv, "LC_") && !strings.HasPrefix(kv, "LANG") {
+			cmd.Env = append(cmd.Env, kv)
+		}
+	}
+	return cmd, nil
+}
+
+// Run has a shell run a script in dir, as the user of servers. The script has to
+// clean up when its standard input ends: it does in stop, which waits for that, and
+// however this process ends.
+func Run(dir, script string, args ...string) (stop func() error, err error) {
+	cmd, err := Command(dir, "/bin/sh", append([]string{"-c", script, "bootlock-server"}, args...)...)
+	if err != nil {
+		return nil, err
+	}
+	return Watch(cmd)
+}
+
+// Watch starts a shell in a session of its own that reads from a pipe. This process
+// holds the only other end, close-on-exec so that no child of it keeps that open:
+// however this process ends, SIGKILL included, the shell sees the end of the file
+// and cleans up. stop writes a line first, and waits: an immediate shutdown takes the
+// server five seconds at most, then it kills what is left.
+//
+// No output goes to this process's: `go test` would wait for it to be closed.
+func Watch(cmd *exec.Cmd) (stop func() error, err error) {
+	pipe, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setsid = true
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	return func() error {
+		_, _ = io.WriteString(pipe, "done\n")
+		_ = pipe.Close()
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(20 * time.Second):
+			return fmt.Errorf("the watchdog, process %d, has not cleaned up within 20 s", cmd.Process.Pid)
+		}
+	}, nil
+}
