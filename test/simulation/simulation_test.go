@@ -62,7 +62,7 @@ func TestSchedules(t *testing.T) {
 						sum.Add(r)
 						ran++
 						mu.Unlock()
-						if err := history.Verify(r.History); err != nil {
+						if err := history.Check(r.History); err != nil {
 							r.Violations = append(r.Violations, fmt.Sprintf("seed %d: %v", s, err))
 						}
 						for _, v := range r.Violations {
@@ -103,8 +103,7 @@ func TestHistoriesOfControls(t *testing.T) {
 			t.Parallel()
 			for s := range uint64(10_000) {
 				r := run(t, Config{Seed: s, Control: c})
-				var no *history.Rejected
-				if errors.As(history.Check(r.History), &no) {
+				if errors.Is(history.Check(r.History), history.ErrRejected) {
 					t.Logf("rejected: that of seed %d, of %d operations", s, len(r.History))
 					return
 				}

@@ -58,7 +58,7 @@ func Run(cfg Config) Result {
 		server: recdriver.NewServer(),
 		began:  time.Now(),
 		calm:   make(chan struct{}),
-		log:    history.New(0),
+		log:    history.New(),
 
 		migrates: map[row]bool{},
 	}
