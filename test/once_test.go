@@ -29,7 +29,6 @@ func TestOncePerFleet(t *testing.T) {
 	for _, mode := range []string{"UpToDate", "Once"} {
 		for name, signal := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "frozen": syscall.SIGSTOP} {
 			t.Run(mode+", "+name, func(t *testing.T) {
-				t.Parallel()
 				db := newTestDB(t, pgtest.Shared(t))
 				winner := start(t, "migrate", "DRIVER=pgx", "DSN="+db.dsn, "MODE="+mode)
 				winner.hear(t, "in the middle")
