@@ -37,7 +37,8 @@ type starters struct {
 	n        int
 	dsn      string
 	schema   string
-	mode     string       // Serialize, UpToDate or Once
+	mode     string // Serialize, UpToDate or Once
+	trace    *locktrace.Trace
 	migrated atomic.Int32 // how many found something to do
 }
 
@@ -74,13 +75,16 @@ func (s *starters) start(t *testing.T) {
 }
 
 func (s *starters) guard() schemaguard.Guard {
+	guard := schemaguard.Guard{Trace: s.trace}
 	switch s.mode {
 	case "UpToDate":
-		return schemaguard.Guard{UpToDate: s.upToDate}
+		guard.UpToDate = s.upToDate
 	case "Once":
-		return schemaguard.Guard{Once: "build 1"}
+		guard.Once = "build 1"
+	default:
+		guard.Serialize = true
 	}
-	return schemaguard.Guard{Serialize: true}
+	return guard
 }
 
 // startersSteps is how many short statements the migration has. Each may have to

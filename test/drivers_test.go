@@ -3,13 +3,11 @@ package test
 import (
 	"context"
 	"database/sql"
-	sqldriver "database/sql/driver"
 	"errors"
 	"fmt"
 	"net"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,11 +16,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
-	"github.com/lib/pq"
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
-	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
 	"github.com/bootlock/bootlock/test/locktest"
@@ -156,32 +152,3 @@ type timeless struct{ net.Conn }
 func (timeless) SetDeadline(time.Time) error      { return nil }
 func (timeless) SetReadDeadline(time.Time) error  { return nil }
 func (timeless) SetWriteDeadline(time.Time) error { return nil }
-
-// A pooler in statement mode breaks every transaction, and lib/pq hides its reason.
-// But a connection may break at BEGIN by accident, and more than once, while a pooler
-// restarts: that is no proof.
-func TestBrokenBeginsAreNoStatementMode(t *testing.T) {
-	t.Parallel()
-	for broken := range int64(4) {
-		t.Run(fmt.Sprintf("%d broken", broken), func(t *testing.T) {
-			db := newTestDB(t, pgtest.Shared(t))
-			rec := recdriver.WrapDriver(&pq.Driver{}, db.dsn)
-			var begins atomic.Int64
-			rec.OnCall(func(_ context.Context, c *recdriver.Call) error {
-				if c.Kind == recdriver.Begin && begins.Add(1) <= broken {
-					return sqldriver.ErrBadConn
-				}
-				return nil
-			})
-			faulty := rec.OpenDB()
-			defer faulty.Close()
-			err := advisorylock.WithXactLock(t.Context(), faulty, leaseKey, locktest.Nothing)
-			if errors.Is(err, advisorylock.ErrUnsupported) {
-				t.Errorf("got %v; want no verdict on the pooler after %d broken BEGINs", err, broken)
-			}
-			if broken < 2 && err != nil {
-				t.Errorf("got %v; want the lock on another connection", err)
-			}
-		})
-	}
-}

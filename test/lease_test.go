@@ -16,7 +16,6 @@ import (
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/test/await"
-	"github.com/bootlock/bootlock/test/history"
 	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgbouncer"
 	"github.com/bootlock/bootlock/test/pgtest"
@@ -35,12 +34,12 @@ const (
 func TestHoldTakeover(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]func(t *testing.T, db testDB, driver string){
-		"killed":                  holderKilled,
-		"killed behind PgBouncer": behindPgBouncer(holderKilled),
-		"frozen":                  holderFrozen,
-		"frozen behind PgBouncer": behindPgBouncer(holderFrozen),
-		"cut off":                 holderCutOff,
-		"cut off as fn returns":   holderCutOffAtTheEnd,
+		"killed":                  holderGets(syscall.SIGKILL),
+		"killed behind PgBouncer": behindPgBouncer(holderGets(syscall.SIGKILL)),
+		"frozen":                  holderGets(syscall.SIGSTOP),
+		"frozen behind PgBouncer": behindPgBouncer(holderGets(syscall.SIGSTOP)),
+		"cut off":                 holderCutOff(false),
+		"cut off as fn returns":   holderCutOff(true),
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachDriver(t, func(t *testing.T, driver string) {
@@ -60,117 +59,61 @@ func behindPgBouncer(test func(t *testing.T, db testDB, driver string)) func(t *
 	}
 }
 
-func holderKilled(t *testing.T, db testDB, driver string) {
-	holder := startHolder(t, db.dsn, driver)
-	granted, lasting := holdNext(t, locktest.Pool(t, otherThan(driver), db.dsn), leaseKey)
-	await.Value(t, lasting)
+func holderGets(signal syscall.Signal) func(t *testing.T, db testDB, driver string) {
+	return func(t *testing.T, db testDB, driver string) {
+		holder := startHolder(t, db.dsn, driver)
+		granted, lasting := holdNext(t, locktest.Pool(t, otherThan(driver), db.dsn))
+		await.Value(t, lasting)
 
-	since := time.Now()
-	holder.signal(t, syscall.SIGKILL)
-	checkTakeover(t, since, await.Value(t, granted))
-}
+		since := time.Now()
+		holder.signal(t, signal)
+		checkTakeover(t, since, granted)
 
-func holderFrozen(t *testing.T, db testDB, driver string) {
-	holder := startHolder(t, db.dsn, driver)
-	granted, lasting := holdNext(t, locktest.Pool(t, otherThan(driver), db.dsn), leaseKey)
-	await.Value(t, lasting)
-
-	since := time.Now()
-	holder.signal(t, syscall.SIGSTOP)
-	checkTakeover(t, since, await.Value(t, granted))
-
-	holder.signal(t, syscall.SIGCONT)
-	holder.hear(t, "fn: ErrLost")   // the cause that its context ended with
-	holder.hear(t, "hold: ErrLost") // although fn returned nil
-	holder.finish(t)
-}
-
-// lib/pq ignores its context on a silent network. A holder that waits for it
-// misses its deadline, and two are inside. Hence both drivers, twenty holders
-// each, and one clock.
-func holderCutOff(t *testing.T, db testDB, driver string) {
-	const rounds = 20
-	type round struct {
-		network  *network
-		cut      time.Time
-		ended    time.Time // the context of fn, before returned comes
-		returned <-chan moment
-		next     <-chan moment
-		lasting  <-chan locktrace.Wait
+		if signal == syscall.SIGSTOP {
+			holder.signal(t, syscall.SIGCONT)
+			holder.hear(t, "fn: ErrLost")   // the cause that its context ended with
+			holder.hear(t, "hold: ErrLost") // although fn returned nil
+			holder.finish(t)
+		}
 	}
-	all := make([]*round, rounds)
-	log := history.New(0)
-	watching, stop := context.WithCancel(t.Context())
-	defer stop()
-	go log.Watch(watching)
-	for i := range all {
-		key := leaseKey + advisorylock.Key(i)
-		r := &round{network: newNetwork(t, db.dsn)}
-		held := make(chan struct{})
-		r.returned = holdInBackground(t, leaseTTL, locktest.Pool(t, driver, r.network.dsn), key, func(ctx context.Context) error {
-			close(held)
-			<-ctx.Done()
-			r.ended = time.Now()
-			if cause := context.Cause(ctx); !errors.Is(cause, advisorylock.ErrLost) {
-				t.Errorf("round %d: the context ended with cause %v; want ErrLost", i, cause)
-			}
-			return nil
+}
+
+// lib/pq ignores its context on a silent network. A holder that waits for it misses its
+// deadline, and two are inside. If the network goes as fn returns, nobody knows what the
+// server thinks of the lock, and COMMIT would hang for ever.
+func holderCutOff(asFnReturns bool) func(t *testing.T, db testDB, driver string) {
+	return func(t *testing.T, db testDB, driver string) {
+		network := newNetwork(t, db.dsn)
+		held, done := make(chan struct{}), make(chan struct{})
+		holder := locktest.Pool(t, driver, network.dsn)
+		returned := await.Go(func() error {
+			return advisorylock.Locker{TTL: leaseTTL}.Hold(t.Context(), holder, leaseKey, func(ctx context.Context) error {
+				close(held)
+				select {
+				case <-done:
+				case <-ctx.Done():
+					if cause := context.Cause(ctx); !errors.Is(cause, advisorylock.ErrLost) {
+						t.Errorf("the context ended with cause %v; want ErrLost", cause)
+					}
+				}
+				return nil
+			})
 		})
 		await.Value(t, held)
-		r.next, r.lasting = holdNext(t, locktest.Pool(t, drivers[i%len(drivers)], db.dsn), key)
-		all[i] = r
-	}
-	for _, r := range all {
-		await.Value(t, r.lasting)
-	}
-	for _, r := range all {
-		r.cut = time.Now()
-		r.network.Silence(relay.Lost)
-	}
+		granted, lasting := holdNext(t, locktest.Pool(t, otherThan(driver), db.dsn))
+		await.Value(t, lasting)
 
-	inOrder, least, last := 0, time.Hour, time.Duration(0)
-	for i, r := range all {
-		next, returned := await.Value(t, r.next), await.Value(t, r.returned)
-		checkTakeover(t, r.cut, next)
-		if !errors.Is(returned.err, advisorylock.ErrLost) { // although the driver still waits for the network
-			t.Errorf("round %d: got %v; want ErrLost", i, returned.err)
+		since := time.Now()
+		network.Silence(relay.Lost)
+		if asFnReturns {
+			close(done)
 		}
-		ahead := next.at.Sub(r.ended)
-		if ahead > 0 {
-			inOrder++
+		checkTakeover(t, since, granted)
+		if err := await.Value(t, returned); !errors.Is(err, advisorylock.ErrLost) { // although the driver still waits for the network
+			t.Errorf("got %v; want ErrLost", err)
 		}
-		least, last = min(least, ahead), max(last, next.at.Sub(r.cut))
-		r.network.Close()
+		network.Close()
 	}
-	t.Logf("fn's context ended before the next holder had the lock in %d of %d, by %v at least; the last had it %v after the cut",
-		inOrder, rounds, least, last)
-	if late := log.Late(); least+late <= 0 { // a goroutine that the machine lets wait hears of the end late
-		t.Errorf("got fn's context ended first in %d of %d, and goroutines %v late at most; want all", inOrder, rounds, late)
-	}
-}
-
-// The work is done and the network goes before the lock is given back: nobody
-// knows what the server thinks of it, and COMMIT would hang for ever.
-func holderCutOffAtTheEnd(t *testing.T, db testDB, driver string) {
-	network := newNetwork(t, db.dsn)
-	held, done := make(chan struct{}), make(chan struct{})
-	returned := holdInBackground(t, leaseTTL, locktest.Pool(t, driver, network.dsn), leaseKey, func(context.Context) error {
-		close(held)
-		<-done
-		return nil
-	})
-	await.Value(t, held)
-	granted, lasting := holdNext(t, locktest.Pool(t, otherThan(driver), db.dsn), leaseKey)
-	await.Value(t, lasting)
-
-	since := time.Now()
-	network.Silence(relay.Lost)
-	close(done)
-	checkTakeover(t, since, await.Value(t, granted))
-	if end := await.Value(t, returned); !errors.Is(end.err, advisorylock.ErrLost) {
-		t.Errorf("got %v; want ErrLost", end.err)
-	}
-	network.Close()
 }
 
 // What the child processes do.
@@ -214,45 +157,19 @@ func startHolder(t *testing.T, dsn, driver string) *program {
 	return p
 }
 
-// moment is when something happened, and the error that it happened with.
-type moment struct {
-	at  time.Time
-	err error
-}
-
-// holdInBackground holds key while fn runs, and tells when it returned.
-func holdInBackground(t *testing.T, ttl time.Duration, db *sql.DB, key advisorylock.Key, fn func(ctx context.Context) error) <-chan moment {
-	done := make(chan moment, 1)
-	go func() {
-		err := advisorylock.Locker{TTL: ttl}.Hold(t.Context(), db, key, fn)
-		done <- moment{time.Now(), err}
-	}()
-	return done
-}
-
-// holdNext waits for key in Hold, gives it back at once, and tells when it had it.
-// lasting is as of [lastingWait].
-func holdNext(t *testing.T, db *sql.DB, key advisorylock.Key) (granted <-chan moment, lasting <-chan locktrace.Wait) {
+// holdNext waits for leaseKey in Hold, and gives it back at once.
+// lasting is as of [locktest.Lasting].
+func holdNext(t *testing.T, db *sql.DB) (granted <-chan error, lasting <-chan locktrace.Wait) {
 	locker, lasting := locktest.Lasting(advisorylock.Locker{})
-	returned := make(chan moment, 1)
-	go func() {
-		var at time.Time
-		err := locker.Hold(t.Context(), db, key, func(context.Context) error {
-			at = time.Now()
-			return nil
-		})
-		returned <- moment{at, err}
-	}()
-	return returned, lasting
+	return await.Go(func() error { return locktest.Waits["Hold"](t.Context(), locker, db, leaseKey) }), lasting
 }
 
-func checkTakeover(t *testing.T, since time.Time, next moment) {
+func checkTakeover(t *testing.T, since time.Time, granted <-chan error) {
 	t.Helper()
-	if next.err != nil {
-		t.Errorf("the next holder got %v", next.err)
-		return
+	if err := await.Value(t, granted); err != nil {
+		t.Errorf("the next holder got %v", err)
 	}
-	t.Logf("TTL %v: the next holder had the lock after %v", leaseTTL, next.at.Sub(since))
+	t.Logf("TTL %v: the next holder had the lock after %v", leaseTTL, time.Since(since))
 }
 
 func otherThan(driver string) string {

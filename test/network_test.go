@@ -125,48 +125,6 @@ func TestNetworkGoesSilentInTheWait(t *testing.T) {
 	})
 }
 
-// A pool whose only connection is stuck: the next call on it must not hang
-// either.
-func TestSilentNetworkAndAPoolOfOne(t *testing.T) {
-	calls := map[string]func(ctx context.Context, o outage) error{
-		"WithXactLock": func(ctx context.Context, o outage) error {
-			return advisorylock.WithXactLock(ctx, o.db, o.key, locktest.Nothing)
-		},
-		"TryWithXactLock": func(ctx context.Context, o outage) error {
-			return advisorylock.TryWithXactLock(ctx, o.db, o.key, locktest.Nothing)
-		},
-		"Sessions": func(ctx context.Context, o outage) error {
-			_, err := advisorylock.Sessions(ctx, o.db, o.key)
-			return err
-		},
-		"Ensure": func(ctx context.Context, o outage) error { return schemaguard.Ensure(ctx, o.db, o.schema, nil) },
-		"Ensure with SkipIfExists": func(ctx context.Context, o outage) error {
-			return schemaguard.Guard{SkipIfExists: true}.Ensure(ctx, o.db, o.schema, nil)
-		},
-	}
-	eachOutage(t, func(_ *testing.T, run func(name string, test func(t *testing.T, o outage))) {
-		run("all", func(t *testing.T, o outage) {
-			o.db.SetMaxOpenConns(1)
-			if err := o.db.PingContext(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			o.network.Silence(o.silence)
-			for name, call := range calls {
-				ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-				defer cancel()
-				err := returns(t, ctx, await.Go(func() error { return call(ctx, o) }))
-				if !errors.Is(err, context.DeadlineExceeded) {
-					t.Errorf("%s: got %v; want context.DeadlineExceeded", name, err)
-				}
-			}
-			o.network.Speak()
-			for _, call := range calls {
-				o.wantBack(t, func(ctx context.Context) error { return call(ctx, o) })
-			}
-		})
-	})
-}
-
 // outage is what a test of a silent network has.
 type outage struct {
 	network *network

@@ -1,17 +1,11 @@
 package test
 
 import (
-	"context"
-	"database/sql"
 	"fmt"
 	"strings"
 	"testing"
 
-	"github.com/bootlock/bootlock/advisorylock/locktrace"
-	"github.com/bootlock/bootlock/internal/sqlstate"
-	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/conformance"
-	"github.com/bootlock/bootlock/test/locktest"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
@@ -88,35 +82,4 @@ func encoded(t *testing.T, driver, encoding string) (dsn string) {
 	sqltest.Exec(t, admin, fmt.Sprintf("CREATE DATABASE %s TEMPLATE template0 ENCODING '%s' LC_COLLATE 'C' LC_CTYPE 'C'", name, encoding))
 	t.Cleanup(func() { sqltest.Exec(t, admin, "DROP DATABASE "+name+" WITH (FORCE)") })
 	return pgtest.WithParams(server.DSNFor(name), "client_encoding", "UTF8")
-}
-
-func TestReadOnlyByDefault(t *testing.T) {
-	t.Parallel()
-	eachDriver(t, func(t *testing.T, driver string) {
-		dsn := pgtest.Shared(t).NewDB(t)
-		admin := sqltest.Open(t, "pgx", dsn)
-		sqltest.Exec(t, admin, "CREATE SCHEMA there")
-		db := locktest.Pool(t, driver, pgtest.WithParams(dsn, "default_transaction_read_only", "on"))
-		for _, guard := range []schemaguard.Guard{{}, {SkipIfExists: true}} {
-			migrated := false
-			err := guard.Ensure(t.Context(), db, "there", func(context.Context, *sql.DB) error {
-				migrated = true
-				return nil
-			})
-			if err != nil || !migrated {
-				t.Errorf("got %v, migrated %t; want the schema that is there to be enough", err, migrated)
-			}
-		}
-		err := schemaguard.Ensure(t.Context(), db, "missing", nil)
-		if driver == "postgres" { // it asks for READ WRITE; see test/facts
-			if err != nil {
-				t.Errorf("got %v; want the schema created", err)
-			}
-			return
-		}
-		locktest.WantStep(t, err, locktrace.CreateSchema)
-		if sqlstate.Of(err) != "25006" || !strings.Contains(err.Error(), "default_transaction_read_only") {
-			t.Errorf("got %v; want 25006 and what to do about it", err)
-		}
-	})
 }

@@ -7,7 +7,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"syscall"
 	"testing"
 	"time"
 
@@ -18,56 +17,8 @@ import (
 	"github.com/bootlock/bootlock/test/pgbouncer"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/relay"
-	"github.com/bootlock/bootlock/test/replica"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
-
-// The session of a holder may end for other reasons than silence, and the next holder
-// has the lock at once then. Until the old one is told there are two. Here the lease is
-// so long that neither its deadline nor a heartbeat every third of it tells.
-func TestHolderIsToldSoon(t *testing.T) {
-	t.Parallel()
-	files := replica.NewFiles(t)
-	for name, way := range map[string]func(t *testing.T) (dsn string, end func()){
-		"terminated": func(t *testing.T) (string, func()) {
-			db := newTestDB(t, pgtest.Shared(t))
-			return db.dsn, func() { locktest.Terminate(t, db.admin, leaseKey) }
-		},
-		"connection reset": func(t *testing.T) (string, func()) {
-			network := newNetwork(t, newTestDB(t, pgtest.Shared(t)).dsn)
-			return network.dsn, network.Reset
-		},
-		"server restarted": func(t *testing.T) (string, func()) {
-			server, _ := files.Start(t)
-			return server.DSN(), func() {
-				server.End(t, syscall.SIGQUIT)
-				server.StartAgain(t)
-			}
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			eachDriver(t, func(t *testing.T, driver string) {
-				t.Parallel()
-				dsn, end := way(t)
-				holder := locktest.Pool(t, driver, dsn)
-				held := make(chan struct{})
-				returned := holdInBackground(t, time.Hour, holder, leaseKey, func(ctx context.Context) error {
-					close(held)
-					<-ctx.Done()
-					return nil
-				})
-				await.Value(t, held)
-				end()
-				ended := time.Now()
-				told := await.Value(t, returned)
-				t.Logf("told %v after the end of its session", told.at.Sub(ended))
-				if !errors.Is(told.err, advisorylock.ErrLost) {
-					t.Errorf("got %v; want ErrLost", told.err)
-				}
-			})
-		})
-	}
-}
 
 // A pooler may end a transaction that idles. The heartbeats come in time to keep it.
 func TestHoldBehindIdleTransactionTimeout(t *testing.T) {

@@ -85,53 +85,6 @@ func waitInOp(db *sql.DB) error {
 	return locktest.Waits[os.Getenv("OP")](context.Background(), advisorylock.Locker{}, db, leaseKey)
 }
 
-// Whoever waits has taken nothing yet that could be lost with its session, so the
-// wait goes on, with another one. An administrator who cancels its statement ends one
-// ask, as a timeout would.
-func TestWaitOutlivesItsSession(t *testing.T) {
-	t.Parallel()
-	for _, end := range []string{"pg_terminate_backend", "pg_cancel_backend"} {
-		for op, wait := range locktest.Waits {
-			t.Run(end+"/"+op, func(t *testing.T) {
-				eachDriver(t, func(t *testing.T, driver string) {
-					t.Parallel()
-					db := newTestDB(t, pgtest.Shared(t))
-					holder := sqltest.Occupy(t, db.dsn, leaseKey)
-					waiter := locktest.Pool(t, driver, db.dsn)
-					returned := await.Go(func() error { return wait(t.Context(), advisorylock.Locker{}, waiter, leaseKey) })
-					for range 3 {
-						db.endWaiter(t, end, returned)
-					}
-					sqltest.AwaitWaiters(t, db.admin, leaseKey, 1)
-					sqltest.Commit(t, holder)
-					if err := await.Value(t, returned); err != nil {
-						t.Errorf("got %v; want the lock", err)
-					}
-					db.holdsNoLock(t)
-				})
-			})
-		}
-	}
-}
-
-// endWaiter calls the function end of the server for the session that blocks for the
-// lock, as soon as there is one.
-func (db testDB) endWaiter(t *testing.T, end string, returned <-chan error) {
-	t.Helper()
-	query := strings.Replace(advisoryLocks, "count(*)", "count("+end+"(l.pid))", 1) + " AND NOT l.granted"
-	await.Until(t, "a session that waits for the lock", func() error {
-		select {
-		case err := <-returned:
-			t.Fatalf("the wait ended while the lock was held: %v", err)
-		default:
-		}
-		if sqltest.Ask[int](t, db.admin, query) == 0 {
-			return errors.New("there is none")
-		}
-		return nil
-	})
-}
-
 // A server that restarts, or a failover, ends every session and refuses new ones for a
 // while, by 57P03 or by refusing to connect. For a waiter that is no failure.
 func TestWaitOutlivesItsServer(t *testing.T) {

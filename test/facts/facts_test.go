@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib"
 	_ "github.com/lib/pq"
@@ -286,23 +285,6 @@ func TestRefusedThoughItExists(t *testing.T) {
 	})
 }
 
-// A function of the same name on the search_path is called instead, and locks
-// nothing.
-func TestLookAlikeIsCalled(t *testing.T) {
-	fact(t, func(t *testing.T, driver, dsn string, db *sql.DB) {
-		sqltest.Exec(t, db, "CREATE SCHEMA evil; CREATE FUNCTION evil.pg_advisory_xact_lock(bigint) RETURNS void LANGUAGE sql AS ''")
-		misled := sqltest.Begin(t, sqltest.Open(t, driver, pgtest.WithParams(dsn, "search_path", "evil, pg_catalog")))
-		sqltest.Exec(t, misled, "SELECT pg_advisory_xact_lock(1::bigint)")
-		if sqltest.Rows(t, sqltest.Begin(t, db), "SELECT 1 WHERE pg_try_advisory_xact_lock(1)") != 1 {
-			t.Error("the lock was taken; want the look-alike called")
-		}
-		sqltest.Exec(t, misled, "SELECT pg_catalog.pg_advisory_xact_lock(2::bigint)")
-		if sqltest.Rows(t, sqltest.Begin(t, db), "SELECT 1 WHERE pg_try_advisory_xact_lock(2)") != 0 {
-			t.Error("with pg_catalog. in front the lock was not taken")
-		}
-	})
-}
-
 // The end of a context in the wait: pgx returns the context's error and closes
 // the connection, lib/pq returns SQLSTATE 57014.
 func TestCancelledStatement(t *testing.T) {
@@ -368,25 +350,6 @@ func TestTerminatedSession(t *testing.T) {
 				t.Errorf("got %v; want driver.ErrBadConn, or the connection reset", err)
 			}
 		}
-	})
-}
-
-// The server ends an idle transaction, and with it the lock, by itself: it is
-// what makes a lease out of a lock.
-func TestIdleTransactionEnds(t *testing.T) {
-	fact(t, func(t *testing.T, _, dsn string, db *sql.DB) {
-		tx := sqltest.Begin(t, db)
-		begun := time.Now()
-		sqltest.Exec(t, tx, "SET LOCAL idle_in_transaction_session_timeout = '1s'; SELECT pg_advisory_xact_lock(1)")
-		next := sqltest.Begin(t, sqltest.Open(t, "pgx", dsn))
-		sqltest.Exec(t, next, "SELECT pg_advisory_xact_lock(1)")
-		if waited := time.Since(begun); waited < time.Second {
-			t.Errorf("the lock was free after %v; want a second at least", waited)
-		}
-		if err := tx.Commit(); err == nil {
-			t.Error("the commit succeeded; want the session ended")
-		}
-		sqltest.Commit(t, next)
 	})
 }
 
@@ -470,17 +433,5 @@ func TestSessionLockSurvivesClose(t *testing.T) {
 		if !taken(t, sqltest.Open(t, "pgx", dsn), 1) {
 			t.Error("got the lock free; want it taken")
 		}
-	})
-}
-
-// Advisory locks are per database.
-func TestSameKeyInTwoDatabases(t *testing.T) {
-	fact(t, func(t *testing.T, driver, dsn string, _ *sql.DB) {
-		holder := sqltest.Occupy(t, dsn, 1)
-		elsewhere := sqltest.Begin(t, sqltest.Open(t, driver, pgtest.Shared(t).NewDB(t)))
-		if sqltest.Rows(t, elsewhere, "SELECT 1 WHERE pg_try_advisory_xact_lock(1)") != 1 {
-			t.Error("the lock is taken in another database too")
-		}
-		sqltest.Commit(t, holder)
 	})
 }

@@ -31,7 +31,7 @@ func (c *Client) Granted(ctx context.Context, holder int) (over func()) {
 		if errors.Is(context.Cause(ctx), advisorylock.ErrLost) {
 			kind = Lost
 		}
-		c.add(Op{Kind: kind, Call: c.log.Now(), told: true})
+		c.add(Op{Kind: kind, Call: c.log.Now()})
 	})
 	return func() {
 		stop()

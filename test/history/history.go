@@ -8,10 +8,8 @@
 package history
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -48,7 +46,6 @@ type Op struct {
 	Call, Return time.Duration
 
 	contended bool // Refused: others had something to do with the lock
-	told      bool // by a goroutine that woke up for it, and may have been late
 }
 
 func (o Op) String() string {
@@ -58,16 +55,13 @@ func (o Op) String() string {
 // Log collects what happens. It is safe for concurrent use.
 type Log struct {
 	began time.Time
-	slack time.Duration
 
-	mu   sync.Mutex
-	ops  []Op
-	late time.Duration // the longest that Watch has seen
+	mu  sync.Mutex
+	ops []Op
 }
 
-// New returns an empty log, whose clock begins now. slack is how late a goroutine may be
-// that tells of the end of a context, beyond what [Log.Watch] sees; none on a fake clock.
-func New(slack time.Duration) *Log { return &Log{began: time.Now(), slack: slack} }
+// New returns an empty log, whose clock begins now.
+func New() *Log { return &Log{began: time.Now()} }
 
 // Now is the time on the clock of the log.
 func (l *Log) Now() time.Duration { return time.Since(l.began) }
@@ -80,79 +74,30 @@ func (l *Log) Add(op Op) {
 	l.ops = append(l.ops, op)
 }
 
-// Watch measures, until ctx ends, how late this machine wakes up a goroutine. A lease
-// that ends while all of a program stands still ends for its holder when the program
-// goes on; no lock can do better, and it is not what a history is to show.
-func (l *Log) Watch(ctx context.Context) {
-	const tick = 10 * time.Millisecond
-	for ctx.Err() == nil {
-		slept := time.Now()
-		time.Sleep(tick)
-		late := time.Since(slept) - tick
-		l.mu.Lock()
-		l.late = max(l.late, late)
-		l.mu.Unlock()
-	}
-}
-
-// Late is the longest delay that [Log.Watch] has seen.
-func (l *Log) Late() time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.late
-}
-
 // Ops returns a copy of what was recorded.
 func (l *Log) Ops() []Op {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	ops := slices.Clone(l.ops)
-	for i := range ops {
-		if ops[i].told {
-			ops[i].Call -= l.slack + l.late
-		}
-	}
-	return ops
+	return slices.Clone(l.ops)
 }
 
 // limit is how long one history may be searched for an order. Those of the tests take
 // milliseconds.
 const limit = 30 * time.Second
 
-// Verify returns nil if the history could be one of a lock that keeps its promises. If
-// not, its error says where the picture of it is.
-func Verify(ops []Op) error {
-	err := Check(ops)
-	var no *Rejected
-	if !errors.As(err, &no) {
-		return err
-	}
-	file, saving := os.CreateTemp("", "bootlock-history-*.html")
-	if saving != nil {
-		return errors.Join(err, saving)
-	}
-	// The longest orders that go well, and the operation at which they end.
-	saving = errors.Join(porcupine.Visualize(lock(), no.info, file), file.Close())
-	return errors.Join(fmt.Errorf("%w: see %s", err, file.Name()), saving)
-}
+// ErrRejected says that no order of what happened is one of a lock that keeps its promises.
+var ErrRejected = errors.New("no order of what happened is one of a lock that keeps its promises")
 
-// Check is Verify without a picture. Its error is a [*Rejected] if there is no order.
+// Check returns nil if the history could be one of a lock that keeps its promises, and
+// [ErrRejected] if not.
 func Check(ops []Op) error {
-	result, info := porcupine.CheckOperationsVerbose(lock(), operations(ops), limit)
-	switch result {
+	switch porcupine.CheckOperationsTimeout(lock(), operations(ops), limit) {
 	case porcupine.Ok:
 		return nil
 	case porcupine.Illegal:
-		return &Rejected{info: info}
+		return ErrRejected
 	}
 	return fmt.Errorf("no order of %d operations was found in %v, nor shown not to be there", len(ops), limit)
-}
-
-// Rejected says that there is no such order.
-type Rejected struct{ info porcupine.LinearizationInfo }
-
-func (r *Rejected) Error() string {
-	return "no order of what happened is one of a lock that keeps its promises"
 }
 
 // lingers is how long after the end of a call the server may still have its session, if

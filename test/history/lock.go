@@ -1,23 +1,21 @@
 package history
 
 import (
-	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/anishathalye/porcupine"
 )
 
 // status is what is known of one who was granted the lock.
-type status string
+type status int
 
 const (
-	holds    status = "holds it"
-	doubtful status = "may have lost its session"
-	told     status = "knows that it has lost it" // its session may live for a while
-	gone     status = "has lost its session"
-	released status = "has given it back"
+	holds    status = iota
+	doubtful        // it may have lost its session
+	told            // it knows that it has lost the lock; its session may live for a while
+	gone            // it has lost its session
+	released        // it has given the lock back
 )
 
 // holder is one who was granted the lock and has not been followed by another lease:
@@ -38,19 +36,6 @@ func lock() porcupine.Model {
 			return step(state.([]holder), input.(Op))
 		},
 		Equal: func(a, b any) bool { return slices.Equal(a.([]holder), b.([]holder)) },
-		DescribeOperation: func(input, _ any) string {
-			return input.(Op).String()
-		},
-		DescribeState: func(state any) string {
-			var all []string
-			for _, h := range state.([]holder) {
-				all = append(all, fmt.Sprintf("%d %s", h.id, h.status))
-			}
-			if len(all) == 0 {
-				return "free"
-			}
-			return strings.Join(all, ", ")
-		},
 	}
 }
 

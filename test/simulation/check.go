@@ -115,7 +115,6 @@ func (r *record) enter(h *holder) *holder {
 		if o.ctx.Err() != nil {
 			continue
 		}
-		r.result.Overlaps++
 		if !r.unaware(o) && !r.unaware(h) {
 			r.fail("holder %d of key %d began while holder %d believed that it had it, and nobody had ended the session of either", h.id, h.key, o.id)
 		}
@@ -146,11 +145,8 @@ func (r *record) migrated(h *holder, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	h.migrated = err == nil
-	if h.once && h.migrated {
-		r.result.Migrated++
-		if h.name.name == "" {
-			r.rows[h.name] = true
-		}
+	if h.once && h.migrated && h.name.name == "" {
+		r.rows[h.name] = true
 	}
 }
 
@@ -186,7 +182,6 @@ func (r *record) committed(statements []string) {
 		if _, err := fmt.Sscanf(strings.TrimSpace(st), "WRITE %d", &id); err != nil {
 			continue
 		}
-		r.result.Committed++
 		if h := r.holders[id-1]; h.overtaken != 0 {
 			r.fail("a transaction of holder %d of key %d was committed after holder %d had begun", h.id, h.key, h.overtaken)
 		}

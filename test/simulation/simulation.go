@@ -13,12 +13,7 @@
 // run a few times.
 package simulation
 
-import (
-	"fmt"
-	"time"
-
-	"github.com/bootlock/bootlock/test/history"
-)
+import "github.com/bootlock/bootlock/test/history"
 
 // Config says what is simulated.
 type Config struct {
@@ -48,31 +43,7 @@ const (
 type Result struct {
 	Violations []string
 	Entered    int // callbacks that ran
-	Committed  int // transactions that wrote
-	Migrated   int // callbacks of Once or UpToDate that went well
-	Rows       int // names that have run
-	Refused    int // fences that said that the lease was lost
-	Overlaps   int // of two holders, each with its excuse
 	Faults     int
-	Took       time.Duration // on the clock of the simulation
 
 	History []history.Op // what the processes saw
-}
-
-// Add sums up results.
-func (r *Result) Add(o Result) {
-	r.Violations = append(r.Violations, o.Violations...)
-	r.Entered += o.Entered
-	r.Committed += o.Committed
-	r.Migrated += o.Migrated
-	r.Rows += o.Rows
-	r.Refused += o.Refused
-	r.Overlaps += o.Overlaps
-	r.Faults += o.Faults
-	r.Took += o.Took
-}
-
-func (r Result) String() string {
-	return fmt.Sprintf("%d callbacks, %d faults, %d overlaps with an excuse, %d commits, %d refused by their fence, %d migrations of %d names, %v of simulated time",
-		r.Entered, r.Faults, r.Overlaps, r.Committed, r.Refused, r.Migrated, r.Rows, r.Took.Round(time.Second))
 }

@@ -297,9 +297,6 @@ func (p *process) write(ctx context.Context, h *holder, frozen bool) error {
 	}
 	defer tx.Rollback() //nolint:errcheck // ends a transaction that failed
 	if err := p.fence(bound, ctx, tx, h, frozen); err != nil {
-		p.w.mu.Lock()
-		p.w.result.Refused++
-		p.w.mu.Unlock()
 		return err
 	}
 	time.Sleep(time.Duration(h.id%7) * 100 * time.Millisecond)

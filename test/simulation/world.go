@@ -58,7 +58,7 @@ func Run(cfg Config) Result {
 		server: recdriver.NewServer(),
 		began:  time.Now(),
 		calm:   make(chan struct{}),
-		log:    history.New(0),
+		log:    history.New(),
 
 		migrates: map[row]bool{},
 	}
@@ -103,7 +103,6 @@ func Run(cfg Config) Result {
 		w.violated("somebody still waits %v after the faults were over: held %v, waited for %v", settled-stormy, w.server.Held(), w.server.Waiting())
 		panic(fmt.Sprint(w.result.Violations))
 	}
-	w.result.Took, w.result.Rows = time.Since(w.began), len(w.rows)
 	time.Sleep(time.Minute) // for what was left behind by faults
 	w.nothingLeft()
 	w.result.History = w.log.Ops()

@@ -15,7 +15,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -41,8 +40,7 @@ type section struct {
 	OK      bool  // the call returned nil
 	Err     string
 
-	Refused bool // its transaction, by the fence
-	Stale   bool // somebody else's transaction was committed since the section began
+	Stale bool // somebody else's transaction was committed since the section began
 }
 
 // believes is until when the section's function believes that it has the lock.
@@ -166,64 +164,26 @@ func cause(a, b section, faults []fault) string {
 
 // tally is what a run came to.
 type tally struct {
-	lasted time.Duration
-
-	held, inTx     int // sections, by kind
-	failed         int // calls that failed before their function was called
-	lost           int // sections whose call returned an error
-	refused, stale int
-	faults         map[string]int
-	causes         map[string]int // of overlaps
-	longest        map[string]time.Duration
-	wrong          []overlap
+	began, stale int // sections
+	wrong        []overlap
 
 	// The transactions that wrote have left a row each, and one more in a counter.
 	rows, counted int
 }
 
-func sum(sections []section, faults []fault) tally {
-	t := tally{faults: map[string]int{}, causes: map[string]int{}, longest: map[string]time.Duration{}}
+func sum(sections []section, faults []fault) (t tally) {
 	for _, s := range sections {
-		switch {
-		case s.Entered == 0:
-			t.failed++
-			continue
-		case s.Lease:
-			t.held++
-		default:
-			t.inTx++
+		if s.Entered != 0 {
+			t.began++
 		}
-		t.lost += one(!s.OK)
-		t.refused += one(s.Refused)
-		t.stale += one(s.Stale)
-	}
-	for _, f := range faults {
-		t.faults[f.kind]++
+		if s.Stale {
+			t.stale++
+		}
 	}
 	for _, o := range overlaps(sections, faults) {
 		if o.wrong != "" {
 			t.wrong = append(t.wrong, o)
-			continue
 		}
-		t.causes[o.cause]++
-		t.longest[o.cause] = max(t.longest[o.cause], o.lasts)
 	}
 	return t
-}
-
-func one(is bool) int {
-	if is {
-		return 1
-	}
-	return 0
-}
-
-func (t tally) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d critical sections in %v: %d by Hold, %d by WithXactLock; %d ended with an error, %d calls failed before\n",
-		t.held+t.inTx, t.lasted.Round(time.Second), t.held, t.inTx, t.lost, t.failed)
-	fmt.Fprintf(&b, "updates of counters: %d committed, of which %d were lost; %d stale; %d refused by their fence\n",
-		t.rows, t.rows-t.counted, t.stale, t.refused)
-	fmt.Fprintf(&b, "faults: %v\noverlaps by their cause: %v, of %v at most, and %d without an excuse", t.faults, t.causes, t.longest, len(t.wrong))
-	return b.String()
 }

@@ -17,7 +17,6 @@ import (
 	_ "github.com/lib/pq"
 
 	"github.com/bootlock/bootlock/advisorylock"
-	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
 
@@ -213,9 +212,7 @@ func (w *worker) inside(ctx context.Context, s *section, tx *sql.Tx, lasts time.
 	if err := sleep(bound, lasts); err != nil {
 		return err
 	}
-	err = inTx(bound, w.writes, func(tx *sql.Tx) error { return w.write(bound, ctx, s, tx, began) })
-	s.Refused = errors.Is(err, advisorylock.ErrLost) || sqlstate.Of(err) == "22P02"
-	return err
+	return inTx(bound, w.writes, func(tx *sql.Tx) error { return w.write(bound, ctx, s, tx, began) })
 }
 
 // write is a fenced transaction. What the counter is when the section begins and what
