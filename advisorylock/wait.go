@@ -38,6 +38,10 @@ const silence = 30 * time.Second
 // forWork is how long the holder of a lease waits for a connection for its work.
 const forWork = time.Second
 
+// quick is how long a poll takes at most after which a process tries that was starved of
+// connections before.
+const quick = 25 * time.Millisecond
+
 var (
 	errSilent  = errors.New("no answer from the server or pooler")
 	errLate    = errors.New("the lock was granted, but the answer came after its lease had run out")
@@ -90,7 +94,9 @@ func (w wait) after(a attempt) (wait, next) {
 	}
 	w.lasted = true
 	starved, refused := errors.Is(a.err, errStarved), waiting.Short(a.err)
-	w.starved = w.starved || starved
+	if starved && a.answer == granted {
+		w.starved, w.quick = true, quick
+	}
 	w.short = starved || refused || a.answer == short
 	if a.queued && a.err == nil && a.took >= burst {
 		return w, next{} // it has stood in the queue, and does so again
@@ -218,7 +224,7 @@ func (a *acquisition) again(ctx context.Context) attempt {
 			return made
 		}
 		if a.wait.starved && a.wait.slow(took()) {
-			return attempt{err: errStarved}
+			return attempt{answer: short, err: errStarved}
 		}
 		if a.Done != nil {
 			a.letGo(ctx, false) // the question may need it
@@ -235,7 +241,6 @@ func (a *acquisition) again(ctx context.Context) attempt {
 // whose work an attempt would hold up for a second. On a slow machine all polls are slow,
 // so the limit doubles each time.
 func (w *wait) slow(took time.Duration) bool {
-	w.quick = max(w.quick, 25*time.Millisecond)
 	if took <= w.quick {
 		return false
 	}
