@@ -394,10 +394,10 @@ func (a *acquisition) makeSure(ctx context.Context) error {
 		if err == nil || time.Now().Before(end) && bound.Err() == nil && !waiting.Short(err) { // any other error the work will see for itself
 			return nil
 		}
-		if !told {
+		if !told && bound.Err() == nil {
 			n, failed := a.conn.Exec(bound, need())
 			if failed != nil { // and with its transaction the lock is gone
-				return fmt.Errorf("%w: %w", errStarved, failed)
+				return fmt.Errorf("%w: %w", errStarved, err)
 			}
 			told = n == 1
 		}
