@@ -219,6 +219,9 @@ func TestRecordFails(t *testing.T) {
 	}
 }
 
+// errFull is how a server refuses a connection.
+var errFull = recdriver.SQLError{Code: "53300", Message: "sorry, too many clients already"}
+
 // workPool is a pool for the work under a lease, on the same server, to which until
 // then there is no connection.
 func workPool(t *testing.T, d *recdriver.Driver, until time.Duration, refuse func(ctx context.Context) error) (*recdriver.Driver, *sql.DB) {
@@ -240,9 +243,8 @@ func workPool(t *testing.T, d *recdriver.Driver, until time.Duration, refuse fun
 // connection for its work lets go.
 func TestHolderWithoutAConnectionForItsWork(t *testing.T) {
 	t.Parallel()
-	full := recdriver.SQLError{Code: "53300", Message: "sorry, too many clients already"}
 	for name, refuse := range map[string]func(ctx context.Context) error{
-		"refused": func(context.Context) error { return full },
+		"refused": func(context.Context) error { return errFull },
 		"hangs":   func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -284,9 +286,8 @@ func TestHolderWithoutAConnectionForItsWork(t *testing.T) {
 
 func TestNoConnectionForTheWorkUntilTheContextEnds(t *testing.T) {
 	t.Parallel()
-	full := recdriver.SQLError{Code: "53300", Message: "sorry, too many clients already"}
 	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		_, pool := workPool(t, d, time.Hour, func(context.Context) error { return full })
+		_, pool := workPool(t, d, time.Hour, func(context.Context) error { return errFull })
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 10*time.Second, errShutdown)
 		defer cancel()
 		c, r := holdCall(db)
@@ -296,7 +297,7 @@ func TestNoConnectionForTheWorkUntilTheContextEnds(t *testing.T) {
 		if took := time.Since(begun); took != 10*time.Second || !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, errShutdown) {
 			t.Errorf("got %v after %v; want the end of the context after ten seconds", err, took)
 		}
-		if !errors.Is(err, full) || !errors.As(err, new(*advisorylock.WaitError)) || !strings.Contains(err.Error(), "no connection for the work") {
+		if !errors.Is(err, errFull) || !errors.As(err, new(*advisorylock.WaitError)) || !strings.Contains(err.Error(), "no connection for the work") {
 			t.Errorf("got %v; want a WaitError with the reason", err)
 		}
 		if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {

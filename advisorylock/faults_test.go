@@ -59,7 +59,7 @@ var driverFaults = map[string]func(f *faultyCall, ctx context.Context, c *recdri
 		return nil
 	},
 	"no connection": func(*faultyCall, context.Context, *recdriver.Call) error {
-		return recdriver.SQLError{Code: "53300", Message: "sorry, too many clients already"}
+		return errFull
 	},
 	"hangs until its context ends": func(f *faultyCall, ctx context.Context, _ *recdriver.Call) error {
 		select {

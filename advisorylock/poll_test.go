@@ -187,7 +187,7 @@ var refusals = map[string]struct {
 	step locktrace.Step
 	err  error
 }{
-	"connect": {recdriver.Connect, locktrace.Connect, recdriver.SQLError{Code: "53300", Message: "sorry, too many clients already"}},
+	"connect": {recdriver.Connect, locktrace.Connect, errFull},
 	"begin":   {recdriver.Begin, locktrace.Begin, recdriver.SQLError{Code: "08P01", Message: "query_wait_timeout"}},
 	"lock":    {recdriver.Exec, locktrace.Lock, recdriver.SQLError{Code: "57P03", Message: "the database system is shutting down"}},
 }

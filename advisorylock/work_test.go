@@ -8,6 +8,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,8 +23,7 @@ import (
 func TestSlowPollIsNotFollowedByAnAttempt(t *testing.T) {
 	t.Parallel()
 	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		full := recdriver.SQLError{Code: "53300", Message: "sorry, too many clients already"}
-		_, pool := workPool(t, d, 1500*time.Millisecond, func(context.Context) error { return full })
+		_, pool := workPool(t, d, 1500*time.Millisecond, func(context.Context) error { return errFull })
 		var sent strings.Builder
 		d.OnCall(func(_ context.Context, c *recdriver.Call) error {
 			switch {
@@ -96,51 +96,44 @@ func TestConnectionForTheWorkInTheLastMoment(t *testing.T) {
 // The lock may be gone before its work begins.
 func TestLockThatEndsBeforeTheWork(t *testing.T) {
 	t.Parallel()
-	full := recdriver.SQLError{Code: "53300", Message: "sorry, too many clients already"}
-	isTake := func(c *recdriver.Call) bool { return strings.Contains(c.Query, "pg_is_in_recovery") }
+	// second holds the lock, which the first transaction may not keep.
+	second := func(t *testing.T, d *recdriver.Driver, c bridge.Call) {
+		t.Helper()
+		if err := bridge.Hold(t.Context(), c, noFn); err != nil {
+			t.Error(err)
+		}
+		if got := strings.Count(d.String(), "begin"); got != 2 {
+			t.Errorf("got %d transactions; want 2", got)
+		}
+	}
 
 	t.Run("with the statement that tells the waiters", func(t *testing.T) {
 		bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-			_, pool := workPool(t, d, 5*time.Millisecond, func(context.Context) error { return full })
+			_, pool := workPool(t, d, 5*time.Millisecond, func(context.Context) error { return errFull })
 			d.OnCall(recdriver.FailOn(recdriver.Exec, "CASE WHEN pg_catalog.pg_try_advisory_xact_lock(", 1, recdriver.SQLError{Code: "53200", Message: "out of shared memory"}))
 			c, _ := holdCall(db)
 			c.Work = pool
-			if err := bridge.Hold(t.Context(), c, noFn); err != nil {
-				t.Error(err)
-			}
-			if got := strings.Count(d.String(), "begin"); got != 2 {
-				t.Errorf("got %d transactions; want 2", got)
-			}
+			second(t, d, c)
 		})
 	})
 	t.Run("while it makes sure", func(t *testing.T) {
 		bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 			work, pool := workPool(t, d, 0, nil)
-			slow := true // the first time
-			delay := func(d time.Duration) {
-				if slow {
-					time.Sleep(d)
-				}
-			}
+			lateGrant := sync.OnceFunc(func() { time.Sleep(700 * time.Millisecond) })
+			slowWork := sync.OnceFunc(func() { time.Sleep(250 * time.Millisecond) })
 			d.OnCall(func(_ context.Context, c *recdriver.Call) error {
-				if isTake(c) {
-					delay(700 * time.Millisecond)
+				if strings.Contains(c.Query, "pg_is_in_recovery") {
+					lateGrant()
 				}
 				return nil
 			})
 			work.OnCall(func(context.Context, *recdriver.Call) error {
-				delay(250 * time.Millisecond)
-				slow = false
+				slowWork()
 				return nil
 			})
 			c, _ := holdCall(db)
 			c.Work, c.TTL = pool, time.Second
-			if err := bridge.Hold(t.Context(), c, noFn); err != nil {
-				t.Error(err)
-			}
-			if got := strings.Count(d.String(), "begin"); got != 2 {
-				t.Errorf("got %d transactions; want 2", got)
-			}
+			second(t, d, c)
 		})
 	})
 	t.Run("during a hook", func(t *testing.T) {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,6 +12,7 @@ import (
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/health"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/server"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/signals"
+	"github.com/bootlock/bootlock/internal/waiting"
 )
 
 type waiter struct {
@@ -159,6 +159,6 @@ func (w *waiter) ask(ctx context.Context, s *server.Server, p *progress) error {
 		}
 		// A tenth of the wait so far: nobody waits for much longer than needed.
 		wait := min(max(time.Since(p.begun)/10, 20*time.Millisecond), time.Second)
-		pause(ctx, wait/2+rand.N(wait/2)) //nolint:gosec // not a secret
+		waiting.Pause(ctx, wait)
 	}
 }

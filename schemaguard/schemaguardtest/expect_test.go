@@ -154,9 +154,9 @@ func (m *mockCase) run(t *testing.T, guard schemaguard.Guard, schema string, sce
 	}
 }
 
-// What is expected is exactly what Ensure sends, in every mode and for every
-// matcher: Ensure is content with the answers, and nothing is left over. The orders are
-// those of the table in the docs, as far as that goes.
+// ExpectGuard expects exactly what Ensure sends, in every mode and for every matcher:
+// Ensure accepts the answers, and no expectation is left over. The orders are those of
+// the table in the docs, as far as that goes.
 func TestExpectGuard(t *testing.T) {
 	t.Parallel()
 	const (

@@ -10,9 +10,9 @@ import (
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/dsn"
 )
 
-// Who holds the lock is asked on another connection, which is given up once the lock is
-// there. When the server closed that one, the lock was taken for lost, and COMMAND was
-// ended.
+// A waiter looks for the holder on another connection, which it gives up once it has the
+// lock. When the server closed that connection, bootlock took the lock for lost and ended
+// COMMAND.
 func TestGivenUpIsNotWatched(t *testing.T) {
 	config, err := dsn.Parse("postgres://user@127.0.0.1:1/db")
 	if err != nil {
