@@ -26,37 +26,46 @@ type Session = locktrace.Session
 // beyond CONNECT; what the role may not see of other sessions stays zero, and so does
 // what is there of a prepared transaction.
 //
-// A waiter has a session only while it stands in the server's queue: not while it
-// waits inside its process, nor between two bursts or polls.
+// A waiter has a session only while it stands in the server's queue or polls: not while
+// it waits inside its process, nor between two bursts or polls.
 func Sessions(ctx context.Context, db *sql.DB, key Key) ([]Session, error) {
 	checkArgs("Sessions", ctx, db)
-	atKey, _, err := look(ctx, db, key)
+	found, err := look(ctx, db, key)
 	if err != nil {
 		return nil, fmt.Errorf("advisorylock.Sessions %v: %w", key, err)
 	}
-	return atKey, nil
+	return append(found[has], found[waits]...), nil
 }
 
-// look queries on a connection of its own. It returns the sessions at the key, and
-// those at the gate of its leases at the same moment.
+// role is what a session is to a lock.
+type role int
+
+const (
+	has   role = iota // it has the lock for more than a poll
+	waits             // it stands in the server's queue, or polls
+	gated             // it has a transaction that a lease has fenced
+)
+
+// look queries on a connection of its own. It returns the sessions at the key and at the
+// gate of its leases, as of one moment.
 //
 // pgx prepares every query, by default under a name made from its text, and
 // behind PgBouncer in transaction mode that fails in two ways: the statement is
 // prepared on one server connection and executed on another, or its name exists
 // there already, from another client. Hence the transaction, which stays on one
 // server connection, and a text that is never the same twice.
-func look(ctx context.Context, db *sql.DB, key Key) (atKey, atGate []Session, err error) {
+func look(ctx context.Context, db *sql.DB, key Key) (map[role][]Session, error) {
 	conn, err := bounded.Open(ctx, db)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer conn.Release(ctx) //nolint:errcheck // nothing was changed
 	// Read-only, since on a standby lib/pq cannot begin anything else.
 	if err := conn.Begin(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted, ReadOnly: true}); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	defer conn.Rollback(ctx)             //nolint:errcheck // nothing was changed
-	found := make(map[bool][]Session, 2) // not the results: a call that is abandoned may go on
+	defer conn.Rollback(ctx)      //nolint:errcheck // nothing was changed
+	found := map[role][]Session{} // not the result: a call that is abandoned may go on
 	err = conn.Query(ctx, sessionsSQL(key, Key(fence.New(int64(key), 0, rand.Uint32).Gate())), func(rows *sql.Rows) error {
 		var s Session
 		var since float64
@@ -71,13 +80,30 @@ func look(ctx context.Context, db *sql.DB, key Key) (atKey, atGate []Session, er
 		if since > 0 {
 			s.Since = time.UnixMicro(int64(since * 1e6))
 		}
-		found[isKey] = append(found[isKey], s)
+		as := gated
+		if isKey {
+			as = roleOf(&s)
+		}
+		found[as] = append(found[as], s)
 		return err
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return found[true], found[false], nil
+	return found, nil
+}
+
+// roleOf tells a session that has the lock from one that waits, and says in s.Granted
+// that a poll waits as well. pg_locks and pg_stat_activity are not read at the same
+// instant: the first may show a lock whose transaction is over in the second.
+func roleOf(s *Session) role {
+	if (s.State == "active" || s.State == "idle") && strings.Contains(s.Query, "pg_catalog.pg_try_advisory_xact_lock") {
+		s.Granted = false
+	}
+	if s.Granted {
+		return has
+	}
+	return waits
 }
 
 // looks are those under way: the callers of one key in the process share one.
@@ -122,34 +148,25 @@ func lookUp(ctx context.Context, db *sql.DB, key Key) ([]Session, error) {
 		delete(looks.of, at)
 		close(l.done)
 	}()
-	atKey, atGate, err := look(ctx, db, key)
-	l.holders, l.err = holders(atKey, atGate), err
+	found, err := look(ctx, db, key)
+	l.holders, l.err = holders(found), err
 	return l.holders, l.err
 }
 
-// holders returns the sessions that have the lock for more than a poll, or if there
-// are none, those in the gate.
-func holders(atKey, atGate []Session) []Session {
-	inGate := slices.DeleteFunc(slices.Clone(atGate), func(s Session) bool { return !s.Granted })
-	has := slices.DeleteFunc(slices.Clone(atKey), func(s Session) bool { return !s.Granted || tries(s, len(inGate) > 0) })
-	if len(has) > 0 {
-		return has
+// holders returns the sessions that have the lock, or if there are none, those with a
+// fenced transaction. While there are some, a session that tried to take a lease, and has
+// sent nothing since but the end of that, waits for them.
+func holders(found map[role][]Session) []Session {
+	if len(found[gated]) == 0 {
+		return found[has]
 	}
-	return inGate
-}
-
-// tries reports whether s has the lock only for the moment of a poll. While a transaction
-// is in the gate, a session that tried to take a lease, and has sent nothing since, waits
-// for that transaction.
-//
-// pg_locks and pg_stat_activity are not read at the same instant: the first may show a
-// lock whose transaction is over in the second.
-func tries(s Session, gated bool) bool {
-	switch s.State {
-	case "active", "idle":
-		return strings.Contains(s.Query, "pg_catalog.pg_try_advisory_xact_lock") || gated && s.State == "idle"
+	sure := slices.DeleteFunc(found[has], func(s Session) bool {
+		return s.State == "idle" || strings.Contains(s.Query, "pg_catalog.pg_lock_status")
+	})
+	if len(sure) == 0 {
+		return found[gated]
 	}
-	return gated && strings.Contains(s.Query, "pg_catalog.pg_lock_status")
+	return sure
 }
 
 // client is what pg_stat_activity says of one: over a Unix socket its port is -1.
@@ -184,6 +201,6 @@ func sessionsSQL(key, gate Key) string {
  FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
  WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.objsubid OPERATOR(pg_catalog.=) 1 AND (%s)
  AND l.database OPERATOR(pg_catalog.=) (SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
- ORDER BY l.granted DESC, a.xact_start, l.pid`,
+ ORDER BY a.xact_start, l.pid`,
 		rand.Uint32(), uint32(uint64(key)>>32), strings.Join(is, " OR ")), "\n ", " ") //nolint:gosec // the upper half of the bits
 }

@@ -148,7 +148,7 @@ func (w *wait) refused(ctx context.Context, r *waiting.Report, err error, took f
 // lock takes the lock, in the transaction that is open if that does it.
 func (a *acquisition) lock(ctx context.Context) error {
 	took := a.report.Since()
-	made := a.first(ctx)
+	made := a.heard(ctx, a.first)
 	for {
 		made.took, made.waited = took(), a.report.Waited()
 		if ctx.Err() != nil && (made.err != nil || made.answer != granted && !made.over) {
@@ -212,7 +212,7 @@ func (a *acquisition) first(ctx context.Context) attempt {
 	if a.try || a.wait.polls || made.err != nil || made.answer != taken {
 		return made
 	}
-	return a.heard(ctx, a.queue)
+	return a.queue(ctx)
 }
 
 // again makes one more attempt.

@@ -16,11 +16,11 @@ type Session struct {
 	PID         int       `json:"pid"`         // of the server process; behind a pooler, of the pooled one
 	Application string    `json:"application"` // application_name
 	User        string    `json:"user"`
-	Client      string    `json:"client"` // address and port; "local" for a Unix socket
-	State       string    `json:"state"`  // such as "idle in transaction"
-	Since       time.Time `json:"since"`  // start of its transaction, which takes the lock first
-	Query       string    `json:"query"`  // the last or current statement
-	Granted     bool      `json:"granted"`
+	Client      string    `json:"client"`  // address and port; "local" for a Unix socket
+	State       string    `json:"state"`   // such as "idle in transaction"
+	Since       time.Time `json:"since"`   // start of its transaction, which takes the lock first
+	Query       string    `json:"query"`   // the last or current statement
+	Granted     bool      `json:"granted"` // it has the lock, and not only for the moment of a poll
 
 	// BlockedBy lists the PIDs of the sessions that a session with the lock itself
 	// waits for, such as "4711, 4712"; 0 is a prepared transaction. The session of a
