@@ -81,8 +81,8 @@ func (l *lease) beat(sent time.Time) error {
 
 	stop := l.stop
 	var cancelled <-chan struct{}
-	pending := &bounded.Pending{} // its channel is nil: none under way
-	for stop != nil || pending.C != nil {
+	var pending <-chan error // of the heartbeat under way; nil if none is
+	for stop != nil || pending != nil {
 		select {
 		case <-stop:
 			stop = nil // but wait, in bounds, for what is under way
@@ -95,8 +95,8 @@ func (l *lease) beat(sent time.Time) error {
 		case <-next.C:
 			sent = time.Now()
 			pending = l.conn.Start(l.query)
-		case err := <-pending.C:
-			pending = &bounded.Pending{}
+		case err := <-pending:
+			pending = nil
 			if stop != nil && mayPass(err) {
 				next.Reset(beatAgain)
 				continue
@@ -112,17 +112,11 @@ func (l *lease) beat(sent time.Time) error {
 			}
 		case <-deadline.C:
 			l.onLost()
-			l.abandon(pending)
+			l.conn.Abandon(pending)
 			return errQuiet
 		}
 	}
 	return nil
-}
-
-func (l *lease) abandon(p *bounded.Pending) {
-	if p.C != nil {
-		l.conn.Abandon(p)
-	}
 }
 
 // mayPass reports whether a heartbeat failed with an error that need not have ended the

@@ -160,16 +160,18 @@ func (c *Conn) do(ctx context.Context, call func() error) error {
 	done := start(call)
 	err := await(ctx, done)
 	if errors.Is(err, ErrNoReturn) {
-		c.Abandon(&Pending{done})
+		c.Abandon(done)
 	}
 	return err
 }
 
 // Abandon gives the connection up because of a statement that has not come
-// back. What is asked of it from now on fails with ErrNoReturn at once.
-func (c *Conn) Abandon(p *Pending) {
-	c.state, c.under = stuck, p.C
-	c.kill()
+// back, unless it is nil. What is asked of it from now on fails with ErrNoReturn at once.
+func (c *Conn) Abandon(under <-chan error) {
+	if under != nil {
+		c.state, c.under = stuck, under
+		c.kill()
+	}
 }
 
 // Distrust keeps the connection from going back to the pool.
@@ -254,18 +256,16 @@ func Exec(ctx context.Context, db *sql.DB, query string) (rows int64, err error)
 	return conn.Exec(ctx, query)
 }
 
-// Start begins a literal statement in the transaction without waiting for it. It
-// ends by itself when the transaction is killed, if the driver heeds that.
-func (c *Conn) Start(query string) *Pending {
+// Start begins a literal statement in the transaction without waiting for it. Its error
+// comes through the channel, once. It ends by itself when the transaction is killed, if
+// the driver heeds that.
+func (c *Conn) Start(query string) <-chan error {
 	tx, ctx := c.tx, c.ctx
-	return &Pending{start(func() error {
+	return start(func() error {
 		_, err := tx.ExecContext(ctx, query)
 		return err
-	})}
+	})
 }
-
-// Pending is a statement under way. Its error comes through C, once.
-type Pending struct{ C <-chan error }
 
 // Query runs a literal query and calls each for every row. It does not stop
 // early, and each must not keep rows.
