@@ -1,7 +1,7 @@
 // Command bench measures how fleets of processes start, and what a lock costs,
-// with bootlock, with locks written by hand and with goose's lockers. In each row
-// of a table the contestants take turns in the same run, so that whatever else
-// the machine does slows all of them alike: look at the ratios.
+// with bootlock and with locks written by hand. In each row of a table the
+// contestants take turns in the same run, so that whatever else the machine does
+// slows all of them alike: look at the ratios.
 //
 //	go run ./bench                                       # everything, as Markdown: an hour
 //	go run ./bench -only 'fleets: direct, 32' -rounds 9  # some rows
@@ -25,7 +25,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.only, "only", "", "measure the rows whose `regexp` matches \"table: row\"")
 	flag.IntVar(&o.rounds, "rounds", 5, "how often each contestant has its turn; long rows have 3 at most")
-	flag.DurationVar(&o.long, "for", 10*time.Second, "how long a turn lasts in the tables mutex, handoff and waiting")
+	flag.DurationVar(&o.long, "for", 10*time.Second, "how long a turn lasts in the tables mutex, and waiters wait in waiting")
 	flag.StringVar(&o.driver, "driver", "pgx", "pgx or postgres (lib/pq), where a table does not compare them")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -64,8 +64,8 @@ func run(ctx context.Context, out io.Writer, o options) error {
 
 func tables(l *lab, long time.Duration) []table {
 	return []table{
-		fleets(l), starts(l), services(l), goose(l),
+		fleets(l), starts(l), services(l),
 		mutexOfTransactions(l, long), mutexOfLeases(l, long),
-		handoff(l, long), waiting(l, long), cost(l),
+		waiting(l, long), cost(l),
 	}
 }
