@@ -30,8 +30,8 @@ const prefix = "bootlock race: "
 const grace = 3 * time.Second
 
 // work does jobs until there are no more. A worker lives for many rounds, since it is
-// the starts that are to collide and not the loading of the programs. It ends with a
-// job that does not come back.
+// the starts that are to collide and not the loading of the programs. A job that does
+// not come back is left alone: it ends when its database is dropped.
 func work(in io.Reader, out io.Writer) error {
 	orders := json.NewDecoder(bufio.NewReader(in))
 	for {
@@ -41,16 +41,18 @@ func work(in io.Reader, out io.Writer) error {
 		} else if err != nil {
 			return err
 		}
-		r := o.run()
-		line, err := json.Marshal(r)
+		line, err := json.Marshal(o.run())
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintf(out, "%s%s\n", prefix, line); err != nil || r.Hung {
+		if _, err := fmt.Fprintf(out, "%s%s\n", prefix, line); err != nil {
 			return err
 		}
 	}
 }
+
+// hangs is the error of a job that does not come back.
+const hangs = "hangs: did not return, nor look at its context"
 
 func (o order) run() result {
 	done := make(chan result, 1)
@@ -64,7 +66,7 @@ func (o order) run() result {
 	case r := <-done:
 		return r
 	case <-time.After(time.Until(o.At) + o.Timeout + grace):
-		return result{Took: time.Since(o.At), Hung: true, Err: "hangs: did not return, nor look at its context"}
+		return result{Took: time.Since(o.At), Err: hangs}
 	}
 }
 
@@ -102,7 +104,7 @@ func startWorker() (*worker, error) {
 }
 
 // do gives n workers the same job, to begin at the same moment, and waits for all of
-// them. A worker that hangs is replaced.
+// them.
 func (f fleet) do(n int, j job, timeout time.Duration) ([]result, error) {
 	// Far enough away for all of them to have read it by then.
 	at := time.Now().Add(50*time.Millisecond + time.Duration(n)*2*time.Millisecond)
@@ -119,12 +121,6 @@ func (f fleet) do(n int, j job, timeout time.Duration) ([]result, error) {
 	for i, w := range f[:n] {
 		if err := w.read(&results[i]); err != nil {
 			return nil, err
-		}
-		if results[i].Hung {
-			_ = w.cmd.Wait()
-			if f[i], err = startWorker(); err != nil {
-				return nil, err
-			}
 		}
 	}
 	return results, nil

@@ -81,6 +81,8 @@ func (p plan) round(ctx context.Context, server *pgtest.Server, f fleet, i int, 
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, timeout) // jobs that hang may keep their locks
+	defer cancel()
 	broken, err := t.broken(ctx, dsn)
 	if err != nil {
 		return err

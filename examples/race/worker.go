@@ -21,7 +21,6 @@ type result struct {
 	Err     string        `json:",omitempty"`
 	Code    string        `json:",omitempty"` // SQLSTATE
 	Missing int           `json:",omitempty"`
-	Hung    bool          `json:",omitempty"` // it did not even look at its context
 }
 
 // do starts like one of many processes that began at the given time.
