@@ -13,10 +13,13 @@ import (
 	"time"
 )
 
+// order is a job for a worker.
 type order struct {
-	job
-	At      time.Time // when all begin
+	Library int
+	Mode    mode
+	DSN     string
 	Timeout time.Duration
+	At      time.Time // when all begin
 }
 
 // envWorker makes a process of this program a worker.
@@ -60,7 +63,7 @@ func (o order) run() result {
 		time.Sleep(time.Until(o.At)) // the barrier
 		ctx, cancel := context.WithDeadline(context.Background(), o.At.Add(o.Timeout))
 		defer cancel()
-		done <- o.do(ctx, o.At)
+		done <- o.do(ctx)
 	}()
 	select {
 	case r := <-done:
@@ -105,10 +108,10 @@ func startWorker() (*worker, error) {
 
 // do gives n workers the same job, to begin at the same moment, and waits for all of
 // them.
-func (f fleet) do(n int, j job, timeout time.Duration) ([]result, error) {
+func (f fleet) do(n int, o order) ([]result, error) {
 	// Far enough away for all of them to have read it by then.
-	at := time.Now().Add(50*time.Millisecond + time.Duration(n)*2*time.Millisecond)
-	line, err := json.Marshal(order{j, at, timeout})
+	o.At = time.Now().Add(50*time.Millisecond + time.Duration(n)*2*time.Millisecond)
+	line, err := json.Marshal(o)
 	if err != nil {
 		return nil, err
 	}

@@ -174,7 +174,7 @@ func TestHungJob(t *testing.T) {
 		if want == hangs {
 			timeout = 100 * time.Millisecond
 		}
-		results, err := f.do(1, job{Library: 0, Mode: readme, DSN: dsn}, timeout)
+		results, err := f.do(1, order{Library: 0, Mode: readme, DSN: dsn, Timeout: timeout})
 		if err != nil || results[0].Err != want {
 			t.Errorf("got %+v, %v; want the error %q", results, err, want)
 		}
