@@ -44,16 +44,12 @@ type point struct {
 func points(ops []history.Op) []point {
 	var all []point
 	for i, op := range ops {
-		all = append(all, point{op.Call, i, true}, point{op.Return, i, false})
+		all = append(all, point{op.Call, i, true})
 	}
-	slices.SortStableFunc(all, func(a, b point) int {
-		if c := cmp.Compare(a.at, b.at); c != 0 || a.begins == b.begins {
-			return c
-		} else if a.begins {
-			return -1
-		}
-		return 1
-	})
+	for i, op := range ops {
+		all = append(all, point{op.Return, i, false})
+	}
+	slices.SortStableFunc(all, func(a, b point) int { return cmp.Compare(a.at, b.at) })
 	return all
 }
 
