@@ -23,7 +23,6 @@ var schemaPromises = []promise{
 	{"Ensure: the order, and nothing prepared", ensureOrder},
 	{"Ensure: nobody loses the race", ensureRace},
 	{"Ensure: nor beside unguarded processes", ensureMixed},
-	{"Ensure: GRANT and extensions in Bootstrap", ensureBootstrap},
 	{"Ensure: a commit without an answer", commitUnanswered},
 	{"Ensure: names as they are", ensureNames},
 	{"Ensure: a role without rights", weakRole},
@@ -118,46 +117,18 @@ func warmed(t *testing.T, tg Target, n int) []*sql.DB {
 func ensureMixed(t *testing.T, tg Target) {
 	ctx := tg.ctx(t)
 	db, admin := tg.open(t), tg.admin(t)
-	old, err := admin.BeginTx(ctx, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer old.Rollback() //nolint:errcheck // after the commit it does nothing
-	if _, err := old.ExecContext(ctx, "CREATE SCHEMA IF NOT EXISTS mixed"); err != nil {
-		t.Fatal(err)
-	}
+	old := sqltest.Begin(t, admin)
+	sqltest.Exec(t, old, "CREATE SCHEMA IF NOT EXISTS mixed")
 	var r locktrace.Recorder
-	ensured := make(chan error, 1)
-	go func() { ensured <- schemaguard.Guard{Trace: r.Trace()}.Ensure(ctx, db, "mixed", nil) }()
+	ensured := await.Go(func() error { return schemaguard.Guard{Trace: r.Trace()}.Ensure(ctx, db, "mixed", nil) })
 	await.True(t, "the guarded process has found no schema and waits for the other", func() bool {
 		return sqltest.Ask[int](t, admin, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%SCHEMA%mixed%' AND pid <> pg_backend_pid()") == 1
 	})
-	if err := old.Commit(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-ensured; err != nil {
+	sqltest.Commit(t, old)
+	if err := await.Value(t, ensured); err != nil {
 		t.Errorf("got %v; want the clash tried again", err)
 	}
 	wantOrder(t, &r, "connect > begin > lock > create schema! > rollback > release > connect > begin > lock > create schema > commit > release")
-}
-
-// ensureBootstrap: 67 of 320 concurrent GRANTs fail with XX000, tuple
-// concurrently updated; and CREATE EXTENSION IF NOT EXISTS, CREATE TYPE and
-// CREATE OR REPLACE FUNCTION race like CREATE SCHEMA.
-func ensureBootstrap(t *testing.T, tg Target) {
-	ctx := tg.ctx(t)
-	const n = 6
-	dbs := warmed(t, tg, n)
-	guard := schemaguard.Guard{Bootstrap: func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `GRANT USAGE ON SCHEMA boot TO PUBLIC;
-			CREATE TABLE IF NOT EXISTS boot.migrations (version int PRIMARY KEY);
-			CREATE OR REPLACE FUNCTION boot.f() RETURNS int LANGUAGE sql AS 'SELECT 1'`)
-		return err
-	}}
-	for range 3 {
-		noErrors(t, together(n, func(i int) error { return guard.Ensure(ctx, dbs[i], "boot", nil) }))
-	}
-	sqltest.Exec(t, dbs[0], "INSERT INTO boot.migrations VALUES (1)")
 }
 
 // commitUnanswered: what the server has made of a commit whose answer is lost, nobody
