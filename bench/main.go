@@ -1,7 +1,7 @@
 // Command bench measures how fleets of processes start, and what a lock costs,
-// with bootlock, with locks written by hand and with goose's lockers. In each row
-// of a table the contestants take turns in the same run, so that whatever else
-// the machine does slows all of them alike: look at the ratios.
+// with bootlock and with locks written by hand. In each row of a table the
+// contestants take turns in the same run, so that whatever else the machine does
+// slows all of them alike: look at the ratios.
 //
 //	go run ./bench                                       # everything, as Markdown: an hour
 //	go run ./bench -only 'fleets: direct, 32' -rounds 9  # some rows
@@ -14,7 +14,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"regexp"
@@ -22,40 +21,32 @@ import (
 )
 
 func main() {
-	var o options
-	flag.StringVar(&o.only, "only", "", "measure the rows whose `regexp` matches \"table: row\"")
-	flag.IntVar(&o.rounds, "rounds", 5, "how often each contestant has its turn; long rows have 3 at most")
-	flag.DurationVar(&o.long, "for", 10*time.Second, "how long a turn lasts in the tables mutex, handoff and waiting")
-	flag.StringVar(&o.driver, "driver", "pgx", "pgx or postgres (lib/pq), where a table does not compare them")
+	only := flag.String("only", "", "measure the rows whose `regexp` matches \"table: row\"")
+	rounds := flag.Int("rounds", 5, "how often each contestant has its turn; long rows have 3 at most")
+	long := flag.Duration("for", 10*time.Second, "how long a turn lasts in the tables mutex, and waiters wait in waiting")
+	driver := flag.String("driver", "pgx", "pgx or postgres (lib/pq), where a table does not compare them")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
-	if err := run(ctx, os.Stdout, o); err != nil {
+	if err := run(ctx, *only, *rounds, *long, *driver); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-type options struct {
-	only   string
-	rounds int
-	long   time.Duration
-	driver string
-}
-
-func run(ctx context.Context, out io.Writer, o options) error {
-	only, err := regexp.Compile(o.only)
+func run(ctx context.Context, only string, rounds int, long time.Duration, driver string) error {
+	matches, err := regexp.Compile(only)
 	if err != nil {
 		return err
 	}
-	l, err := openLab(ctx, o.driver)
+	l, err := openLab(ctx, driver)
 	if err != nil {
 		return err
 	}
 	defer l.close()
-	fmt.Fprintf(out, "%s\n", l.about())
-	for _, t := range tables(l, o.long) {
-		if err := t.measure(ctx, out, only, o.rounds); err != nil {
+	fmt.Println(l.about())
+	for _, t := range tables(l, long) {
+		if err := t.measure(ctx, os.Stdout, matches, rounds); err != nil {
 			return err
 		}
 	}
@@ -64,8 +55,8 @@ func run(ctx context.Context, out io.Writer, o options) error {
 
 func tables(l *lab, long time.Duration) []table {
 	return []table{
-		fleets(l), starts(l), services(l), goose(l),
+		fleets(l), starts(l), services(l),
 		mutexOfTransactions(l, long), mutexOfLeases(l, long),
-		handoff(l, long), waiting(l, long), cost(l),
+		waiting(l, long), cost(l),
 	}
 }

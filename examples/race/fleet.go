@@ -13,10 +13,13 @@ import (
 	"time"
 )
 
+// order is a job for a worker.
 type order struct {
-	job
-	At      time.Time // when all begin
+	Library int
+	Mode    mode
+	DSN     string
 	Timeout time.Duration
+	At      time.Time // when all begin
 }
 
 // envWorker makes a process of this program a worker.
@@ -30,8 +33,8 @@ const prefix = "bootlock race: "
 const grace = 3 * time.Second
 
 // work does jobs until there are no more. A worker lives for many rounds, since it is
-// the starts that are to collide and not the loading of the programs. It ends with a
-// job that does not come back.
+// the starts that are to collide and not the loading of the programs. A job that does
+// not come back is left alone: it ends when its database is dropped.
 func work(in io.Reader, out io.Writer) error {
 	orders := json.NewDecoder(bufio.NewReader(in))
 	for {
@@ -41,16 +44,18 @@ func work(in io.Reader, out io.Writer) error {
 		} else if err != nil {
 			return err
 		}
-		r := o.run()
-		line, err := json.Marshal(r)
+		line, err := json.Marshal(o.run())
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintf(out, "%s%s\n", prefix, line); err != nil || r.Hung {
+		if _, err := fmt.Fprintf(out, "%s%s\n", prefix, line); err != nil {
 			return err
 		}
 	}
 }
+
+// hangs is the error of a job that does not come back.
+const hangs = "hangs: did not return, nor look at its context"
 
 func (o order) run() result {
 	done := make(chan result, 1)
@@ -58,13 +63,13 @@ func (o order) run() result {
 		time.Sleep(time.Until(o.At)) // the barrier
 		ctx, cancel := context.WithDeadline(context.Background(), o.At.Add(o.Timeout))
 		defer cancel()
-		done <- o.do(ctx, o.At)
+		done <- o.do(ctx)
 	}()
 	select {
 	case r := <-done:
 		return r
 	case <-time.After(time.Until(o.At) + o.Timeout + grace):
-		return result{Took: time.Since(o.At), Hung: true, Err: "hangs: did not return, nor look at its context"}
+		return result{Took: time.Since(o.At), Err: hangs}
 	}
 }
 
@@ -102,11 +107,11 @@ func startWorker() (*worker, error) {
 }
 
 // do gives n workers the same job, to begin at the same moment, and waits for all of
-// them. A worker that hangs is replaced.
-func (f fleet) do(n int, j job, timeout time.Duration) ([]result, error) {
+// them.
+func (f fleet) do(n int, o order) ([]result, error) {
 	// Far enough away for all of them to have read it by then.
-	at := time.Now().Add(50*time.Millisecond + time.Duration(n)*2*time.Millisecond)
-	line, err := json.Marshal(order{j, at, timeout})
+	o.At = time.Now().Add(50*time.Millisecond + time.Duration(n)*2*time.Millisecond)
+	line, err := json.Marshal(o)
 	if err != nil {
 		return nil, err
 	}
@@ -119,12 +124,6 @@ func (f fleet) do(n int, j job, timeout time.Duration) ([]result, error) {
 	for i, w := range f[:n] {
 		if err := w.read(&results[i]); err != nil {
 			return nil, err
-		}
-		if results[i].Hung {
-			_ = w.cmd.Wait()
-			if f[i], err = startWorker(); err != nil {
-				return nil, err
-			}
 		}
 	}
 	return results, nil

@@ -77,10 +77,12 @@ func (p plan) round(ctx context.Context, server *pgtest.Server, f fleet, i int, 
 	if timeout == 0 {
 		timeout = time.Minute
 	}
-	results, err := f.do(t.n, job{Library: i, Mode: t.mode, DSN: dsn}, timeout)
+	results, err := f.do(t.n, order{Library: i, Mode: t.mode, DSN: dsn, Timeout: timeout})
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, timeout) // jobs that hang may keep their locks
+	defer cancel()
 	broken, err := t.broken(ctx, dsn)
 	if err != nil {
 		return err

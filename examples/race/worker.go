@@ -10,37 +10,28 @@ import (
 	_ "github.com/lib/pq"
 )
 
-type job struct {
-	Library int
-	Mode    mode
-	DSN     string
-}
-
 type result struct {
 	Took    time.Duration // from the common start
 	Err     string        `json:",omitempty"`
 	Code    string        `json:",omitempty"` // SQLSTATE
 	Missing int           `json:",omitempty"`
-	Hung    bool          `json:",omitempty"` // it did not even look at its context
 }
 
-// do starts like one of many processes that began at the given time.
-func (j job) do(ctx context.Context, at time.Time) result {
-	l := libraries[j.Library]
-	p, err := l.open(ctx, j.DSN)
+// do starts like one of many processes.
+func (o order) do(ctx context.Context) result {
+	l := libraries[o.Library]
+	p, err := l.open(ctx, o.DSN)
 	if err != nil {
-		return failed(at, err)
+		return failed(o.At, err)
 	}
 	defer p.close()
-	if err := j.Mode.start(ctx, p); err != nil {
-		return failed(at, err)
+	if err := o.Mode.start(ctx, p); err != nil {
+		return failed(o.At, err)
 	}
-	r := result{Took: time.Since(at)}
-	missing, err := l.missing(ctx, p.db)
-	if err != nil {
-		return failed(at, fmt.Errorf("looking what is missing: %w", err))
+	r := result{Took: time.Since(o.At)}
+	if r.Missing, err = l.missing(ctx, p.db); err != nil {
+		return failed(o.At, fmt.Errorf("looking what is missing: %w", err))
 	}
-	r.Missing = missing
 	return r
 }
 

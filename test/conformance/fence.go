@@ -41,9 +41,9 @@ type lost struct {
 func lose(t *testing.T, tg Target, before func(ctx context.Context, tx *sql.Tx) error) lost {
 	t.Helper()
 	db, admin, key := tg.open(t), tg.admin(t), keyOf(t)
-	begun, done, returned := make(chan lost, 1), make(chan struct{}), make(chan error, 1)
-	go func() {
-		returned <- advisorylock.Hold(tg.ctx(t), db, key, func(ctx context.Context) error {
+	begun, done := make(chan lost, 1), make(chan struct{})
+	returned := await.Go(func() error {
+		return advisorylock.Hold(tg.ctx(t), db, key, func(ctx context.Context) error {
 			// At a higher level it would keep a snapshot.
 			tx, err := db.BeginTx(context.WithoutCancel(ctx), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 			if err == nil {
@@ -57,7 +57,7 @@ func lose(t *testing.T, tg Target, before func(ctx context.Context, tx *sql.Tx) 
 			<-done
 			return nil
 		})
-	}()
+	})
 	old := await.Value(t, begun)
 	locktest.Terminate(t, admin, key)
 	old.end = func() {

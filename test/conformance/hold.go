@@ -20,7 +20,6 @@ var holdPromises = []promise{
 	{"a lost lease ends the callback's context", holdLost},
 	{"CREATE INDEX CONCURRENTLY under Hold, with waiters", indexConcurrently},
 	{"a holder keeps no snapshot", noSnapshot},
-	{"a callback always finds a connection", poolProgress},
 	{"Sessions shows who holds and who waits", sessionsShown},
 	{"a Name of any text", anyName},
 }
@@ -138,36 +137,6 @@ func noSnapshot(t *testing.T, tg Target) {
 	})
 	if err != nil {
 		t.Fatal(err)
-	}
-}
-
-// poolProgress: N goroutines that wait for a lock on a pool of N have every
-// connection, and the holder's callback, which needs one, waits for ever.
-func poolProgress(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	const callers = 30
-	db := tg.open(t)
-	db.SetMaxOpenConns(3)
-	for _, keys := range []int{1, 3, callers} {
-		var inside [callers]crowd
-		noErrors(t, together(callers, func(i int) error {
-			own := i % keys
-			use := func(ctx context.Context) error {
-				inside[own].enter()
-				defer inside[own].leave()
-				_, err := db.ExecContext(ctx, "SELECT 1")
-				return err
-			}
-			if i%2 == 0 {
-				return advisorylock.Hold(ctx, db, key+advisorylock.Key(own), use)
-			}
-			return advisorylock.WithXactLock(ctx, db, key+advisorylock.Key(own), func(ctx context.Context, _ *sql.Tx) error { return use(ctx) })
-		}))
-		for i := range keys {
-			if most := inside[i].most.Load(); most != 1 {
-				t.Errorf("%d keys: got %d inside at once; want 1", keys, most)
-			}
-		}
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
-	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/await"
@@ -22,14 +21,11 @@ import (
 )
 
 var lockPromises = []promise{
-	{"four round trips, nothing prepared", roundTrips},
 	{"one inside at a time", exclusion},
-	{"a failed callback rolls back", rollsBack},
 	{"a wait ends with its context", waitEnds},
 	{"the end of the context reaches the callback and prevents the commit", cancelledInside},
 	{"a lost session is ErrLost", lostSession},
 	{"a silent holder is ended", silentHolder},
-	{"a long wait is one step, and is reported", longWait},
 	{"any int64 is a key", anyKey},
 	{"keys are computable in SQL", keysInSQL},
 	{"the callback has the session's settings", callbackSettings},
@@ -37,28 +33,6 @@ var lockPromises = []promise{
 }
 
 type txFunc = func(ctx context.Context, tx *sql.Tx) error
-
-// roundTrips: pgx and lib/pq send one message for a literal Exec, and no other
-// kind of call may creep in: a prepared statement breaks behind a pooler, and
-// with the key as $1 every CREATE INDEX CONCURRENTLY waits for the lock.
-func roundTrips(t *testing.T, tg Target) {
-	for _, call := range locktest.Waits {
-		rec, db := tg.record(t)
-		var r locktrace.Recorder
-		for range 2 {
-			if err := call(tg.ctx(t), advisorylock.Locker{Trace: r.Trace()}, db, keyOf(t)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		wantCalls(t, rec, "connect > begin > exec > commit > release > take > begin > exec > commit > release")
-		wantOrder(t, &r, "connect > begin > lock > commit > release > connect > begin > lock > commit > release")
-		for _, c := range rec.Calls() {
-			if c.Kind == recdriver.Begin && c.Isolation != sql.LevelReadCommitted {
-				t.Errorf("got isolation %v; want READ COMMITTED", c.Isolation)
-			}
-		}
-	}
-}
 
 // exclusion counts those that are inside, over several pools, which stand for
 // processes, and all the ways to take a key. Without the lock they are seen to overlap.
@@ -105,40 +79,6 @@ func exclusion(t *testing.T, tg Target) {
 }
 
 var errOwn = errors.New("the callback's own error")
-
-func rollsBack(t *testing.T, tg Target) {
-	ctx, key := tg.ctx(t), keyOf(t)
-	db, admin := tg.open(t), tg.admin(t)
-	sqltest.Exec(t, admin, "CREATE TABLE public.rolls_back (n int)")
-	var r locktrace.Recorder
-	locker := advisorylock.Locker{Trace: r.Trace()}
-	err := locker.WithXactLock(ctx, db, key, func(ctx context.Context, tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, "INSERT INTO public.rolls_back VALUES (1)"); err != nil {
-			return err
-		}
-		return errOwn
-	})
-	if err != errOwn { //nolint:errorlint // untouched
-		t.Errorf("got %v; want the callback's own error, untouched", err)
-	}
-	wantOrder(t, &r, "connect > begin > lock > rollback > release")
-	if n := sqltest.Ask[int](t, admin, "SELECT count(*) FROM public.rolls_back"); n != 0 {
-		t.Errorf("got %d rows; want the insert rolled back", n)
-	}
-	err = advisorylock.WithXactLock(ctx, db, key, func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, "INSERT INTO public.rolls_back VALUES (2)")
-		return err
-	})
-	if n := sqltest.Ask[int](t, admin, "SELECT count(*) FROM public.rolls_back"); err != nil || n != 1 {
-		t.Errorf("got %d rows, %v; want 1 row committed", n, err)
-	}
-	if err := advisorylock.Hold(ctx, db, key, func(context.Context) error { return errOwn }); err != errOwn { //nolint:errorlint // untouched
-		t.Errorf("got %v of Hold; want the callback's own error, untouched", err)
-	}
-	if err := advisorylock.TryHold(ctx, db, key, locktest.None); err != nil {
-		t.Errorf("got %v; want the lock free", err)
-	}
-}
 
 // waitEnds: on the end of a context pgx returns its error and lib/pq SQLSTATE
 // 57014, and neither the cause; callers must see no difference. "Could not get the
@@ -298,38 +238,6 @@ func silentHolder(t *testing.T, tg Target) {
 		return advisorylock.WithXactLock(ctx, b, key, locktest.Nothing) // gets in when the server has ended the first
 	})
 	wantIs(t, err, advisorylock.ErrLost)
-}
-
-func longWait(t *testing.T, tg Target) {
-	key, a := keyOf(t), tg.open(t)
-	reports := map[string]<-chan locktrace.Wait{}
-	waiting := map[string]<-chan error{}
-	steps := map[string]*locktrace.Recorder{}
-	err := advisorylock.WithXactLock(tg.ctx(t), a, key, func(context.Context, *sql.Tx) error {
-		for name, wait := range locktest.Waits {
-			steps[name] = &locktrace.Recorder{}
-			var locker advisorylock.Locker
-			locker, reports[name] = locktest.Lasting(advisorylock.Locker{Name: name, Trace: steps[name].Trace()})
-			db := tg.open(t)
-			waiting[name] = await.Go(func() error { return wait(tg.ctx(t), locker, db, key) })
-		}
-		for name, lasting := range reports {
-			w := locktest.AwaitReport(t, lasting, waiting[name])
-			if w.Key != int64(key) || w.Name != name || len(w.Holders) != 1 || w.Waited <= 0 {
-				t.Errorf("got report %+v; want key, name, time and one holder", w)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, returned := range waiting {
-		if err := await.Value(t, returned); err != nil {
-			t.Errorf("%s: got %v; want the lock", name, err)
-		}
-		wantOrder(t, steps[name], "connect > begin > lock > commit > release")
-	}
 }
 
 func anyKey(t *testing.T, tg Target) {

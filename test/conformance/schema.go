@@ -3,7 +3,6 @@ package conformance
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -24,18 +23,13 @@ var schemaPromises = []promise{
 	{"Ensure: the order, and nothing prepared", ensureOrder},
 	{"Ensure: nobody loses the race", ensureRace},
 	{"Ensure: nor beside unguarded processes", ensureMixed},
-	{"Ensure: GRANT and extensions in Bootstrap", ensureBootstrap},
-	{"Ensure: a failure at any step", ensureFails},
+	{"Ensure: a commit without an answer", commitUnanswered},
 	{"Ensure: names as they are", ensureNames},
-	{"Ensure: SkipIfExists", skipIfExists},
 	{"Ensure: a role without rights", weakRole},
-	{"Ensure: a pool of one", ensurePoolOfOne},
 	{"Serialize: one migrates at a time", serialize},
 	{"UpToDate, Once: one migrates for all, later starts are one round trip", oneForAll},
-	{"UpToDate, Once: another one, if the winner fails", winnerFails},
 	{"UpToDate: what does not exist yet is no", notThereYet},
 	{"Once: a lost lease leaves no row", onceLost},
-	{"Once: two builds run once each", twoBuilds},
 	{"Once: a table that migrate drops is made again", onceDropped},
 	{"Await: a right that comes with the migration", awaitsRight},
 }
@@ -123,93 +117,39 @@ func warmed(t *testing.T, tg Target, n int) []*sql.DB {
 func ensureMixed(t *testing.T, tg Target) {
 	ctx := tg.ctx(t)
 	db, admin := tg.open(t), tg.admin(t)
-	old, err := admin.BeginTx(ctx, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer old.Rollback() //nolint:errcheck // after the commit it does nothing
-	if _, err := old.ExecContext(ctx, "CREATE SCHEMA IF NOT EXISTS mixed"); err != nil {
-		t.Fatal(err)
-	}
+	old := sqltest.Begin(t, admin)
+	sqltest.Exec(t, old, "CREATE SCHEMA IF NOT EXISTS mixed")
 	var r locktrace.Recorder
-	ensured := make(chan error, 1)
-	go func() { ensured <- schemaguard.Guard{Trace: r.Trace()}.Ensure(ctx, db, "mixed", nil) }()
+	ensured := await.Go(func() error { return schemaguard.Guard{Trace: r.Trace()}.Ensure(ctx, db, "mixed", nil) })
 	await.True(t, "the guarded process has found no schema and waits for the other", func() bool {
 		return sqltest.Ask[int](t, admin, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%SCHEMA%mixed%' AND pid <> pg_backend_pid()") == 1
 	})
-	if err := old.Commit(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-ensured; err != nil {
+	sqltest.Commit(t, old)
+	if err := await.Value(t, ensured); err != nil {
 		t.Errorf("got %v; want the clash tried again", err)
 	}
 	wantOrder(t, &r, "connect > begin > lock > create schema! > rollback > release > connect > begin > lock > create schema > commit > release")
 }
 
-// ensureBootstrap: 67 of 320 concurrent GRANTs fail with XX000, tuple
-// concurrently updated; and CREATE EXTENSION IF NOT EXISTS, CREATE TYPE and
-// CREATE OR REPLACE FUNCTION race like CREATE SCHEMA.
-func ensureBootstrap(t *testing.T, tg Target) {
-	ctx := tg.ctx(t)
-	const n = 6
-	dbs := warmed(t, tg, n)
-	guard := schemaguard.Guard{Bootstrap: func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `GRANT USAGE ON SCHEMA boot TO PUBLIC;
-			CREATE TABLE IF NOT EXISTS boot.migrations (version int PRIMARY KEY);
-			CREATE OR REPLACE FUNCTION boot.f() RETURNS int LANGUAGE sql AS 'SELECT 1'`)
-		return err
-	}}
-	for range 3 {
-		noErrors(t, together(n, func(i int) error { return guard.Ensure(ctx, dbs[i], "boot", nil) }))
-	}
-	sqltest.Exec(t, dbs[0], "INSERT INTO boot.migrations VALUES (1)")
-
-	failing := schemaguard.Guard{Bootstrap: func(context.Context, *sql.Tx) error { return errOwn }}
-	err := failing.Ensure(ctx, dbs[0], "boot_fails", nil)
-	wantIs(t, err, errOwn)
-	locktest.WantStep(t, err, locktrace.Bootstrap)
-	if schemaExists(t, tg.admin(t), "boot_fails") {
-		t.Error("got the schema; want it rolled back with the failed Bootstrap")
-	}
-}
-
-func ensureFails(t *testing.T, tg Target) {
+// commitUnanswered: what the server has made of a commit whose answer is lost, nobody
+// knows, and the error says so.
+func commitUnanswered(t *testing.T, tg Target) {
 	admin := tg.admin(t)
-	for i, c := range []struct {
-		step  locktrace.Step
-		kind  recdriver.Kind
-		query string
-		order string
-		fails error
-		done  bool
-	}{
-		{locktrace.Connect, recdriver.Connect, "", "connect!", errOwn, false},
-		{locktrace.Begin, recdriver.Begin, "", "connect > begin! > release", errOwn, false},
-		{locktrace.Lock, recdriver.Exec, "advisory", "connect > begin > lock! > rollback > release", errOwn, false},
-		{locktrace.CreateSchema, recdriver.Exec, "CREATE SCHEMA", "connect > begin > lock > create schema! > rollback > release", errOwn, false},
-		{locktrace.Commit, recdriver.Commit, "", "connect > begin > lock > create schema > commit! > release", errOwn, false},
-		// Its answer is lost.
-		{locktrace.Commit, recdriver.Commit, "", "connect > begin > lock > create schema > commit! > release", recdriver.After(errOwn), true},
-	} {
-		t.Run(string(c.step), func(t *testing.T) {
-			rec, db := tg.record(t)
-			rec.OnCall(recdriver.FailOn(c.kind, c.query, 1, c.fails))
-			var r locktrace.Recorder
-			schema := fmt.Sprintf("fails_%d", i)
-			err := schemaguard.Guard{Trace: r.Trace()}.Ensure(tg.ctx(t), db, schema, notReached(t, schema))
-			wantIs(t, err, errOwn)
-			locktest.WantStep(t, err, c.step)
-			wantOrder(t, &r, c.order)
-			if unknown := strings.Contains(fmt.Sprint(err), "outcome unknown"); unknown != (c.step == locktrace.Commit) {
-				t.Errorf("got %v; want the outcome unknown of a commit, and of nothing else", err)
-			}
-			if schemaExists(t, admin, schema) != c.done {
-				t.Errorf("got the schema, or none; want it: %t", c.done)
-			}
-			if err := schemaguard.Ensure(tg.ctx(t), db, schema, nil); err != nil {
-				t.Errorf("got %v from the next call; want the lock free and a sound connection", err)
-			}
-		})
+	for schema, fails := range map[string]error{"not_committed": errOwn, "committed": recdriver.After(errOwn)} {
+		rec, db := tg.record(t)
+		rec.OnCall(recdriver.FailOn(recdriver.Commit, "", 1, fails))
+		err := schemaguard.Ensure(tg.ctx(t), db, schema, notReached(t, schema))
+		wantIs(t, err, errOwn)
+		locktest.WantStep(t, err, locktrace.Commit)
+		if !strings.Contains(fmt.Sprint(err), "outcome unknown") {
+			t.Errorf("got %v; want the outcome unknown", err)
+		}
+		if exists := schemaExists(t, admin, schema); exists != (schema == "committed") {
+			t.Errorf("%s: got the schema: %t", schema, exists)
+		}
+		if err := schemaguard.Ensure(tg.ctx(t), db, schema, nil); err != nil {
+			t.Errorf("got %v from the next call; want the lock free and a sound connection", err)
+		}
 	}
 }
 
@@ -252,18 +192,6 @@ func ensureNames(t *testing.T, tg Target) {
 	if schemaExists(t, admin, "pwned") {
 		t.Error("got the schema pwned; want names that are not run")
 	}
-}
-
-func skipIfExists(t *testing.T, tg Target) {
-	ctx := tg.ctx(t)
-	rec, db := tg.record(t)
-	guard := schemaguard.Guard{SkipIfExists: true}
-	for range 2 {
-		if err := guard.Ensure(ctx, db, "skipped", nil); err != nil {
-			t.Fatal(err)
-		}
-	}
-	wantCalls(t, rec, "connect > exec > release > take > begin > exec > exec > commit > release > take > exec > release")
 }
 
 // weakRole: CREATE SCHEMA IF NOT EXISTS fails with 42501 even if there is nothing
@@ -329,36 +257,6 @@ func weakRole(t *testing.T, tg Target) {
 	}
 }
 
-// ensurePoolOfOne: a migrate that runs before the lock's connection is given back
-// hangs for ever here.
-func ensurePoolOfOne(t *testing.T, tg Target) {
-	db := tg.open(t)
-	db.SetMaxOpenConns(1)
-	for _, guard := range []schemaguard.Guard{
-		{},
-		{SkipIfExists: true},
-		{Bootstrap: func(ctx context.Context, tx *sql.Tx) error {
-			_, err := tx.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS pool_of_one.migrations (n int)")
-			return err
-		}},
-	} {
-		err := guard.Ensure(tg.ctx(t), db, "pool_of_one", func(ctx context.Context, db *sql.DB) error {
-			tx, err := db.BeginTx(ctx, nil)
-			if err != nil {
-				return err
-			}
-			defer tx.Rollback() //nolint:errcheck // after Commit
-			if _, err := tx.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS pool_of_one.t (n int)"); err != nil {
-				return err
-			}
-			return tx.Commit()
-		})
-		if err != nil {
-			t.Errorf("got %v; want nil", err)
-		}
-	}
-}
-
 func serialize(t *testing.T, tg Target) {
 	ctx := tg.ctx(t)
 	const n = 5
@@ -376,12 +274,6 @@ func serialize(t *testing.T, tg Target) {
 	if most, total := inside.most.Load(), inside.total.Load(); most != 1 || total != n {
 		t.Errorf("got %d inside at once, %d in all; want 1, %d", most, total, n)
 	}
-	var r locktrace.Recorder
-	err := schemaguard.Guard{Serialize: true, Trace: r.Trace()}.Ensure(ctx, dbs[0], "serial", func(context.Context, *sql.DB) error { return nil })
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantOrder(t, &r, "connect > begin > lock > create schema > commit > release > connect > begin > lock > migrate > commit > release")
 }
 
 // asking are the guards that know whether migrate has run, by the table done.
@@ -424,43 +316,6 @@ func oneForAll(t *testing.T, tg Target) {
 		wantCalls(t, rec, "connect > exec > release > take > exec > release")
 		wantOrder(t, &r, "up to date > up to date")
 	}
-
-	var r locktrace.Recorder
-	if err := (schemaguard.Guard{Once: oddName, Trace: r.Trace()}).Ensure(ctx, dbs[0], "once_in_order", func(context.Context, *sql.DB) error { return nil }); err != nil {
-		t.Error(err)
-	}
-	wantOrder(t, &r, "up to date > connect > begin > lock > create schema > commit > release > "+
-		"connect > begin > lock > up to date > migrate > record > commit > release")
-}
-
-func winnerFails(t *testing.T, tg Target) {
-	ctx := tg.ctx(t)
-	const n = 4
-	dbs := warmed(t, tg, n)
-	for name, guardOf := range asking {
-		schema := "winner_" + name
-		var calls atomic.Int32
-		failed := 0
-		for _, err := range together(n, func(i int) error {
-			return guardOf(schema).Ensure(ctx, dbs[i], schema, func(ctx context.Context, db *sql.DB) error {
-				if calls.Add(1) == 1 {
-					return errOwn
-				}
-				return makeDone(ctx, db, schema)
-			})
-		}) {
-			if errors.Is(err, errOwn) {
-				failed++
-				locktest.WantStep(t, err, locktrace.Migrate)
-			} else if err != nil {
-				t.Errorf("%s: got %v; want nil", name, err)
-			}
-		}
-		if failed != 1 || calls.Load() != 2 {
-			t.Errorf("%s: got %d failures, %d calls of migrate; want 1 and 2", name, failed, calls.Load())
-		}
-	}
-	wantRows(t, tg.admin(t), "winner_once", 1)
 }
 
 // notThereYet: a question may be about the very column, function or type that the
@@ -512,30 +367,6 @@ func onceLost(t *testing.T, tg Target) {
 	})
 	wantIs(t, err, advisorylock.ErrLost)
 	wantRows(t, admin, "once_lost", 0)
-}
-
-// twoBuilds: in a rolling deploy processes of both builds start, in any order, and
-// again, and after a rollback.
-func twoBuilds(t *testing.T, tg Target) {
-	ctx := tg.ctx(t)
-	const n = 6
-	dbs := warmed(t, tg, n)
-	var inside crowd
-	var of [2]atomic.Int32
-	for range 2 {
-		noErrors(t, together(n, func(i int) error {
-			return schemaguard.Guard{Once: fmt.Sprintf("build %d", i%2)}.Ensure(ctx, dbs[i], "two_builds", func(context.Context, *sql.DB) error {
-				inside.enter()
-				defer inside.leave()
-				of[i%2].Add(1)
-				return nil
-			})
-		}))
-	}
-	if a, b, most := of[0].Load(), of[1].Load(), inside.most.Load(); a != 1 || b != 1 || most != 1 {
-		t.Errorf("got %d and %d calls of migrate, %d at once; want 1 of each, one at a time", a, b, most)
-	}
-	wantRows(t, tg.admin(t), "two_builds", 2)
 }
 
 func onceDropped(t *testing.T, tg Target) {

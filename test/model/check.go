@@ -14,140 +14,142 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 )
 
 // Step is one thing that can happen in a state.
-type Step[S comparable] struct {
-	Name  string // what happens
-	By    int    // the process; -1 for nobody
-	Fault bool   // it need not happen, and in the end it does not any more
-	To    S
+type Step struct {
+	Event
+	Fault bool // it need not happen, and in the end it does not any more
+	To    State
 }
 
-func (s Step[S]) label() string {
-	if s.By < 0 {
-		return s.Name
+// Event is what happens in a step.
+type Event struct {
+	Name string
+	By   int // the process; -1 for nobody
+}
+
+func (e Event) String() string {
+	if e.By < 0 {
+		return e.Name
 	}
-	return fmt.Sprintf("%c %s", 'A'+s.By, s.Name)
-}
-
-// Model is a system to be gone through.
-type Model[S comparable] struct {
-	Init S
-	Next func(S) []Step[S]
-
-	// Wrong says what must not be so in a state; "" if all is well.
-	Wrong func(S) string
-
-	// WrongStep does so for what happens.
-	WrongStep func(from S, step Step[S]) string
-
-	// Waits reports whether a process waits for its turn, of so many.
-	Waits     func(s S, process int) bool
-	Processes int
+	return fmt.Sprintf("%c %s", 'A'+e.By, e.Name)
 }
 
 // Result is what a search has found.
 type Result struct {
-	States, Steps int
-	Took          time.Duration
-	Trace         []string // to what is wrong; nil if nothing is
-	Wrong         string
+	States int
+	Trace  []Event // to what is wrong; nil if nothing is
+	Wrong  string
 }
 
 func (r Result) String() string {
-	s := fmt.Sprintf("%d states, %d steps, %v", r.States, r.Steps, r.Took.Round(time.Millisecond))
+	s := fmt.Sprintf("%d states", r.States)
 	if r.Wrong == "" {
 		return s
 	}
-	return fmt.Sprintf("%s: %s, after %d steps:\n  %s", s, r.Wrong, len(r.Trace), strings.Join(r.Trace, "\n  "))
+	var trace strings.Builder
+	for _, e := range r.Trace {
+		fmt.Fprintf(&trace, "\n  %v", e)
+	}
+	return fmt.Sprintf("%s: %s, after %d steps:%s", s, r.Wrong, len(r.Trace), trace.String())
 }
 
 // graph is what a search has come to know. States are numbered as they are found.
-type graph[S comparable] struct {
-	m      Model[S]
-	number map[S]int32
-	states []S
+type graph struct {
+	number map[State]int32
+	states []State
 	parent []int32
+	events []Event // by which each state was found
 	edges  [][]edge
-	labels map[string]int32
-	names  []string
-	steps  int
 }
 
 type edge struct {
-	to, label int32
-	fault     bool
+	to    int32
+	fault bool
 }
 
 // Search goes through all states, the shortest ways first, and ends with the first
 // thing that is wrong. If nothing is, it looks for somebody who waits for ever.
-func Search[S comparable](m Model[S]) Result {
-	began := time.Now()
-	g := &graph[S]{m: m, number: map[S]int32{}, labels: map[string]int32{}}
-	wrong, trace := g.explore()
-	if wrong == "" && m.Waits != nil {
-		wrong, trace = g.starved()
+func (l Lease) Search() Result {
+	g := &graph{number: map[State]int32{}}
+	wrong, trace := g.explore(l)
+	if wrong == "" {
+		wrong, trace = g.starved(l.Processes)
 	}
-	return Result{States: len(g.states), Steps: g.steps, Took: time.Since(began), Wrong: wrong, Trace: trace}
+	return Result{States: len(g.states), Wrong: wrong, Trace: trace}
 }
 
-func (g *graph[S]) add(s S, parent int32) int32 {
+func (g *graph) add(s State, parent int32, event Event) int32 {
 	if n, ok := g.number[s]; ok {
 		return n
 	}
 	n := int32(len(g.states)) //nolint:gosec // memory ends before
 	g.number[s] = n
-	g.states, g.parent = append(g.states, s), append(g.parent, parent)
+	g.states, g.parent, g.events = append(g.states, s), append(g.parent, parent), append(g.events, event)
 	return n
 }
 
-func (g *graph[S]) explore() (wrong string, trace []string) {
-	g.add(g.m.Init, -1)
+func (g *graph) explore(l Lease) (wrong string, trace []Event) {
+	g.add(l.init(), -1, Event{})
 	for n := int32(0); int(n) < len(g.states); n++ {
 		from := g.states[n]
-		if g.m.Wrong != nil {
-			if wrong := g.m.Wrong(from); wrong != "" {
-				return wrong, g.way(n)
-			}
+		if wrong := l.wrong(from); wrong != "" {
+			return wrong, g.way(n)
 		}
 		var out []edge
-		for _, step := range g.m.Next(from) {
-			g.steps++
-			if g.m.WrongStep != nil {
-				if wrong := g.m.WrongStep(from, step); wrong != "" {
-					return wrong, append(g.way(n), step.label())
-				}
+		for _, step := range l.next(from) {
+			if wrong := wrongCommit(from, step); wrong != "" {
+				return wrong, append(g.way(n), step.Event)
 			}
-			out = append(out, edge{g.add(step.To, n), g.labelled(step), step.Fault})
+			out = append(out, edge{g.add(step.To, n, step.Event), step.Fault})
 		}
 		g.edges = append(g.edges, out)
 	}
 	return "", nil
 }
 
-func (g *graph[S]) labelled(step Step[S]) int32 {
-	name := step.label()
-	l, ok := g.labels[name]
-	if !ok {
-		l = int32(len(g.names)) //nolint:gosec // a few dozen
-		g.labels[name], g.names = l, append(g.names, name)
-	}
-	return l
-}
-
 // way is how a state is come to from the first.
-func (g *graph[S]) way(n int32) []string {
-	var back []string
+func (g *graph) way(n int32) []Event {
+	var back []Event
 	for ; g.parent[n] >= 0; n = g.parent[n] {
-		for _, e := range g.edges[g.parent[n]] {
-			if e.to == n {
-				back = append(back, g.names[e.label])
-				break
-			}
-		}
+		back = append(back, g.events[n])
 	}
 	slices.Reverse(back)
 	return back
+}
+
+// starved looks for a process that can wait for ever although no fault happens any
+// more: a state from which no way leads to one in which it does not wait. As long as
+// there is one, steps at random find it.
+func (g *graph) starved(processes int) (wrong string, trace []Event) {
+	before := make([][]int32, len(g.states)) // without a fault
+	for n, edges := range g.edges {
+		for _, e := range edges {
+			if !e.fault {
+				before[e.to] = append(before[e.to], int32(n)) //nolint:gosec // see add
+			}
+		}
+	}
+	for p := range processes {
+		ends := make([]bool, len(g.states)) // the wait
+		var queue []int32
+		for n, s := range g.states {
+			if ends[n] = s.p[p].pc != asks; ends[n] {
+				queue = append(queue, int32(n)) //nolint:gosec // see add
+			}
+		}
+		for ; len(queue) > 0; queue = queue[1:] {
+			for _, n := range before[queue[0]] {
+				if !ends[n] {
+					ends[n] = true
+					queue = append(queue, n)
+				}
+			}
+		}
+		if n := slices.Index(ends, false); n >= 0 {
+			return fmt.Sprintf("%c waits for ever", 'A'+p), g.way(int32(n)) //nolint:gosec // see add
+		}
+	}
+	return "", nil
 }

@@ -97,22 +97,14 @@ type process struct {
 	txIdle  uint8
 }
 
-// LeaseState is one state of [Lease].
-type LeaseState struct {
+// State is one state of [Lease].
+type State struct {
 	p      [most]process
 	faults uint8
 }
 
-// Model returns the model to search.
-func (l Lease) Model() Model[LeaseState] {
-	return Model[LeaseState]{
-		Init: l.init(), Next: l.Next, Wrong: l.wrong, WrongStep: wrongCommit, Processes: l.Processes,
-		Waits: func(s LeaseState, i int) bool { return s.p[i].pc == asks },
-	}
-}
-
-func (l Lease) init() LeaseState {
-	s := LeaseState{faults: uint8(l.Faults)} //nolint:gosec // a few
+func (l Lease) init() State {
+	s := State{faults: uint8(l.Faults)} //nolint:gosec // a few
 	for i := range l.Processes {
 		s.p[i].turns = 1
 	}
@@ -121,7 +113,7 @@ func (l Lease) init() LeaseState {
 
 // wrong is two who believe that they have the lock, without an excuse: a process that
 // is frozen, or whose session somebody else has ended, cannot be told in time.
-func (l Lease) wrong(s LeaseState) string {
+func (l Lease) wrong(s State) string {
 	for i := range l.Processes {
 		for j := range i {
 			a, b := s.p[i], s.p[j]
@@ -135,7 +127,7 @@ func (l Lease) wrong(s LeaseState) string {
 
 func (p process) believes() bool { return p.pc == inside && !p.told }
 
-func wrongCommit(from LeaseState, step Step[LeaseState]) string {
+func wrongCommit(from State, step Step) string {
 	if step.Name == commits && from.p[step.By].late {
 		return fmt.Sprintf("%c commits after another one was granted the lock", 'A'+step.By)
 	}
@@ -159,46 +151,45 @@ const (
 	tick       = "a tick"
 )
 
-type change = func(s *LeaseState, p *process)
+type change = func(s *State, p *process)
 
 // steps collects what can happen in a state.
 type steps struct {
-	from   LeaseState
-	all    []Step[LeaseState]
+	from   State
+	all    []Step
 	urgent bool // something comes before the next tick
 
 	endless bool // faults do not count
 }
 
-func (st *steps) add(name string, by int, change change) *steps {
+// add reports whether the change is one.
+func (st *steps) add(name string, by int, change change) bool {
 	to := st.from
 	change(&to, &to.p[max(by, 0)])
-	if to != st.from {
-		st.all = append(st.all, Step[LeaseState]{Name: name, By: by, To: to})
+	if to == st.from {
+		return false
 	}
-	return st
+	st.all = append(st.all, Step{Event: Event{name, by}, To: to})
+	return true
 }
 
 func (st *steps) now(name string, by int, change change) {
-	n := len(st.all)
-	st.add(name, by, change)
-	st.urgent = st.urgent || len(st.all) > n
+	st.urgent = st.add(name, by, change) || st.urgent
 }
 
 func (st *steps) fault(name string, by int, change func(p *process)) {
-	st.add(name, by, func(s *LeaseState, p *process) {
+	if st.add(name, by, func(s *State, p *process) {
 		if !st.endless {
 			s.faults--
 		}
 		change(p)
-	})
-	if n := len(st.all); n > 0 && st.all[n-1].Name == name {
-		st.all[n-1].Fault = true
+	}) {
+		st.all[len(st.all)-1].Fault = true
 	}
 }
 
-// Next returns what can happen in a state.
-func (l Lease) Next(s LeaseState) []Step[LeaseState] {
+// next returns what can happen in a state.
+func (l Lease) next(s State) []Step {
 	st := &steps{from: s, endless: l.Recorded}
 	for i := range l.Processes {
 		if !s.p[i].frozen {
@@ -210,10 +201,10 @@ func (l Lease) Next(s LeaseState) []Step[LeaseState] {
 			l.faults(st, i)
 		}
 		if s.p[i].frozen {
-			st.add("thaws", i, func(_ *LeaseState, p *process) { p.frozen = false })
+			st.add("thaws", i, func(_ *State, p *process) { p.frozen = false })
 		}
 		if s.p[i].silent {
-			st.add("can be reached again", i, func(_ *LeaseState, p *process) { p.silent = false })
+			st.add("can be reached again", i, func(_ *State, p *process) { p.silent = false })
 		}
 	}
 	if !st.urgent {
@@ -256,7 +247,7 @@ func (l Lease) client(st *steps, i int) {
 	p := st.from.p[i]
 	switch {
 	case p.pc == done && p.turns > 0 && !p.hasSession() && !p.silent && !p.writes():
-		st.add(asksFor, i, func(s *LeaseState, p *process) {
+		st.add(asksFor, i, func(s *State, p *process) {
 			left := p.turns - 1
 			if l.Recorded {
 				left = p.turns
@@ -264,32 +255,32 @@ func (l Lease) client(st *steps, i int) {
 			*p = process{pc: asks, turns: left, queue: s.tail()}
 		})
 	case p.pc == asks && !p.hasSession() && !p.silent: // it has gone while it waited
-		st.now(asksFor, i, func(s *LeaseState, p *process) {
+		st.now(asksFor, i, func(s *State, p *process) {
 			*p = process{pc: asks, turns: p.turns, queue: s.tail(), excused: p.excused}
 		})
 	case p.pc == asks && p.granted && !p.silent && p.idle >= holderTicks && !l.LateGrant:
-		st.now(tooLate, i, func(_ *LeaseState, p *process) { p.granted, p.ending = false, true })
+		st.now(tooLate, i, func(_ *State, p *process) { p.granted, p.ending = false, true })
 	case p.pc == asks && p.granted && !p.silent:
-		st.now(begins, i, func(_ *LeaseState, p *process) { p.pc, p.good, p.begun = inside, 0, true })
+		st.now(begins, i, func(_ *State, p *process) { p.pc, p.good, p.begun = inside, 0, true })
 	}
 	if p.pc != inside {
 		return
 	}
 	if !p.told && p.good >= holderTicks && !l.NoDeadline {
-		st.now(timeIsUp, i, func(_ *LeaseState, p *process) { p.told = true })
+		st.now(timeIsUp, i, func(_ *State, p *process) { p.told = true })
 	}
 	if !p.told && !p.silent && (p.ending || !p.lock) {
-		st.add(heartbeat, i, func(_ *LeaseState, p *process) { p.told = true })
+		st.add(heartbeat, i, func(_ *State, p *process) { p.told = true })
 	}
 	if !l.Orderly || !p.writes() && (p.tx != noTx || p.told) {
-		st.add(leaves, i, func(_ *LeaseState, p *process) {
+		st.add(leaves, i, func(_ *State, p *process) {
 			p.pc = done
 			p.ending = p.ending || p.hasSession() && !p.silent // or the server does not hear of it
 		})
 	}
 }
 
-func (s *LeaseState) tail() uint8 {
+func (s *State) tail() uint8 {
 	last := uint8(0)
 	for _, p := range s.p {
 		last = max(last, p.queue)
@@ -302,40 +293,37 @@ func (l Lease) server(st *steps, i int) {
 	s, p := &st.from, st.from.p[i]
 	switch {
 	case p.ending && p.queue > 0:
-		st.now("leaves the queue", i, func(s *LeaseState, p *process) { s.leaveQueue(p); p.gone() })
+		st.now("leaves the queue", i, func(s *State, p *process) { s.leaveQueue(p); p.gone() })
 	case p.ending && p.lock:
-		st.now("has its lock taken away", i, func(_ *LeaseState, p *process) { p.lock = false; p.gone() })
+		st.now("has its lock taken away", i, func(_ *State, p *process) { p.lock = false; p.gone() })
 	case p.queue == 1 && (!s.locked() || l.NoLock):
-		next := st.now
-		if !l.passes(s, i) { // it pauses after each time in vain
-			next = func(name string, by int, change change) { st.add(name, by, change) }
-		}
-		next("is next", i, func(s *LeaseState, p *process) { s.leaveQueue(p); p.lock, p.number = true, true })
+		is := st.add("is next", i, func(s *State, p *process) { s.leaveQueue(p); p.lock, p.number = true, true })
+		st.urgent = st.urgent || is && l.passes(s, i) // it pauses after each time in vain
 	case p.lock && !p.granted && l.TwoLooks && !p.sawGate && !s.inGate():
-		st.add("finds the gate free", i, func(_ *LeaseState, p *process) { p.sawGate = true })
+		st.add("finds the gate free", i, func(_ *State, p *process) { p.sawGate = true })
 	case p.lock && !p.granted && !l.passes(s, i):
-		st.add("gives the lock back", i, func(s *LeaseState, p *process) {
+		st.add("gives the lock back", i, func(s *State, p *process) {
 			p.lock, p.number, p.sawGate = false, false, false
 			p.queue = s.tail()
 		})
 	case p.lock && !p.granted:
-		st.now("is granted the lock", i, func(s *LeaseState, p *process) {
+		st.now("is granted the lock", i, func(s *State, p *process) {
 			p.granted, p.idle = true, 0
 			for j := range s.p {
 				s.p[j].late = s.p[j].late || s.p[j].begun && j != i
 			}
 		})
 	case p.lock && p.granted && p.idle >= serverTicks && !l.NoIdleLimit:
-		st.now("'s session ends, for silence", i, func(_ *LeaseState, p *process) { p.ending = true })
+		st.now("'s session ends, for silence", i, func(_ *State, p *process) { p.ending = true })
 	}
 	if p.ending && p.number {
-		st.now("has its number taken away", i, func(_ *LeaseState, p *process) { p.number = false; p.gone() })
+		st.now("has its number taken away", i, func(_ *State, p *process) { p.number = false; p.gone() })
 	}
 	if (p.tx == open || p.tx == looked) && p.txIdle >= serverTicks {
-		st.now("'s transaction ends, for silence", i, func(_ *LeaseState, p *process) { p.tx = dead })
+		st.now("'s transaction ends, for silence", i, func(_ *State, p *process) { p.tx = dead })
 	}
 	if p.tx == inGate { // it does not wait for the process
-		st.now(looks, i, func(_ *LeaseState, p *process) {
+		st.now(looks, i, func(_ *State, p *process) {
 			p.tx = refused
 			if p.number {
 				p.tx = open
@@ -345,7 +333,7 @@ func (l Lease) server(st *steps, i int) {
 }
 
 // passes is what the next holder finds when it looks at all locks.
-func (l Lease) passes(s *LeaseState, i int) bool {
+func (l Lease) passes(s *State, i int) bool {
 	number := l.GateOnly || !s.otherNumber(i)
 	gate := l.NumberOnly || !s.inGate()
 	if l.TwoLooks {
@@ -354,7 +342,7 @@ func (l Lease) passes(s *LeaseState, i int) bool {
 	return l.NoLook || l.NoLock || number && gate
 }
 
-func (s *LeaseState) leaveQueue(p *process) {
+func (s *State) leaveQueue(p *process) {
 	for j := range s.p {
 		if s.p[j].queue > p.queue {
 			s.p[j].queue--
@@ -370,17 +358,17 @@ func (p *process) gone() {
 	}
 }
 
-func (s *LeaseState) locked() bool {
+func (s *State) locked() bool {
 	return slices.ContainsFunc(s.p[:], func(p process) bool { return p.lock })
 }
 
-func (s *LeaseState) otherNumber(i int) bool {
+func (s *State) otherNumber(i int) bool {
 	others := s.p
 	others[i].number = false
 	return slices.ContainsFunc(others[:], func(p process) bool { return p.number })
 }
 
-func (s *LeaseState) inGate() bool {
+func (s *State) inGate() bool {
 	return slices.ContainsFunc(s.p[:], func(p process) bool { return p.tx == inGate || p.tx == open })
 }
 
@@ -390,7 +378,7 @@ func (p process) writes() bool { return p.tx == inGate || p.tx == open || p.tx =
 func (l Lease) writer(st *steps, i int) {
 	p := st.from.p[i]
 	set := func(name string, to tx) {
-		st.add(name, i, func(_ *LeaseState, p *process) { p.tx, p.txIdle = to, 0 })
+		st.add(name, i, func(_ *State, p *process) { p.tx, p.txIdle = to, 0 })
 	}
 	switch {
 	case !p.begun, l.Orderly && p.tx == noTx && p.told:
@@ -410,7 +398,7 @@ func (l Lease) writer(st *steps, i int) {
 }
 
 // tick is time that goes by, and the heartbeats of those that can be heard.
-func (l Lease) tick(s *LeaseState, _ *process) {
+func (l Lease) tick(s *State, _ *process) {
 	for i := range s.p {
 		p := &s.p[i]
 		if p.pc == inside && !p.told && !p.frozen && !p.silent && p.lock && !p.ending {

@@ -17,7 +17,7 @@ func TestPromises(t *testing.T) {
 		all = append(all, Lease{Processes: 3, Faults: 2})
 	}
 	for _, l := range all {
-		r := Search(l.Model())
+		r := l.Search()
 		t.Logf("%+v: %v", l, r)
 		if r.Wrong != "" || r.States < 10 {
 			t.Errorf("%+v: want all states in order", l)
@@ -49,7 +49,7 @@ func TestRulesAreNeeded(t *testing.T) {
 			t.Parallel()
 			l := c.without
 			l.Processes, l.Faults, l.Orderly = 2, 1, true
-			r := Search(l.Model())
+			r := l.Search()
 			t.Log(r)
 			if !strings.Contains(r.Wrong, c.want) {
 				t.Errorf("got %q; want %q", r.Wrong, c.want)

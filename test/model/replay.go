@@ -17,7 +17,7 @@ import (
 func (l Lease) Replay(ops []history.Op) error {
 	l.Recorded = true
 	r := &replay{lease: l, ops: ops, pending: map[int]int{}}
-	at := map[replayed]bool{{LeaseState: Lease{Processes: l.Processes, Faults: 1}.init()}: true}
+	at := map[replayed]bool{{State: Lease{Processes: l.Processes, Faults: 1}.init()}: true}
 	for n, p := range points(ops) {
 		if p.begins {
 			r.pend(p.op)
@@ -44,16 +44,12 @@ type point struct {
 func points(ops []history.Op) []point {
 	var all []point
 	for i, op := range ops {
-		all = append(all, point{op.Call, i, true}, point{op.Return, i, false})
+		all = append(all, point{op.Call, i, true})
 	}
-	slices.SortStableFunc(all, func(a, b point) int {
-		if c := cmp.Compare(a.at, b.at); c != 0 || a.begins == b.begins {
-			return c
-		} else if a.begins {
-			return -1
-		}
-		return 1
-	})
+	for i, op := range ops {
+		all = append(all, point{op.Return, i, false})
+	}
+	slices.SortStableFunc(all, func(a, b point) int { return cmp.Compare(a.at, b.at) })
 	return all
 }
 
@@ -67,7 +63,7 @@ type replay struct {
 
 // replayed is a state on the way, and which of the pending operations have happened.
 type replayed struct {
-	LeaseState
+	State
 	happened uint32
 }
 
@@ -88,7 +84,7 @@ func (r *replay) returned(from map[replayed]bool, op int) map[replayed]bool {
 	for len(queue) > 0 {
 		s := queue[0]
 		queue = queue[1:]
-		for _, step := range r.lease.Next(s.LeaseState) {
+		for _, step := range r.lease.next(s.State) {
 			if to, ok := r.follow(s, step); ok && !all[to] {
 				all[to], queue = true, append(queue, to)
 			}
@@ -106,7 +102,7 @@ func (r *replay) returned(from map[replayed]bool, op int) map[replayed]bool {
 }
 
 // follow is what a step leads to, if it may be on the way.
-func (r *replay) follow(s replayed, step Step[LeaseState]) (replayed, bool) {
+func (r *replay) follow(s replayed, step Step) (replayed, bool) {
 	to := replayed{step.To, s.happened}
 	for i := range to.p {
 		to.p[i].excused, to.p[i].late = false, false

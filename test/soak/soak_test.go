@@ -80,13 +80,13 @@ type fleet struct {
 
 	mu       sync.Mutex
 	sections []section
-	open     map[opened]int // the place of a section
+	open     map[opened]int // the place of a section that has begun
 	faults   []fault
 	broken   []error // of processes that were not killed
 }
 
-// opened says which section has begun: of which process, in which of its runs.
-type opened struct{ process, run, section int }
+// opened is the process and the number of a section.
+type opened struct{ process, id int }
 
 // member is a process, again and again.
 type member struct {
@@ -98,7 +98,6 @@ type member struct {
 	cmd   *exec.Cmd
 	in    io.WriteCloser
 	ended chan struct{} // closed at the end of its output
-	runs  int
 }
 
 const applicationName = "soak-%d"
@@ -252,7 +251,7 @@ func (f *fleet) begin(kind string, process int) (over func()) {
 }
 
 // heard is what a process says of a section: that it begins, and what became of it.
-func (f *fleet) heard(run int, s section) {
+func (f *fleet) heard(s section) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if s.Stale {
@@ -261,18 +260,16 @@ func (f *fleet) heard(run int, s section) {
 		default:
 		}
 	}
-	id := opened{s.Process, run, s.ID}
-	n, begun := f.open[id]
-	switch {
-	case begun:
+	id := opened{s.Process, s.ID}
+	if n, begun := f.open[id]; begun {
 		delete(f.open, id)
 		f.sections[n] = s
-	default:
-		if s.Left == 0 && s.Entered != 0 {
-			f.open[id] = len(f.sections)
-		}
-		f.sections = append(f.sections, s)
+		return
 	}
+	if s.Left == 0 && s.Entered != 0 {
+		f.open[id] = len(f.sections)
+	}
+	f.sections = append(f.sections, s)
 }
 
 // killed ends the sections of a process that was killed at the given time.
@@ -296,7 +293,7 @@ func (f *fleet) start(m *member) {
 	}
 }
 
-func (m *member) start(heard func(run int, s section)) error {
+func (m *member) start(heard func(s section)) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -314,8 +311,6 @@ func (m *member) start(heard func(run int, s section)) error {
 		return err
 	}
 	m.in = in
-	m.runs++
-	run := m.runs
 	m.ended = make(chan struct{})
 	ended := m.ended
 	go func() {
@@ -323,7 +318,7 @@ func (m *member) start(heard func(run int, s section)) error {
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			var s section
 			if json.Unmarshal(lines.Bytes(), &s) == nil {
-				heard(run, s)
+				heard(s)
 			}
 		}
 	}()

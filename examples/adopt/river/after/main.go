@@ -1,4 +1,6 @@
-// Command after is the program with the guard: rivermigrate takes no lock.
+// Command after is the program with the guard: rivermigrate takes no lock. The guard
+// sees the pgxpool as an *sql.DB, which has to know the size of the pool: one
+// connection keeps the lock while migrate works with the others.
 package main
 
 import (
