@@ -54,6 +54,17 @@ func TestFleet(t *testing.T) {
 	}
 }
 
+// Alone, since goose waits five seconds for the next attempt.
+func TestGoose(t *testing.T) {
+	t.Parallel()
+	for name, lock := range map[string]locker{"session": gooseSession, "table": gooseTable} {
+		f := fleet{processes: 1, schemas: 1, limit: await.Limit}
+		if got := f.start(t.Context(), "pgx", pgtest.Shared(t).NewDB(t), byHand(lock, false)); got.err != nil {
+			t.Errorf("%s locker: %v", name, got.err)
+		}
+	}
+}
+
 // All three find that the migration has not run before one of them runs it.
 func TestFleetWithoutLockFails(t *testing.T) {
 	t.Parallel()
@@ -85,27 +96,30 @@ func TestRing(t *testing.T) {
 	for name, lock := range map[string]locker{
 		"Hold": advisorylock.Hold, "WithXactLock": xactLock, "polling": polling, "plain": plain, "plainXact": plainXact,
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			dsn := pgtest.Shared(t).NewDB(t)
-			db := sqltest.Open(t, "pgx", dsn)
-			over, end := context.WithCancel(t.Context())
-			n := 0
-			r := newRing(lock, 3, func(context.Context) {
-				sqltest.Exec(t, db, "SELECT 1")
-				if n++; n == 12 {
-					end()
+		for _, polite := range []bool{false, true} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				dsn := pgtest.Shared(t).NewDB(t)
+				db := sqltest.Open(t, "pgx", dsn)
+				over, end := context.WithCancel(t.Context())
+				n := 0
+				r := newRing(lock, 1, 3, func(context.Context) {
+					sqltest.Exec(t, db, "SELECT 1")
+					if n++; n == 12 {
+						end()
+					}
+				})
+				r.polite = polite
+				r.run(t.Context(), over, "pgx", dsn)
+				turns := 0.0
+				for _, each := range r.turns {
+					turns += each
+				}
+				if r.err != nil || turns != 12 || len(r.handoffs) != 11 {
+					t.Errorf("got %v turns, %d handoffs and the error %v; want 12, 11 and none", turns, len(r.handoffs), r.err)
 				}
 			})
-			r.run(t.Context(), over, "pgx", dsn)
-			turns := 0.0
-			for _, each := range r.turns {
-				turns += each
-			}
-			if r.err != nil || turns != 12 {
-				t.Errorf("got %v turns and the error %v; want 12 and none", turns, r.err)
-			}
-		})
+		}
 	}
 }
 
@@ -114,7 +128,7 @@ func TestRingWithoutLockFails(t *testing.T) {
 	over, end := context.WithCancel(t.Context())
 	var both sync.WaitGroup
 	both.Add(2)
-	r := newRing(noLock, 2, func(context.Context) {
+	r := newRing(noLock, 1, 2, func(context.Context) {
 		both.Done()
 		both.Wait()
 		end()

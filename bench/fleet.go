@@ -60,7 +60,7 @@ type mode struct {
 	looks bool // it takes no lock once the migration has run
 }
 
-// modes are measured in fleets and starts. Another mode is another line here.
+// modes are measured in fleets, starts and goose. Another mode is another line here.
 var modes = []mode{
 	{"Serialize", func(migration) schemaguard.Guard { return schemaguard.Guard{Serialize: true} }, false},
 	{"UpToDate", func(m migration) schemaguard.Guard { return schemaguard.Guard{UpToDate: m.upToDate} }, true},
@@ -229,14 +229,18 @@ func fleets(l *lab) table {
 	return t
 }
 
-// starts compares the modes, on a new schema and on one that has been migrated.
-func starts(l *lab) table {
-	t := table{name: "starts", units: "first start: ms · statements; second start: ms · statements"}
-	var all []contestant[way]
+// guards are the modes as contestants.
+func guards() (all []contestant[way]) {
 	for _, m := range modes {
 		all = append(all, contestant[way]{name: m.name, with: m.guarded})
 	}
-	all = append(all, contestant[way]{name: "polling by hand", with: byHand(polling, true)}, contestant[way]{"plain lock", byHand(plain, true), true})
+	return all
+}
+
+// starts compares the modes, on a new schema and on one that has been migrated.
+func starts(l *lab) table {
+	t := table{name: "starts", units: "first start: ms · statements; second start: ms · statements"}
+	all := append(guards(), contestant[way]{"polling by hand", byHand(polling, true), false}, contestant[way]{"plain lock", byHand(plain, true), true})
 	return compare(t, all, situations([]place{{}, {pool: 4}}, []int{60, 250}), func(s situation, ready way) runnable {
 		return l.starting(s.place, l.driver, fleet{s.n, 1, 0, time.Minute}, 2, ready)
 	})
@@ -255,5 +259,15 @@ func services(l *lab) table {
 		{place: place{limited: true}, n: 25},
 	}, func(s situation, driver string) runnable {
 		return l.starting(s.place, driver, fleet{s.n, s.n, 0, 30 * time.Second}, 1, modes[0].guarded)
+	})
+}
+
+// goose compares with goose's lockers as they come, in a migration that takes a while.
+func goose(l *lab) table {
+	t := table{name: "goose", units: "ms until all are ready · statements, with a migration of 1.5 s"}
+	all := append(guards(), contestant[way]{name: "goose's session locker", with: byHand(gooseSession, false)},
+		contestant[way]{name: "goose's table locker", with: byHand(gooseTable, false)})
+	return compare(t, all, situations([]place{{}}, []int{2, 8, 32}), func(s situation, ready way) runnable {
+		return l.starting(s.place, l.driver, fleet{s.n, 1, 1500 * time.Millisecond, 2 * time.Minute}, 1, ready)
 	})
 }

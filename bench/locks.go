@@ -5,8 +5,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"time"
+
+	"github.com/pressly/goose/v3/lock"
 
 	"github.com/bootlock/bootlock/advisorylock"
 )
@@ -65,15 +68,45 @@ func plainXact(ctx context.Context, db *sql.DB, key advisorylock.Key, fn func(ct
 }
 
 func plain(ctx context.Context, db *sql.DB, key advisorylock.Key, fn func(ctx context.Context) error) error {
+	exec := func(function string) func(ctx context.Context, conn *sql.Conn) error {
+		return func(ctx context.Context, conn *sql.Conn) error {
+			_, err := conn.ExecContext(ctx, fmt.Sprintf("SELECT %s(%d)", function, key))
+			return err
+		}
+	}
+	return onConn(ctx, db, exec("pg_advisory_lock"), exec("pg_advisory_unlock"), fn)
+}
+
+func onConn(ctx context.Context, db *sql.DB, lock, unlock func(ctx context.Context, conn *sql.Conn) error, fn func(ctx context.Context) error) error {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if _, err := conn.ExecContext(ctx, fmt.Sprintf("SELECT pg_advisory_lock(%d)", key)); err != nil {
+	if err := lock(ctx, conn); err != nil {
 		return err
 	}
-	err = fn(ctx)
-	_, unlocked := conn.ExecContext(context.WithoutCancel(ctx), fmt.Sprintf("SELECT pg_advisory_unlock(%d)", key))
-	return errors.Join(err, unlocked)
+	return errors.Join(fn(ctx), unlock(context.WithoutCancel(ctx), conn))
+}
+
+// gooseSession is goose's session locker as it comes. A new one for each use: it
+// counts its attempts over all of them.
+func gooseSession(ctx context.Context, db *sql.DB, key advisorylock.Key, fn func(ctx context.Context) error) error {
+	l, err := lock.NewPostgresSessionLocker(lock.WithLockID(int64(key)))
+	if err != nil {
+		return err
+	}
+	return onConn(ctx, db, l.SessionLock, l.SessionUnlock, fn)
+}
+
+// gooseTable is goose's table locker as it comes. It takes no negative keys.
+func gooseTable(ctx context.Context, db *sql.DB, key advisorylock.Key, fn func(ctx context.Context) error) error {
+	l, err := lock.NewPostgresTableLocker(lock.WithTableLockID(int64(key & math.MaxInt64)))
+	if err != nil {
+		return err
+	}
+	if err := l.Lock(ctx, db); err != nil {
+		return err
+	}
+	return errors.Join(fn(ctx), l.Unlock(context.WithoutCancel(ctx), db))
 }

@@ -1,7 +1,7 @@
 // Command bench measures how fleets of processes start, and what a lock costs,
-// with bootlock and with locks written by hand. In each row of a table the
-// contestants take turns in the same run, so that whatever else the machine does
-// slows all of them alike: look at the ratios.
+// with bootlock, with locks written by hand and with goose's lockers. In each row
+// of a table the contestants take turns in the same run, so that whatever else
+// the machine does slows all of them alike: look at the ratios.
 //
 //	go run ./bench                                       # everything, as Markdown: an hour
 //	go run ./bench -only 'fleets: direct, 32' -rounds 9  # some rows
@@ -23,7 +23,7 @@ import (
 func main() {
 	only := flag.String("only", "", "measure the rows whose `regexp` matches \"table: row\"")
 	rounds := flag.Int("rounds", 5, "how often each contestant has its turn; long rows have 3 at most")
-	long := flag.Duration("for", 10*time.Second, "how long a turn lasts in the tables mutex, and waiters wait in waiting")
+	long := flag.Duration("for", 10*time.Second, "how long a turn lasts in the tables mutex, handoff and waiting")
 	driver := flag.String("driver", "pgx", "pgx or postgres (lib/pq), where a table does not compare them")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -55,8 +55,8 @@ func run(ctx context.Context, only string, rounds int, long time.Duration, drive
 
 func tables(l *lab, long time.Duration) []table {
 	return []table{
-		fleets(l), starts(l), services(l),
+		fleets(l), starts(l), services(l), goose(l),
 		mutexOfTransactions(l, long), mutexOfLeases(l, long),
-		waiting(l, long), cost(l),
+		handoff(l, long), waiting(l, long), cost(l),
 	}
 }

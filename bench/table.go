@@ -142,7 +142,14 @@ func ratio(a, b cell) string {
 	return fmt.Sprintf("%.2f", median(a.values[0])/median(b.values[0]))
 }
 
-func median(values []float64) float64 { return slices.Sorted(slices.Values(values))[len(values)/2] }
+func median(values []float64) float64 { return quantile(values, 50) }
+
+func quantile(values []float64, percent int) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	return slices.Sorted(slices.Values(values))[len(values)*percent/100]
+}
 
 // short has three digits, or all of those before the point.
 func short(v float64) string {
