@@ -123,7 +123,7 @@ func logIsQuiet(t *testing.T, server *pgtest.Server, control *sql.DB) {
 	}
 	var log string
 	await.Until(t, "the control in the server's log", func() (err error) {
-		if log, err = server.Log(t.Context()); err == nil && !strings.Contains(log, "AS control") {
+		if log, err = server.Log(); err == nil && !strings.Contains(log, "AS control") {
 			err = errors.New("not there")
 		}
 		return err

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"strings"
 	"time"
@@ -69,5 +70,7 @@ func databaseName(prefix string) string {
 		}
 		return '_'
 	}, strings.ToLower(prefix))
-	return "t_" + name[:min(len(name), 40)] + "_" + random(6)
+	return "t_" + name[:min(len(name), 40)] + "_" + random()
 }
+
+func random() string { return strings.ToLower(rand.Text()[:12]) }

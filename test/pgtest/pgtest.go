@@ -16,8 +16,6 @@ package pgtest
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -77,10 +75,9 @@ type Server struct {
 	Origin  string // where the server comes from, for people
 	Version string // server_version as the server reports it
 
-	logf    func(format string, args ...any)
-	logText func(ctx context.Context) (string, error) // nil: not ours, no log
-
-	stop func() error // nil: not ours, nothing to stop
+	logf func(format string, args ...any)
+	own  instance     // nil: not ours
+	stop func() error // of own, once
 }
 
 // live keeps started servers reachable. The end of a watchdog's pipe must not be
@@ -106,8 +103,8 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		return nil, fmt.Errorf("pgtest: start: %w", err)
 	}
 	s.logf = opts.Log
-	if s.stop != nil {
-		s.stop = sync.OnceValue(s.stop)
+	if s.own != nil {
+		s.stop = sync.OnceValue(s.own.Stop)
 	}
 	live.Store(s, nil)
 	opts.Log("PostgreSQL %s from %s", s.Version, s.Origin)
@@ -171,15 +168,11 @@ func useDSN(ctx context.Context, opts Options) (*Server, error) {
 
 // Log returns what the server has logged so far. For a server given by a DSN it
 // is an error.
-func (s *Server) Log(ctx context.Context) (string, error) {
-	if s.logText == nil {
+func (s *Server) Log() (string, error) {
+	if s.own == nil {
 		return "", fmt.Errorf("pgtest: log: cannot read the log of %s", s.Origin)
 	}
-	text, err := s.logText(ctx)
-	if err != nil {
-		return "", fmt.Errorf("pgtest: log: %w", err)
-	}
-	return text, nil
+	return s.own.Log()
 }
 
 // Stop stops the server at once and removes its data; a server given by a DSN is
@@ -212,22 +205,4 @@ func settings(own ...map[string]string) []string {
 		args = append(args, "-c", k+"="+all[k])
 	}
 	return args
-}
-
-func dsnURL(hostport, password string) string {
-	u := url.URL{
-		Scheme:   "postgres",
-		User:     url.UserPassword("postgres", password),
-		Host:     hostport,
-		Path:     "/postgres",
-		RawQuery: "sslmode=disable",
-	}
-	return u.String()
-}
-
-// random returns a string of 2n hexadecimal digits.
-func random(n int) string {
-	b := make([]byte, n)
-	_, _ = rand.Read(b) // never fails
-	return hex.EncodeToString(b)
 }

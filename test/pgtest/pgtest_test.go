@@ -38,10 +38,7 @@ func need(t *testing.T, origin string) {
 	t.Setenv(EnvOrigin, "")
 	_, err := BinDir()
 	if origin == OriginDocker {
-		var closeIdle func()
-		if _, closeIdle, err = connectDocker(t.Context()); err == nil {
-			closeIdle()
-		}
+		err = pgserver.PingDocker(t.Context())
 	}
 	if err != nil && os.Getenv("BOOTLOCK_REQUIRE_"+strings.ToUpper(origin)) != "" {
 		t.Fatal(err)
@@ -120,7 +117,7 @@ func TestStartAndStop(t *testing.T) {
 			t.Error("a session outlived its database")
 		}
 		await.True(t, "the end of that session in the log", func() bool {
-			text, err := s.Log(t.Context())
+			text, err := s.Log()
 			return err == nil && strings.Contains(text, "terminating connection due to administrator command")
 		})
 
@@ -166,7 +163,7 @@ func TestNoServer(t *testing.T) {
 	saved := binDirs
 	t.Cleanup(func() { binDirs = saved })
 	binDirs = func() []string { return []string{t.TempDir()} }
-	for _, name := range []string{EnvDSN, EnvOrigin, "DOCKER_MACHINE_NAME"} {
+	for _, name := range []string{EnvDSN, EnvOrigin} {
 		t.Setenv(name, "")
 	}
 	t.Setenv("DOCKER_HOST", "unix://"+filepath.Join(t.TempDir(), "none.sock"))
@@ -246,9 +243,6 @@ func child(origin string) {
 // the watchdog's pipe.
 func TestKilled(t *testing.T) {
 	forEach(t, func(t *testing.T, origin string) {
-		if _, err := exec.LookPath("docker"); err != nil && origin == OriginDocker && os.Getenv("BOOTLOCK_REQUIRE_DOCKER") == "" {
-			t.Skipf("NOT TESTED: without the docker command the container lives on until its time limit: %v", err)
-		}
 		self, err := os.Executable()
 		if err != nil {
 			t.Fatal(err)

@@ -21,7 +21,7 @@ const RolePassword = "boot lock"
 // before the database is created: a role that owns something there cannot be dropped.
 func (s *Server) NewRole(tb TB) string {
 	tb.Helper()
-	name := `Role "` + random(6) + `"`
+	name := `Role "` + random() + `"`
 	quoted := pgx.Identifier{name}.Sanitize()
 	if err := s.exec(context.Background(), "CREATE ROLE "+quoted+" LOGIN PASSWORD '"+RolePassword+"'"); err != nil {
 		tb.Fatalf("%v", err)
