@@ -10,8 +10,7 @@
 // A server that it starts listens on the loopback interface only, and is gone
 // after [Server.Stop], and also after the process is killed.
 //
-// Tests call [Shared] and [Server.NewDB]; TestMain calls [Shutdown]. The package
-// does not import testing, so that a command can use it.
+// Tests call [Shared] and [Server.NewDB]; TestMain calls [Shutdown].
 package pgtest
 
 import (

@@ -130,33 +130,6 @@ func TestStartAndStop(t *testing.T) {
 	})
 }
 
-// A server that is there already is used as it is; what cannot be done with it is said,
-// and its password is not.
-func TestOriginDSN(t *testing.T) {
-	need(t, OriginLocal)
-	base := mustStart(t, Options{Origin: OriginLocal})
-	t.Setenv(EnvDSN, WithParams(base.DSN, "application_name", "given"))
-	var said strings.Builder
-	s, err := Start(t.Context(), Options{
-		Settings: map[string]string{"log_statement": "all"},
-		Log:      func(format string, args ...any) { fmt.Fprintf(&said, format, args...) },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := queryText(t, s.NewDB(t), "SHOW application_name"); got != "given" {
-		t.Errorf("application_name is %q in a DSN for another database; want given", got)
-	}
-	password, _ := parse(base.DSN).User.Password()
-	if got := said.String(); !strings.Contains(got, "[log_statement] are not applied") || strings.Contains(got, password) {
-		t.Errorf("logged %q; want a note on log_statement, and no password", got)
-	}
-	t.Setenv(EnvDSN, WithAddr(base.DSN, "127.0.0.1:1")) // nothing listens there
-	if _, err := Start(t.Context(), Options{Log: t.Logf}); err == nil || strings.Contains(err.Error(), password) {
-		t.Errorf("got %v from a server that does not answer; want an error without the password, and no other server", err)
-	}
-}
-
 // Without any server the error says how to get one, and so it does of one that was
 // asked for.
 func TestNoServer(t *testing.T) {
