@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -91,15 +92,15 @@ func Run(dir, script string, args ...string) (stop func() error, err error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	return func() error {
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }() // which also keeps the pipe from the garbage collector
+	return sync.OnceValue(func() error {
 		_ = pipe.Close()
-		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }()
 		select {
 		case err := <-ended:
 			return err
 		case <-time.After(20 * time.Second):
 			return fmt.Errorf("the watchdog, process %d, has not cleaned up within 20 s", cmd.Process.Pid)
 		}
-	}, nil
+	}), nil
 }

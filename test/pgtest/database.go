@@ -28,7 +28,7 @@ func (s *Server) CreateDatabase(ctx context.Context, prefix string) (dsn string,
 		defer cancel()
 		for {
 			err := s.exec(ctx, "DROP DATABASE IF EXISTS "+quoted+" WITH (FORCE)")
-			if err == nil || s.stopped() {
+			if err == nil || s.stopped.Load() {
 				return
 			}
 			// A pool that reconnects in a loop can get in between.
@@ -55,7 +55,7 @@ func (s *Server) DSNFor(database string) string {
 }
 
 func (s *Server) exec(ctx context.Context, sql string) error {
-	if s.stopped() {
+	if s.stopped.Load() {
 		return fmt.Errorf("the server is stopped")
 	}
 	return pgserver.Exec(ctx, s.DSN, sql)

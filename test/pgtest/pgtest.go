@@ -21,7 +21,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bootlock/bootlock/test/pgserver"
@@ -74,14 +74,10 @@ type Server struct {
 	Origin  string // where the server comes from, for people
 	Version string // server_version as the server reports it
 
-	logf func(format string, args ...any)
-	own  instance     // nil: not ours
-	stop func() error // of own, once
+	logf    func(format string, args ...any)
+	own     instance // nil: not ours
+	stopped atomic.Bool
 }
-
-// live keeps started servers reachable. The end of a watchdog's pipe must not be
-// closed by the garbage collector because a caller only kept the DSN.
-var live sync.Map
 
 // Start returns a server that accepts connections. The caller stops it. Without
 // any server to be had the error says how to get one.
@@ -102,10 +98,6 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		return nil, fmt.Errorf("pgtest: start: %w", err)
 	}
 	s.logf = opts.Log
-	if s.own != nil {
-		s.stop = sync.OnceValue(s.own.Stop)
-	}
-	live.Store(s, nil)
 	opts.Log("PostgreSQL %s from %s", s.Version, s.Origin)
 	return s, nil
 }
@@ -175,21 +167,16 @@ func (s *Server) Log() (string, error) {
 }
 
 // Stop stops the server at once and removes its data; a server given by a DSN is
-// left alone. Later calls return what the first one did.
+// left alone.
 func (s *Server) Stop() error {
-	live.Delete(s)
-	if s.stop == nil {
+	s.stopped.Store(true)
+	if s.own == nil {
 		return nil
 	}
-	if err := s.stop(); err != nil {
+	if err := s.own.Stop(); err != nil {
 		return fmt.Errorf("pgtest: stop: %w", err)
 	}
 	return nil
-}
-
-func (s *Server) stopped() bool {
-	_, alive := live.Load(s)
-	return !alive
 }
 
 // settings returns the server's command-line arguments. fsync is off because the
