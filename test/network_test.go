@@ -154,12 +154,19 @@ type network struct {
 	dsn string
 }
 
-func newNetwork(t *testing.T, dsn string) *network {
+func newNetwork(t *testing.T, dsn string) *network { return newTapped(t, dsn, nil) }
+
+// newTapped is a network with taps; see [relay.Listen].
+func newTapped(t *testing.T, dsn string, tap func() relay.Tap) *network {
 	t.Helper()
 	server, err := pgtest.Addr(dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := relay.New(t, server)
+	r, err := relay.Listen("127.0.0.1:0", server, tap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
 	return &network{r, pgtest.WithAddr(dsn, r.Addr)}
 }

@@ -130,17 +130,8 @@ func (w *wiretap) seen() (trips int, sent []string) {
 
 func newWiretap(t *testing.T, dsn string) *wiretap {
 	t.Helper()
-	addr, err := pgtest.Addr(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
 	w := &wiretap{}
-	r, err := relay.Listen("127.0.0.1:0", addr, w.tap)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(r.Close)
-	w.dsn = pgtest.WithParams(pgtest.WithAddr(dsn, r.Addr), "sslmode", "disable")
+	w.dsn = pgtest.WithParams(newTapped(t, dsn, w.tap).dsn, "sslmode", "disable")
 	return w
 }
 

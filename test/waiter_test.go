@@ -182,22 +182,14 @@ func TestLongRoundTrips(t *testing.T) {
 		t.Run(op, func(t *testing.T) {
 			t.Parallel()
 			db := newTestDB(t, pgtest.Shared(t))
-			server, err := pgtest.Addr(db.dsn)
-			if err != nil {
-				t.Fatal(err)
-			}
-			far, err := relay.Listen("127.0.0.1:0", server, func() relay.Tap {
+			far := newTapped(t, db.dsn, func() relay.Tap {
 				return func([]byte, bool) { time.Sleep(60 * time.Millisecond) }
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(far.Close)
 			holder := sqltest.Occupy(t, db.dsn, leaseKey)
 			locker, lasting := locktest.Lasting(advisorylock.Locker{})
 			var waiting []<-chan error
 			for i := range 8 {
-				waiter := locktest.Pool(t, drivers[i%len(drivers)], pgtest.WithAddr(db.dsn, far.Addr))
+				waiter := locktest.Pool(t, drivers[i%len(drivers)], far.dsn)
 				waiting = append(waiting, await.Go(func() error { return wait(t.Context(), locker, waiter, leaseKey) }))
 			}
 			for range waiting {
