@@ -248,9 +248,7 @@ func TestAwaitLeavesAConnection(t *testing.T) {
 			t.Errorf("the migrator: got %v; want nil", err)
 		}
 		for _, worker := range awaited {
-			if err := await.Value(t, worker); err != nil {
-				t.Errorf("a worker: got %v; want nil", err)
-			}
+			await.NoError(t, "a worker", worker)
 		}
 		db.holdsNoLock(t)
 	})

@@ -159,9 +159,7 @@ func holdNext(t *testing.T, db *sql.DB) (granted <-chan error, lasting <-chan lo
 
 func checkTakeover(t *testing.T, since time.Time, granted <-chan error) {
 	t.Helper()
-	if err := await.Value(t, granted); err != nil {
-		t.Errorf("the next holder got %v", err)
-	}
+	await.NoError(t, "the next holder", granted)
 	t.Logf("TTL %v: the next holder had the lock after %v", leaseTTL, time.Since(since))
 }
 

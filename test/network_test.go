@@ -70,9 +70,7 @@ func TestSilentNetwork(t *testing.T) {
 							t.Errorf("got  %s\nwant %s", got, tt.steps)
 						}
 						o.network.Speak()
-						if err := await.Value(t, await.Go(func() error { return schemaguard.Ensure(t.Context(), o.db, o.schema, nil) })); err != nil {
-							t.Errorf("when the network is back: %v", err)
-						}
+						await.NoError(t, "when the network is back", await.Go(func() error { return schemaguard.Ensure(t.Context(), o.db, o.schema, nil) }))
 						o.leavesNothing(t)
 					})
 				})

@@ -85,9 +85,7 @@ func indexBesideWaiters(t *testing.T, admin *sql.DB, name, driver, dsn string, p
 		t.Error(err)
 	}
 	for _, returned := range waiting {
-		if err := await.Value(t, returned); err != nil {
-			t.Error(err)
-		}
+		await.NoError(t, "a waiter", returned)
 	}
 }
 

@@ -119,9 +119,7 @@ func TestWaitOutlivesItsServer(t *testing.T) {
 				t.Error(err)
 			}
 			for what, returned := range waiting {
-				if err := await.Value(t, returned); err != nil {
-					t.Errorf("%s: got %v; want the lock of the server that is back", what, err)
-				}
+				await.NoError(t, what, returned)
 			}
 		})
 	}
@@ -166,9 +164,7 @@ func TestWaitIsForThePrimary(t *testing.T) {
 			})
 			primary.StartAgain(t)
 			for driver, returned := range waiting {
-				if err := await.Value(t, returned); err != nil {
-					t.Errorf("%s: got %v; want the lock of the primary that is back", driver, err)
-				}
+				await.NoError(t, driver, returned)
 			}
 		})
 	}
@@ -197,9 +193,7 @@ func TestLongRoundTrips(t *testing.T) {
 			}
 			sqltest.Commit(t, holder)
 			for _, returned := range waiting {
-				if err := await.Value(t, returned); err != nil {
-					t.Errorf("got %v; want the lock", err)
-				}
+				await.NoError(t, "a waiter", returned)
 			}
 		})
 	}
@@ -246,9 +240,7 @@ func TestPreparedTransactionIsNamed(t *testing.T) {
 					t.Errorf("got %+v of the wait; want the prepared transaction named", w)
 				}
 				sqltest.Exec(t, db.admin, "COMMIT PREPARED 'x'")
-				if err := await.Value(t, granted); err != nil {
-					t.Error(err)
-				}
+				await.NoError(t, "the waiter", granted)
 			})
 		}
 	})
@@ -300,9 +292,7 @@ func callsWithoutRights(t *testing.T, db testDB, driver, dsn string) {
 				t.Errorf("TryHold: got %v; want ErrNotAcquired", err)
 			}
 			sqltest.Commit(t, holder)
-			if err := await.Value(t, returned); err != nil {
-				t.Errorf("got %v; want the lock", err)
-			}
+			await.NoError(t, "the waiter", returned)
 			err := advisorylock.TryHold(t.Context(), limited, key, func(context.Context) error {
 				return advisorylock.TryWithXactLock(t.Context(), locktest.Pool(t, driver, dsn), key, locktest.Nothing)
 			})
@@ -342,9 +332,7 @@ func TestLimitsOfTheUser(t *testing.T) {
 					returned := await.Go(func() error { return wait(locker, waiter) })
 					locktest.AwaitReport(t, lasting, returned)
 					defer func() {
-						if err := await.Value(t, returned); err != nil {
-							t.Errorf("%s: got %v; want the lock, and nothing to end it", op, err)
-						}
+						await.NoError(t, op, returned)
 					}()
 				}
 				sqltest.Commit(t, holder)

@@ -142,16 +142,12 @@ func TestWaiterBlocksIndex(t *testing.T) {
 		}
 		await.Until(t, "the index to wait for the waiter", blocked)
 		sqltest.Commit(t, holder)
-		if err := await.Value(t, waits); err != nil {
-			t.Error(err)
-		}
+		await.NoError(t, "the waiter", waits)
 		if err := blocked(); err != nil {
 			t.Errorf("for the waiter that got the lock and is idle: %v", err)
 		}
 		sqltest.Commit(t, waiter)
-		if err := await.Value(t, index); err != nil {
-			t.Error(err)
-		}
+		await.NoError(t, "the index", index)
 	})
 }
 
