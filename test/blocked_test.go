@@ -54,9 +54,7 @@ func TestWaiterIsToldWhatTheHolderWaitsFor(t *testing.T) {
 			t.Errorf("got %v; want it to say that the holder waits for pid %s", err, pid)
 		}
 		sqltest.Commit(t, third)
-		if err := await.Value(t, done); err != nil {
-			t.Error(err)
-		}
+		await.NoError(t, "the holder", done)
 	})
 }
 

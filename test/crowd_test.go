@@ -3,14 +3,10 @@
 package test
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
-	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -252,37 +248,8 @@ func TestAwaitLeavesAConnection(t *testing.T) {
 			t.Errorf("the migrator: got %v; want nil", err)
 		}
 		for _, worker := range awaited {
-			if err := await.Value(t, worker); err != nil {
-				t.Errorf("a worker: got %v; want nil", err)
-			}
+			await.NoError(t, "a worker", worker)
 		}
 		db.holdsNoLock(t)
-	})
-}
-
-// Where there is one connection, the lock takes it, and migrate waits for another until
-// ctx ends. That was silent, and the error a bare 53300.
-func TestOneConnectionIsTooFew(t *testing.T) {
-	t.Parallel()
-	eachDriver(t, func(t *testing.T, driver string) {
-		t.Parallel()
-		_, limited := limitedRole(t, pgtest.Shared(t), 1)
-		for name, guard := range map[string]schemaguard.Guard{"Serialize": {Serialize: true}, "Once": {Once: "build 1"}} {
-			ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
-			defer cancel()
-			var said bytes.Buffer
-			log := locktrace.Log(slog.New(slog.NewTextHandler(&said, nil)))
-			guard.Trace = &locktrace.Trace{Waiting: func(ctx context.Context, w locktrace.Wait) {
-				log.Waiting(ctx, w)
-				cancel()
-			}}
-			err := guard.Ensure(ctx, locktest.Pool(t, driver, limited), "app", func(ctx context.Context, db *sql.DB) error { return db.PingContext(ctx) })
-			if !errors.Is(err, context.Canceled) {
-				t.Errorf("%s: got %v; want it to wait until its context ends", name, err)
-			}
-			if said := said.String(); !strings.Contains(said, "waiting for the lock") || !strings.Contains(said, "connection") {
-				t.Errorf("%s: got the log %q; want it to say that there is no connection", name, said)
-			}
-		}
 	})
 }

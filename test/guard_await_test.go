@@ -11,7 +11,6 @@ import (
 
 	"github.com/bootlock/bootlock/schemaguard"
 	"github.com/bootlock/bootlock/test/locktest"
-	"github.com/bootlock/bootlock/test/pgbouncer"
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/replica"
 	"github.com/bootlock/bootlock/test/sqltest"
@@ -41,11 +40,6 @@ func TestAwait(t *testing.T) {
 			"EXECUTE format('REVOKE ALL ON DATABASE %I FROM public', current_database()); "+
 			"EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), '"+role+"'); END $$")
 		awaitMigration(t, dsn, pgtest.WithUser(dsn, role, pgtest.RolePassword))
-	})
-	t.Run("through PgBouncer, with fewer connections than workers", func(t *testing.T) {
-		t.Parallel()
-		dsn := pgtest.Shared(t).NewDB(t)
-		awaitMigration(t, dsn, pgbouncer.New(t, pgtest.Shared(t), "transaction", 4).DSN(dsn))
 	})
 	t.Run("on a standby", func(t *testing.T) {
 		t.Parallel()

@@ -83,9 +83,7 @@ func waitsAmongLookAlikes(t *testing.T, driver, admin, dsn string) {
 	}
 	sqltest.Commit(t, holder)
 	for name, returned := range waiting {
-		if err := await.Value(t, returned); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
+		await.NoError(t, name, returned)
 	}
 }
 
@@ -120,9 +118,7 @@ func fencesAmongLookAlikes(t *testing.T, driver, admin, dsn string) {
 	if !errors.Is(err, advisorylock.ErrLost) {
 		t.Errorf("got %v; want ErrLost", err)
 	}
-	if err := await.Value(t, next); err != nil {
-		t.Errorf("the next holder: %v", err)
-	}
+	await.NoError(t, "the next holder", next)
 }
 
 func guardsAmongLookAlikes(t *testing.T, driver, dsn string) {

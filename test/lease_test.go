@@ -61,7 +61,8 @@ func behindPgBouncer(test func(t *testing.T, db testDB, driver string)) func(t *
 
 func holderGets(signal syscall.Signal) func(t *testing.T, db testDB, driver string) {
 	return func(t *testing.T, db testDB, driver string) {
-		holder := startHolder(t, db.dsn, driver)
+		holder := start(t, "hold", "DSN="+db.dsn, "DRIVER="+driver)
+		holder.hear(t, "held")
 		granted, lasting := holdNext(t, locktest.Pool(t, otherThan(driver), db.dsn))
 		await.Value(t, lasting)
 
@@ -149,14 +150,6 @@ func lostOr(err error) string {
 	return fmt.Sprint(err)
 }
 
-// startHolder returns when a process of its own holds leaseKey.
-func startHolder(t *testing.T, dsn, driver string) *program {
-	t.Helper()
-	p := start(t, "hold", "DSN="+dsn, "DRIVER="+driver)
-	p.hear(t, "held")
-	return p
-}
-
 // holdNext waits for leaseKey in Hold, and gives it back at once.
 // lasting is as of [locktest.Lasting].
 func holdNext(t *testing.T, db *sql.DB) (granted <-chan error, lasting <-chan locktrace.Wait) {
@@ -166,17 +159,14 @@ func holdNext(t *testing.T, db *sql.DB) (granted <-chan error, lasting <-chan lo
 
 func checkTakeover(t *testing.T, since time.Time, granted <-chan error) {
 	t.Helper()
-	if err := await.Value(t, granted); err != nil {
-		t.Errorf("the next holder got %v", err)
-	}
+	await.NoError(t, "the next holder", granted)
 	t.Logf("TTL %v: the next holder had the lock after %v", leaseTTL, time.Since(since))
 }
 
+// otherThan returns the other one of two drivers.
 func otherThan(driver string) string {
-	for _, d := range drivers {
-		if d != driver {
-			return d
-		}
+	if driver == drivers[0] {
+		return drivers[1]
 	}
-	return driver
+	return drivers[0]
 }

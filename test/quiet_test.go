@@ -85,9 +85,7 @@ func indexBesideWaiters(t *testing.T, admin *sql.DB, name, driver, dsn string, p
 		t.Error(err)
 	}
 	for _, returned := range waiting {
-		if err := await.Value(t, returned); err != nil {
-			t.Error(err)
-		}
+		await.NoError(t, "a waiter", returned)
 	}
 }
 
@@ -123,7 +121,7 @@ func logIsQuiet(t *testing.T, server *pgtest.Server, control *sql.DB) {
 	}
 	var log string
 	await.Until(t, "the control in the server's log", func() (err error) {
-		if log, err = server.Log(t.Context()); err == nil && !strings.Contains(log, "AS control") {
+		if log, err = server.Log(); err == nil && !strings.Contains(log, "AS control") {
 			err = errors.New("not there")
 		}
 		return err

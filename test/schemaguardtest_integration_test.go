@@ -3,7 +3,6 @@ package test
 import (
 	"context"
 	"database/sql"
-	"fmt"
 	"strings"
 	"testing"
 
@@ -12,17 +11,6 @@ import (
 	"github.com/bootlock/bootlock/test/pgtest"
 	"github.com/bootlock/bootlock/test/sqltest"
 )
-
-// raceVerdict is a test that may fail.
-type raceVerdict struct {
-	testing.TB
-	errors []string
-}
-
-func (v *raceVerdict) Errorf(format string, args ...any) {
-	v.errors = append(v.errors, fmt.Sprintf(format, args...))
-	v.Logf("as it should be: "+format, args...)
-}
 
 // bootstrapOf returns code that executes statements, in which %s is the schema.
 func bootstrapOf(statements ...string) func(ctx context.Context, db *sql.DB, schema string) error {
@@ -56,28 +44,6 @@ func TestRaceOfUsers(t *testing.T) {
 	if left != 0 {
 		t.Errorf("%d schemas are left behind", left)
 	}
-}
-
-// The kit tells code that the zero Guard is enough for from code that needs its whole
-// migrate under a lock, which is most migration libraries: they look, and then create.
-func TestRaceOfUsersSaysWhatIsMissing(t *testing.T) {
-	dsn := pgtest.Shared(t).NewDB(t)
-	open := func() (*sql.DB, error) { return sql.Open("pgx", dsn) }
-	t.Run("guarded too little", func(t *testing.T) {
-		v := &raceVerdict{TB: t}
-		schemaguardtest.Race{Rounds: 3}.Run(v, open, bootstrapOf("CREATE SCHEMA IF NOT EXISTS %s",
-			"DO $$ BEGIN IF to_regclass('%s.t') IS NULL THEN PERFORM pg_sleep(0.1); CREATE TABLE %s.t (); END IF; END $$"))
-		if len(v.errors) != 1 || !strings.Contains(v.errors[0], "failed under the guard") || !strings.Contains(v.errors[0], "Guard.Serialize") {
-			t.Errorf("got errors %q; want one that says that Serialize is needed", v.errors)
-		}
-	})
-	t.Run("proves nothing", func(t *testing.T) {
-		v := &raceVerdict{TB: t}
-		schemaguardtest.Race{Processes: 2, Rounds: 1}.Run(v, open, bootstrapOf("SELECT 1"))
-		if len(v.errors) != 1 || !strings.Contains(v.errors[0], "proved nothing") {
-			t.Errorf("got errors %q; want one that says that nothing was proved", v.errors)
-		}
-	})
 }
 
 // Code whose schema has a fixed name is raced too, on databases of its own. Without the

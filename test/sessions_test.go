@@ -61,9 +61,7 @@ func TestSessionsListsHoldersAndWaiters(t *testing.T) {
 	})
 	sqltest.Commit(t, holder)
 	for _, done := range []<-chan error{exclusive, shared} {
-		if err := await.Value(t, done); err != nil {
-			t.Error(err)
-		}
+		await.NoError(t, "a waiter", done)
 	}
 	if sessions, err := advisorylock.Sessions(ctx, admin, key); err != nil || len(sessions) != 0 {
 		t.Errorf("afterwards: got %v, %v; want none", sessions, err)

@@ -164,9 +164,7 @@ FROM pg_stat_activity a WHERE datname = current_database()`))
 	l.old.say(t, "more")
 	l.old.hear(t, "more")
 	close(end)
-	if err := await.Value(t, returned); err != nil {
-		t.Errorf("round %d, %s: the next Hold returned %v", round, fault, err)
-	}
+	await.NoError(t, fmt.Sprintf("round %d, %s: the next Hold", round, fault), returned)
 	l.old.say(t, "stop")
 	l.old.hear(t, "stopped")
 }

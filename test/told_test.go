@@ -74,9 +74,7 @@ func TestLateGrantIsNone(t *testing.T) {
 					return nil
 				})
 				sqltest.Commit(t, next)
-				if err := await.Value(t, returned); err != nil {
-					t.Errorf("got %v; want the lock, now that it is free", err)
-				}
+				await.NoError(t, "the wait for a lock that is free now", returned)
 				db.holdsNoLock(t)
 			})
 		})

@@ -119,9 +119,7 @@ func TestWaitOutlivesItsServer(t *testing.T) {
 				t.Error(err)
 			}
 			for what, returned := range waiting {
-				if err := await.Value(t, returned); err != nil {
-					t.Errorf("%s: got %v; want the lock of the server that is back", what, err)
-				}
+				await.NoError(t, what, returned)
 			}
 		})
 	}
@@ -166,9 +164,7 @@ func TestWaitIsForThePrimary(t *testing.T) {
 			})
 			primary.StartAgain(t)
 			for driver, returned := range waiting {
-				if err := await.Value(t, returned); err != nil {
-					t.Errorf("%s: got %v; want the lock of the primary that is back", driver, err)
-				}
+				await.NoError(t, driver, returned)
 			}
 		})
 	}
@@ -182,22 +178,14 @@ func TestLongRoundTrips(t *testing.T) {
 		t.Run(op, func(t *testing.T) {
 			t.Parallel()
 			db := newTestDB(t, pgtest.Shared(t))
-			server, err := pgtest.Addr(db.dsn)
-			if err != nil {
-				t.Fatal(err)
-			}
-			far, err := relay.Listen("127.0.0.1:0", server, func() relay.Tap {
+			far := newTapped(t, db.dsn, func() relay.Tap {
 				return func([]byte, bool) { time.Sleep(60 * time.Millisecond) }
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(far.Close)
 			holder := sqltest.Occupy(t, db.dsn, leaseKey)
 			locker, lasting := locktest.Lasting(advisorylock.Locker{})
 			var waiting []<-chan error
 			for i := range 8 {
-				waiter := locktest.Pool(t, drivers[i%len(drivers)], pgtest.WithAddr(db.dsn, far.Addr))
+				waiter := locktest.Pool(t, drivers[i%len(drivers)], far.dsn)
 				waiting = append(waiting, await.Go(func() error { return wait(t.Context(), locker, waiter, leaseKey) }))
 			}
 			for range waiting {
@@ -205,9 +193,7 @@ func TestLongRoundTrips(t *testing.T) {
 			}
 			sqltest.Commit(t, holder)
 			for _, returned := range waiting {
-				if err := await.Value(t, returned); err != nil {
-					t.Errorf("got %v; want the lock", err)
-				}
+				await.NoError(t, "a waiter", returned)
 			}
 		})
 	}
@@ -254,9 +240,7 @@ func TestPreparedTransactionIsNamed(t *testing.T) {
 					t.Errorf("got %+v of the wait; want the prepared transaction named", w)
 				}
 				sqltest.Exec(t, db.admin, "COMMIT PREPARED 'x'")
-				if err := await.Value(t, granted); err != nil {
-					t.Error(err)
-				}
+				await.NoError(t, "the waiter", granted)
 			})
 		}
 	})
@@ -308,9 +292,7 @@ func callsWithoutRights(t *testing.T, db testDB, driver, dsn string) {
 				t.Errorf("TryHold: got %v; want ErrNotAcquired", err)
 			}
 			sqltest.Commit(t, holder)
-			if err := await.Value(t, returned); err != nil {
-				t.Errorf("got %v; want the lock", err)
-			}
+			await.NoError(t, "the waiter", returned)
 			err := advisorylock.TryHold(t.Context(), limited, key, func(context.Context) error {
 				return advisorylock.TryWithXactLock(t.Context(), locktest.Pool(t, driver, dsn), key, locktest.Nothing)
 			})
@@ -350,9 +332,7 @@ func TestLimitsOfTheUser(t *testing.T) {
 					returned := await.Go(func() error { return wait(locker, waiter) })
 					locktest.AwaitReport(t, lasting, returned)
 					defer func() {
-						if err := await.Value(t, returned); err != nil {
-							t.Errorf("%s: got %v; want the lock, and nothing to end it", op, err)
-						}
+						await.NoError(t, op, returned)
 					}()
 				}
 				sqltest.Commit(t, holder)

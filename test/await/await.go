@@ -3,7 +3,7 @@
 //
 //   - [Until] and [True] look again and again, for what only the server or another
 //     process knows.
-//   - [Value] waits for what a channel brings.
+//   - [Value] waits for what a channel brings, and [NoError] for the end of a call.
 //   - [Go] has a call go on meanwhile, and brings its error in a channel.
 package await
 
@@ -52,6 +52,14 @@ func Value[T any](t testing.TB, c <-chan T) T {
 	case <-time.After(Limit):
 		t.Fatal("hangs")
 		panic("not reached")
+	}
+}
+
+// NoError waits for the error of the call that what names, which must be nil.
+func NoError(t testing.TB, what string, c <-chan error) {
+	t.Helper()
+	if err := Value(t, c); err != nil {
+		t.Errorf("%s: got %v; want nil", what, err)
 	}
 }
 

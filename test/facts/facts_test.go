@@ -1,15 +1,14 @@
-// Package facts tests PostgreSQL, database/sql and the drivers: what the code relies on,
-// or is there to work around. A test that fails says that the world has changed.
+// Package facts tests PostgreSQL, database/sql and the drivers: the reasons that the
+// documentation gives. A test that fails says that the world has changed. What the code
+// relies on is seen in test/conformance.
 package facts
 
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
-	"syscall"
 	"testing"
 
 	_ "github.com/jackc/pgx/v5/stdlib"
@@ -46,73 +45,6 @@ func taken(t *testing.T, db *sql.DB, key int) bool {
 	other := sqltest.Begin(t, db)
 	defer sqltest.Commit(t, other)
 	return sqltest.Rows(t, other, fmt.Sprintf("SELECT 1 WHERE pg_try_advisory_xact_lock(%d)", key)) == 0
-}
-
-// Statements in one Exec without arguments: what a SELECT sets by set_config is in force
-// for the next, and ends with the transaction. SET LOCAL would be the same, but for
-// pg_stat_statements, which keeps its text as it is.
-func TestSetConfigAppliesWithinOneExec(t *testing.T) {
-	fact(t, func(t *testing.T, _, dsn string, db *sql.DB) {
-		holder := sqltest.Occupy(t, dsn, 1)
-		db.SetMaxOpenConns(1)
-		tests := map[string]struct{ session, statements, code string }{
-			"lock_timeout":                  {"", "SELECT set_config('lock_timeout', '50ms', true); SELECT pg_advisory_xact_lock(1)", "55P03"},
-			"no timeout":                    {"SET statement_timeout = '300ms'", "SELECT set_config('statement_timeout', '0', true); SELECT pg_sleep(0.6)", ""},
-			"the session's comes to nought": {"SET statement_timeout = '300ms'", "SELECT 1; SELECT pg_sleep(60)", "57014"},
-		}
-		for name, tt := range tests {
-			sqltest.Exec(t, db, "RESET ALL")
-			if tt.session != "" {
-				sqltest.Exec(t, db, tt.session)
-			}
-			settings := "SELECT current_setting('lock_timeout') || current_setting('statement_timeout')"
-			before := sqltest.Ask[string](t, db, settings)
-			tx := sqltest.Begin(t, db)
-			_, err := tx.ExecContext(t.Context(), tt.statements)
-			if got := sqlstate.Of(err); got != tt.code || (err == nil) != (tt.code == "") {
-				t.Errorf("%s: got %v; want %q", name, err, tt.code)
-			}
-			_ = tx.Rollback()
-			if after := sqltest.Ask[string](t, db, settings); after != before {
-				t.Errorf("%s: got %q after the transaction; want %q", name, after, before)
-			}
-		}
-		sqltest.Commit(t, holder)
-	})
-}
-
-// A burst in the server's queue is a DO block that catches the lock_timeout: the lock,
-// if it is granted, outlives the block's subtransaction, and an expiry aborts nothing.
-// A transaction may take a lock again that it has, even if others wait for it.
-func TestLockOutlivesDoBlock(t *testing.T) {
-	fact(t, func(t *testing.T, _, dsn string, db *sql.DB) {
-		const burst = "SELECT set_config('lock_timeout', '50ms', true); " +
-			"DO $$ BEGIN PERFORM pg_advisory_xact_lock(1); EXCEPTION WHEN lock_not_available THEN NULL; END $$; " +
-			"SELECT pg_advisory_xact_lock(1) FROM generate_series(1, CASE WHEN pg_try_advisory_xact_lock(1) THEN 1 ELSE 0 END)"
-		tx := sqltest.Begin(t, db)
-		sqltest.Exec(t, tx, "SELECT pg_advisory_xact_lock(1)")
-		waiter := await.Go(func() error {
-			_, err := db.ExecContext(t.Context(), "SELECT pg_advisory_xact_lock(1)")
-			return err
-		})
-		sqltest.AwaitWaiters(t, sqltest.Open(t, "pgx", dsn), 1, 1)
-		if rows := sqltest.Rows(t, tx, burst); rows != 1 {
-			t.Errorf("free, but for a waiter: got %d rows; want 1", rows)
-		}
-		sqltest.Commit(t, tx)
-		if err := await.Value(t, waiter); err != nil {
-			t.Error(err)
-		}
-
-		holder := sqltest.Occupy(t, dsn, 1)
-		tx = sqltest.Begin(t, db)
-		if rows := sqltest.Rows(t, tx, burst); rows != 0 {
-			t.Errorf("taken: got %d rows; want 0", rows)
-		}
-		sqltest.Exec(t, tx, "SELECT 1") // in a transaction that is not aborted
-		sqltest.Commit(t, tx)
-		sqltest.Commit(t, holder)
-	})
 }
 
 // A server tells each client the number of its process; PgBouncer makes one up, since
@@ -154,44 +86,6 @@ func TestLongNamesAreCut(t *testing.T) {
 		_, err = db.ExecContext(t.Context(), "CREATE SCHEMA pg_app")
 		if sqlstate.Of(err) != "42939" {
 			t.Errorf("got %v for pg_app; want 42939", err)
-		}
-	})
-}
-
-func TestRowsAffectedIsThatOfTheLastStatement(t *testing.T) {
-	fact(t, func(t *testing.T, _, dsn string, db *sql.DB) {
-		holder := sqltest.Occupy(t, dsn, 1)
-		for statements, want := range map[string]int{
-			"SELECT 1 WHERE pg_try_advisory_xact_lock(1)":                                                       0,
-			"SELECT 1 WHERE pg_try_advisory_xact_lock(2)":                                                       1,
-			"SELECT FROM generate_series(1, CASE WHEN pg_try_advisory_xact_lock(3) THEN 3 ELSE 0 END)":          3,
-			"SELECT FROM generate_series(1, CASE WHEN pg_try_advisory_xact_lock(1) THEN 3 END)":                 0,
-			"SELECT generate_series(1, 5); SELECT 1 WHERE pg_try_advisory_xact_lock(1)":                         0,
-			"SELECT 1 WHERE pg_try_advisory_xact_lock(1); SELECT 1 WHERE pg_try_advisory_xact_lock(4)":          1,
-			"SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) 'public'":               1,
-			"SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) 'there is no such one'": 0,
-		} {
-			if got := sqltest.Rows(t, sqltest.Begin(t, db), statements); got != want {
-				t.Errorf("%s: got %d; want %d", statements, got, want)
-			}
-		}
-		sqltest.Commit(t, holder)
-	})
-}
-
-// lib/pq asks for READ WRITE with any options at all, even where
-// default_transaction_read_only is on; on a standby that is the error 0A000.
-func TestBeginReadWrite(t *testing.T) {
-	fact(t, func(t *testing.T, driver, dsn string, _ *sql.DB) {
-		db := sqltest.Open(t, driver, pgtest.WithParams(dsn, "default_transaction_read_only", "on"))
-		tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer tx.Rollback() //nolint:errcheck // nothing was changed
-		want := map[string]string{"pgx": "on", "postgres": "off"}[driver]
-		if got := sqltest.Ask[string](t, tx, "SHOW transaction_read_only"); got != want {
-			t.Errorf("got transaction_read_only %s; want %s", got, want)
 		}
 	})
 }
@@ -248,16 +142,12 @@ func TestWaiterBlocksIndex(t *testing.T) {
 		}
 		await.Until(t, "the index to wait for the waiter", blocked)
 		sqltest.Commit(t, holder)
-		if err := await.Value(t, waits); err != nil {
-			t.Error(err)
-		}
+		await.NoError(t, "the waiter", waits)
 		if err := blocked(); err != nil {
 			t.Errorf("for the waiter that got the lock and is idle: %v", err)
 		}
 		sqltest.Commit(t, waiter)
-		if err := await.Value(t, index); err != nil {
-			t.Error(err)
-		}
+		await.NoError(t, "the index", index)
 	})
 }
 
@@ -285,36 +175,6 @@ func TestRefusedThoughItExists(t *testing.T) {
 	})
 }
 
-// The end of a context in the wait: pgx returns the context's error and closes
-// the connection, lib/pq returns SQLSTATE 57014.
-func TestCancelledStatement(t *testing.T) {
-	fact(t, func(t *testing.T, driver, dsn string, db *sql.DB) {
-		holder := sqltest.Occupy(t, dsn, 1)
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		waiter := sqltest.Begin(t, db)
-		returned := await.Go(func() error {
-			_, err := waiter.ExecContext(ctx, "SELECT pg_advisory_xact_lock(1)")
-			return err
-		})
-		sqltest.AwaitWaiters(t, db, 1, 1)
-		cancel()
-		err := await.Value(t, returned)
-		is, code := errors.Is(err, context.Canceled), sqlstate.Of(err)
-		switch driver {
-		case "pgx":
-			if !is || code != "" {
-				t.Errorf("got %v (%q); want the context's error", err, code)
-			}
-		case "postgres":
-			if is || code != "57014" {
-				t.Errorf("got %v (%q); want 57014 and not the context's error", err, code)
-			}
-		}
-		sqltest.Commit(t, holder)
-	})
-}
-
 // database/sql rolls a transaction back when the context that it was begun with
 // ends, even while the code that uses it runs on.
 func TestContextTakesTransaction(t *testing.T) {
@@ -328,47 +188,6 @@ func TestContextTakesTransaction(t *testing.T) {
 		sqltest.Exec(t, tx, "SELECT pg_advisory_xact_lock(1)")
 		cancel()
 		await.True(t, "the lock to be free though nobody ended the transaction", func() bool { return !taken(t, db, 1) })
-	})
-}
-
-// What the drivers say when the session was ended.
-func TestTerminatedSession(t *testing.T) {
-	fact(t, func(t *testing.T, driver_, dsn string, db *sql.DB) {
-		admin := sqltest.Open(t, "pgx", dsn)
-		tx := sqltest.Begin(t, db)
-		sqltest.Exec(t, tx, "SELECT pg_advisory_xact_lock(1)")
-		sqltest.Exec(t, admin, "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE l.locktype = 'advisory' AND d.datname = current_database()")
-		await.True(t, "the session to end", func() bool { return !taken(t, db, 1) })
-		err := tx.Commit()
-		switch driver_ {
-		case "pgx":
-			if sqlstate.Of(err) != "57P01" {
-				t.Errorf("got %v; want 57P01", err)
-			}
-		case "postgres":
-			if !errors.Is(err, driver.ErrBadConn) && !errors.Is(err, syscall.ECONNRESET) {
-				t.Errorf("got %v; want driver.ErrBadConn, or the connection reset", err)
-			}
-		}
-	})
-}
-
-// SET LOCAL … TO DEFAULT is not a way back to what the session had.
-func TestDefaultLosesSessionSetting(t *testing.T) {
-	fact(t, func(t *testing.T, _, _ string, db *sql.DB) {
-		db.SetMaxOpenConns(1)
-		sqltest.Exec(t, db, "SET lock_timeout = '123ms'")
-		tx := sqltest.Begin(t, db)
-		sqltest.Exec(t, tx, "SELECT set_config('lock_timeout', '50ms', true); SET LOCAL lock_timeout TO DEFAULT")
-		if got := sqltest.Ask[string](t, tx, "SHOW lock_timeout"); got == "123ms" {
-			t.Errorf("got %s; want the server's default", got)
-		}
-		sqltest.Exec(t, tx, "SELECT set_config('bootlock.x', '123ms', true), set_config('lock_timeout', '50ms', true); "+
-			"SELECT set_config('lock_timeout', current_setting('bootlock.x'), true)")
-		if got := sqltest.Ask[string](t, tx, "SHOW lock_timeout"); got != "123ms" {
-			t.Errorf("got %s; want 123ms back", got)
-		}
-		sqltest.Commit(t, tx)
 	})
 }
 

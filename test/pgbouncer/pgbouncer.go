@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/bootlock/bootlock/test/freeport"
 	"github.com/bootlock/bootlock/test/pgserver"
@@ -109,23 +108,10 @@ ignore_startup_parameters = extra_float_digits
 		return err
 	}
 	b.stop = stop
-	return b.await(ctx)
-}
-
-func (b *Pooler) await(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	for {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", b.host)
-		if err == nil {
-			return conn.Close()
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("does not answer: %w: %s", err, b.Log())
-		case <-time.After(20 * time.Millisecond):
-		}
+	if _, err := pgserver.Await(ctx, b.DSN(server.String()), func() error { return nil }); err != nil {
+		return fmt.Errorf("%w: %s", err, b.Log())
 	}
+	return nil
 }
 
 // DSN is dsn through the pooler.

@@ -5,12 +5,12 @@ package pgserver
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"os/user"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -72,46 +72,35 @@ func Command(dir, name string, args ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// Run has a shell run a script in dir, as the user of servers. The script has to
-// clean up when its standard input ends: it does in stop, which waits for that, and
-// however this process ends.
+// Run has a shell run a script in dir, as the user of servers, in a session of its own.
+// It reads from a pipe, of which this process holds the only other end, close-on-exec so
+// that no child of it keeps that open: however this process ends, SIGKILL included, the
+// script sees the end of its input and has to clean up. stop ends the input, and waits:
+// an immediate shutdown takes the server five seconds at most, then it kills what is left.
+//
+// No output goes to this process's: `go test` would wait for it to be closed.
 func Run(dir, script string, args ...string) (stop func() error, err error) {
 	cmd, err := Command(dir, "/bin/sh", append([]string{"-c", script, "bootlock-server"}, args...)...)
 	if err != nil {
 		return nil, err
 	}
-	return Watch(cmd)
-}
-
-// Watch starts a shell in a session of its own that reads from a pipe. This process
-// holds the only other end, close-on-exec so that no child of it keeps that open:
-// however this process ends, SIGKILL included, the shell sees the end of the file
-// and cleans up. stop writes a line first, and waits: an immediate shutdown takes the
-// server five seconds at most, then it kills what is left.
-//
-// No output goes to this process's: `go test` would wait for it to be closed.
-func Watch(cmd *exec.Cmd) (stop func() error, err error) {
+	cmd.SysProcAttr.Setsid = true
 	pipe, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
 	}
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	cmd.SysProcAttr.Setsid = true
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	return func() error {
-		_, _ = io.WriteString(pipe, "done\n")
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }() // which also keeps the pipe from the garbage collector
+	return sync.OnceValue(func() error {
 		_ = pipe.Close()
-		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }()
 		select {
 		case err := <-ended:
 			return err
 		case <-time.After(20 * time.Second):
 			return fmt.Errorf("the watchdog, process %d, has not cleaned up within 20 s", cmd.Process.Pid)
 		}
-	}, nil
+	}), nil
 }

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"strings"
 	"time"
@@ -27,7 +28,7 @@ func (s *Server) CreateDatabase(ctx context.Context, prefix string) (dsn string,
 		defer cancel()
 		for {
 			err := s.exec(ctx, "DROP DATABASE IF EXISTS "+quoted+" WITH (FORCE)")
-			if err == nil || s.stopped() {
+			if err == nil || s.stopped.Load() {
 				return
 			}
 			// A pool that reconnects in a loop can get in between.
@@ -54,7 +55,7 @@ func (s *Server) DSNFor(database string) string {
 }
 
 func (s *Server) exec(ctx context.Context, sql string) error {
-	if s.stopped() {
+	if s.stopped.Load() {
 		return fmt.Errorf("the server is stopped")
 	}
 	return pgserver.Exec(ctx, s.DSN, sql)
@@ -69,5 +70,7 @@ func databaseName(prefix string) string {
 		}
 		return '_'
 	}, strings.ToLower(prefix))
-	return "t_" + name[:min(len(name), 40)] + "_" + random(6)
+	return "t_" + name[:min(len(name), 40)] + "_" + random()
 }
+
+func random() string { return strings.ToLower(rand.Text()[:12]) }

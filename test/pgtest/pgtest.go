@@ -10,21 +10,18 @@
 // A server that it starts listens on the loopback interface only, and is gone
 // after [Server.Stop], and also after the process is killed.
 //
-// Tests call [Shared] and [Server.NewDB]; TestMain calls [Shutdown]. The package
-// does not import testing, so that a command can use it.
+// Tests call [Shared] and [Server.NewDB]; TestMain calls [Shutdown].
 package pgtest
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
 	"net/url"
 	"os"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bootlock/bootlock/test/pgserver"
@@ -78,14 +75,9 @@ type Server struct {
 	Version string // server_version as the server reports it
 
 	logf    func(format string, args ...any)
-	logText func(ctx context.Context) (string, error) // nil: not ours, no log
-
-	stop func() error // nil: not ours, nothing to stop
+	own     instance // nil: not ours
+	stopped atomic.Bool
 }
-
-// live keeps started servers reachable. The end of a watchdog's pipe must not be
-// closed by the garbage collector because a caller only kept the DSN.
-var live sync.Map
 
 // Start returns a server that accepts connections. The caller stops it. Without
 // any server to be had the error says how to get one.
@@ -106,10 +98,6 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		return nil, fmt.Errorf("pgtest: start: %w", err)
 	}
 	s.logf = opts.Log
-	if s.stop != nil {
-		s.stop = sync.OnceValue(s.stop)
-	}
-	live.Store(s, nil)
 	opts.Log("PostgreSQL %s from %s", s.Version, s.Origin)
 	return s, nil
 }
@@ -171,33 +159,24 @@ func useDSN(ctx context.Context, opts Options) (*Server, error) {
 
 // Log returns what the server has logged so far. For a server given by a DSN it
 // is an error.
-func (s *Server) Log(ctx context.Context) (string, error) {
-	if s.logText == nil {
+func (s *Server) Log() (string, error) {
+	if s.own == nil {
 		return "", fmt.Errorf("pgtest: log: cannot read the log of %s", s.Origin)
 	}
-	text, err := s.logText(ctx)
-	if err != nil {
-		return "", fmt.Errorf("pgtest: log: %w", err)
-	}
-	return text, nil
+	return s.own.Log()
 }
 
 // Stop stops the server at once and removes its data; a server given by a DSN is
-// left alone. Later calls return what the first one did.
+// left alone.
 func (s *Server) Stop() error {
-	live.Delete(s)
-	if s.stop == nil {
+	s.stopped.Store(true)
+	if s.own == nil {
 		return nil
 	}
-	if err := s.stop(); err != nil {
+	if err := s.own.Stop(); err != nil {
 		return fmt.Errorf("pgtest: stop: %w", err)
 	}
 	return nil
-}
-
-func (s *Server) stopped() bool {
-	_, alive := live.Load(s)
-	return !alive
 }
 
 // settings returns the server's command-line arguments. fsync is off because the
@@ -212,22 +191,4 @@ func settings(own ...map[string]string) []string {
 		args = append(args, "-c", k+"="+all[k])
 	}
 	return args
-}
-
-func dsnURL(hostport, password string) string {
-	u := url.URL{
-		Scheme:   "postgres",
-		User:     url.UserPassword("postgres", password),
-		Host:     hostport,
-		Path:     "/postgres",
-		RawQuery: "sslmode=disable",
-	}
-	return u.String()
-}
-
-// random returns a string of 2n hexadecimal digits.
-func random(n int) string {
-	b := make([]byte, n)
-	_, _ = rand.Read(b) // never fails
-	return hex.EncodeToString(b)
 }

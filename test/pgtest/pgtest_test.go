@@ -38,10 +38,7 @@ func need(t *testing.T, origin string) {
 	t.Setenv(EnvOrigin, "")
 	_, err := BinDir()
 	if origin == OriginDocker {
-		var closeIdle func()
-		if _, closeIdle, err = connectDocker(t.Context()); err == nil {
-			closeIdle()
-		}
+		err = pgserver.PingDocker(t.Context())
 	}
 	if err != nil && os.Getenv("BOOTLOCK_REQUIRE_"+strings.ToUpper(origin)) != "" {
 		t.Fatal(err)
@@ -120,7 +117,7 @@ func TestStartAndStop(t *testing.T) {
 			t.Error("a session outlived its database")
 		}
 		await.True(t, "the end of that session in the log", func() bool {
-			text, err := s.Log(t.Context())
+			text, err := s.Log()
 			return err == nil && strings.Contains(text, "terminating connection due to administrator command")
 		})
 
@@ -133,40 +130,13 @@ func TestStartAndStop(t *testing.T) {
 	})
 }
 
-// A server that is there already is used as it is; what cannot be done with it is said,
-// and its password is not.
-func TestOriginDSN(t *testing.T) {
-	need(t, OriginLocal)
-	base := mustStart(t, Options{Origin: OriginLocal})
-	t.Setenv(EnvDSN, WithParams(base.DSN, "application_name", "given"))
-	var said strings.Builder
-	s, err := Start(t.Context(), Options{
-		Settings: map[string]string{"log_statement": "all"},
-		Log:      func(format string, args ...any) { fmt.Fprintf(&said, format, args...) },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := queryText(t, s.NewDB(t), "SHOW application_name"); got != "given" {
-		t.Errorf("application_name is %q in a DSN for another database; want given", got)
-	}
-	password, _ := parse(base.DSN).User.Password()
-	if got := said.String(); !strings.Contains(got, "[log_statement] are not applied") || strings.Contains(got, password) {
-		t.Errorf("logged %q; want a note on log_statement, and no password", got)
-	}
-	t.Setenv(EnvDSN, WithAddr(base.DSN, "127.0.0.1:1")) // nothing listens there
-	if _, err := Start(t.Context(), Options{Log: t.Logf}); err == nil || strings.Contains(err.Error(), password) {
-		t.Errorf("got %v from a server that does not answer; want an error without the password, and no other server", err)
-	}
-}
-
 // Without any server the error says how to get one, and so it does of one that was
 // asked for.
 func TestNoServer(t *testing.T) {
 	saved := binDirs
 	t.Cleanup(func() { binDirs = saved })
 	binDirs = func() []string { return []string{t.TempDir()} }
-	for _, name := range []string{EnvDSN, EnvOrigin, "DOCKER_MACHINE_NAME"} {
+	for _, name := range []string{EnvDSN, EnvOrigin} {
 		t.Setenv(name, "")
 	}
 	t.Setenv("DOCKER_HOST", "unix://"+filepath.Join(t.TempDir(), "none.sock"))
@@ -246,9 +216,6 @@ func child(origin string) {
 // the watchdog's pipe.
 func TestKilled(t *testing.T) {
 	forEach(t, func(t *testing.T, origin string) {
-		if _, err := exec.LookPath("docker"); err != nil && origin == OriginDocker && os.Getenv("BOOTLOCK_REQUIRE_DOCKER") == "" {
-			t.Skipf("NOT TESTED: without the docker command the container lives on until its time limit: %v", err)
-		}
 		self, err := os.Executable()
 		if err != nil {
 			t.Fatal(err)

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"testing"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -19,9 +20,9 @@ const RolePassword = "boot lock"
 // NewRole creates a role that may log in and nothing else, with a name that has to be
 // quoted, and returns the name. The role is dropped at the end of the test. Call it
 // before the database is created: a role that owns something there cannot be dropped.
-func (s *Server) NewRole(tb TB) string {
+func (s *Server) NewRole(tb testing.TB) string {
 	tb.Helper()
-	name := `Role "` + random(6) + `"`
+	name := `Role "` + random() + `"`
 	quoted := pgx.Identifier{name}.Sanitize()
 	if err := s.exec(context.Background(), "CREATE ROLE "+quoted+" LOGIN PASSWORD '"+RolePassword+"'"); err != nil {
 		tb.Fatalf("%v", err)

@@ -3,15 +3,8 @@ package pgtest
 import (
 	"context"
 	"sync"
+	"testing"
 )
-
-// TB is the part of testing.TB that is used here.
-type TB interface {
-	Helper()
-	Name() string
-	Cleanup(func())
-	Fatalf(format string, args ...any)
-}
 
 var shared struct {
 	sync.Mutex
@@ -22,7 +15,7 @@ var shared struct {
 // Shared returns the one server of this test process, and starts it if need be.
 // With no server to be had the test fails; it is not skipped. A TestMain that
 // calls [Shutdown] stops the server sooner, but it ends with the process anyway.
-func Shared(tb TB) *Server {
+func Shared(tb testing.TB) *Server {
 	tb.Helper()
 	shared.Lock()
 	defer shared.Unlock()
@@ -50,7 +43,7 @@ func Shutdown() {
 
 // NewDB returns the DSN of an empty database that is dropped at the end of the
 // test.
-func (s *Server) NewDB(tb TB) string {
+func (s *Server) NewDB(tb testing.TB) string {
 	tb.Helper()
 	dsn, drop, err := s.CreateDatabase(context.Background(), tb.Name())
 	if err != nil {

@@ -52,24 +52,29 @@ func NewFiles(t *testing.T) Files {
 // needed, which the npm packages have not.
 func (f Files) Start(t *testing.T) (primary, standby *Server) {
 	t.Helper()
-	primary, standby = f.server(t), f.server(t)
+	primary = f.StartOne(t)
+	standby = f.server(t, "primary_conninfo=host=127.0.0.1 user=postgres port="+strconv.Itoa(primary.Port))
 	serverCommand(t, "touch", filepath.Join(standby.dir, "standby.signal"))
-	primary.start(t)
-	standby.start(t, "primary_conninfo=host=127.0.0.1 user=postgres port="+strconv.Itoa(primary.Port))
+	standby.StartAgain(t)
 	return primary, standby
 }
 
 // StartOne starts a server with settings, as in "max_connections=200".
 func (f Files) StartOne(t *testing.T, settings ...string) *Server {
 	t.Helper()
-	s := f.server(t)
-	s.start(t, settings...)
+	s := f.server(t, settings...)
+	s.StartAgain(t)
 	return s
 }
 
-func (f Files) server(t *testing.T) *Server {
+func (f Files) server(t *testing.T, settings ...string) *Server {
 	t.Helper()
-	s := &Server{bin: f.bin, dir: serverDir(t)}
+	port, err := freeport.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{Port: port, bin: f.bin, dir: serverDir(t)}
+	s.settings = append(settings, "listen_addresses=127.0.0.1", "port="+strconv.Itoa(port), "unix_socket_directories=", "fsync=off")
 	serverCommand(t, "cp", "-R", f.dir+"/.", s.dir)
 	return s
 }
@@ -102,21 +107,12 @@ const serverLog = "bootlock.log"
 // standard input with it.
 const replicaScript = `dir=$1; shift; "$@" >>"$dir/` + serverLog + `" 2>&1 </dev/null & cat >/dev/null; kill -QUIT $! 2>/dev/null; wait; rm -rf "$dir"`
 
-func (s *Server) start(t *testing.T, settings ...string) {
-	t.Helper()
-	var err error
-	if s.Port, err = freeport.Find(); err != nil {
-		t.Fatal(err)
-	}
-	s.settings = settings
-	s.StartAgain(t)
-}
-
-// StartAgain starts a server that was ended, at its old address and with its data.
+// StartAgain starts a server that was ended, if it ever ran, at its address and with its
+// data.
 func (s *Server) StartAgain(t *testing.T) {
 	t.Helper()
 	args := []string{s.dir, filepath.Join(s.bin, "postgres"), "-D", s.dir}
-	for _, setting := range append(slices.Clone(s.settings), "listen_addresses=127.0.0.1", "port="+strconv.Itoa(s.Port), "unix_socket_directories=", "fsync=off") {
+	for _, setting := range s.settings {
 		args = append(args, "-c", setting)
 	}
 	stop, err := pgserver.Run("/", replicaScript, args...)

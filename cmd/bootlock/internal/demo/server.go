@@ -66,13 +66,27 @@ func startLocal(ctx context.Context) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{origin: "the binaries in " + bin, stop: func() { _ = cluster.Stop() }}
-	s.dsn = (&url.URL{
+	dsn := (&url.URL{
 		Scheme: "postgres", User: url.UserPassword("postgres", cluster.Password), Path: "/postgres", RawQuery: url.Values{"host": {cluster.Dir}}.Encode(),
 	}).String()
-	if s.version, err = pgserver.Await(ctx, s.dsn, cluster.Ended); err != nil {
+	return started(ctx, "the binaries in "+bin, dsn, cluster.Ended, cluster.Stop)
+}
+
+func startContainer(ctx context.Context) (*server, error) {
+	container, err := pgserver.StartContainer(ctx, image, settings...)
+	if err != nil {
+		return nil, err
+	}
+	return started(ctx, "the image "+image, container.DSN, container.Ended, container.Stop)
+}
+
+// started returns a server once it answers.
+func started(ctx context.Context, origin, dsn string, ended, stop func() error) (*server, error) {
+	s := &server{origin: origin, dsn: dsn, stop: func() { _ = stop() }}
+	var err error
+	if s.version, err = pgserver.Await(ctx, dsn, ended); err != nil {
 		s.stop()
-		return nil, fmt.Errorf("the server in %s: %w", bin, err)
+		return nil, fmt.Errorf("the server from %s: %w", origin, err)
 	}
 	return s, nil
 }
