@@ -74,9 +74,7 @@ func TestDone(t *testing.T) {
 				if tt.err != nil {
 					checkStep(t, err, "op", "app", locktrace.Lock, "")
 				}
-				if got := r.String(); got != tt.steps {
-					t.Errorf("got %s; want %s", got, tt.steps)
-				}
+				checkSame(t, "steps", r.String(), tt.steps)
 			})
 		})
 	}
@@ -211,9 +209,7 @@ func TestRecordFails(t *testing.T) {
 				if tt.want != advisorylock.ErrLost { //nolint:errorlint // itself
 					checkStep(t, err, "op", "app", locktrace.Record, "")
 				}
-				if got, want := r.String(), "connect > begin > lock > record! > rollback > release"; got != want {
-					t.Errorf("got %s; want %s", got, want)
-				}
+				checkSame(t, "steps", r.String(), "connect > begin > lock > record! > rollback > release")
 			})
 		})
 	}
@@ -270,9 +266,7 @@ func TestHolderWithoutAConnectionForItsWork(t *testing.T) {
 				if got := <-others; got > until/2 {
 					t.Errorf("the other process had the lock after %v; want it meanwhile", got)
 				}
-				if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
-					t.Errorf("got %s; want %s", got, want)
-				}
+				checkSame(t, "steps", r.String(), "connect > begin > lock > commit > release")
 				if w := r.Waits(); len(w) == 0 || w[0].Err == nil || !strings.Contains(w[0].Err.Error(), "no connection for the work") {
 					t.Errorf("got %+v; want the reason", w)
 				}
@@ -300,9 +294,7 @@ func TestNoConnectionForTheWorkUntilTheContextEnds(t *testing.T) {
 		if !errors.Is(err, errFull) || !errors.As(err, new(*advisorylock.WaitError)) || !strings.Contains(err.Error(), "no connection for the work") {
 			t.Errorf("got %v; want a WaitError with the reason", err)
 		}
-		if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
+		checkSame(t, "steps", r.String(), "connect > begin > lock! > rollback > release")
 	})
 }
 

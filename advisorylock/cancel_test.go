@@ -25,12 +25,8 @@ var errShutdown = errors.New("shutting down")
 // cause.
 func checkEnded(t *testing.T, err error, op string, step locktrace.Step) {
 	t.Helper()
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v; want context.Canceled in its chain", err)
-	}
-	if !errors.Is(err, errShutdown) {
-		t.Errorf("got %v; want the context's cause in its chain", err)
-	}
+	checkIs(t, err, context.Canceled)
+	checkIs(t, err, errShutdown)
 	checkStep(t, err, "advisorylock."+op, "42", step, "")
 }
 
@@ -42,12 +38,8 @@ func TestContextEndedBefore(t *testing.T) {
 		var r locktrace.Recorder
 		err := f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, uncalled(t))
 		checkEnded(t, err, f.op, locktrace.Connect)
-		if got := d.String(); got != "" {
-			t.Errorf("got calls %s; want none", got)
-		}
-		if got := r.String(); got != "connect!" {
-			t.Errorf("got steps %s; want connect!", got)
-		}
+		checkSame(t, "calls", d.String(), "")
+		checkSame(t, "steps", r.String(), "connect!")
 	})
 }
 
@@ -111,20 +103,14 @@ func TestContextEndsWhileDriverHangs(t *testing.T) {
 				if took != bounded.Grace {
 					t.Errorf("came back %v after the context; want %v", took, bounded.Grace)
 				}
-				if got := r.String(); got != tt.steps {
-					t.Errorf("got steps %s; want %s", got, tt.steps)
-				}
+				checkSame(t, "steps", r.String(), tt.steps)
 				switch {
 				case tt.step == locktrace.Commit && f.lease:
 					// Nothing but the lock was in doubt, and that is.
-					if !errors.Is(err, advisorylock.ErrLost) || !errors.Is(err, bounded.ErrNoReturn) {
-						t.Errorf("got %v; want ErrLost, since the driver did not come back", err)
-					}
+					checkIs(t, err, advisorylock.ErrLost, bounded.ErrNoReturn)
 				case tt.step != "":
 					checkEnded(t, err, f.op, tt.step)
-					if !errors.Is(err, bounded.ErrNoReturn) {
-						t.Errorf("got %v; want it to say that the driver did not come back", err)
-					}
+					checkIs(t, err, bounded.ErrNoReturn)
 				case !errors.Is(err, tt.fnErr):
 					t.Errorf("got %v; want %v", err, tt.fnErr)
 				}
@@ -163,9 +149,7 @@ func placesAreFree(t *testing.T, db *sql.DB, lockedOnServer bool) {
 	if got := r.String(); got != want || lockedOnServer != errors.Is(err, advisorylock.ErrNotAcquired) {
 		t.Errorf("the same key: got %s, %v; want %s", got, err, want)
 	}
-	if took := time.Since(begun); took != 0 {
-		t.Errorf("took %v; want no wait", took)
-	}
+	checkSame(t, "time taken", time.Since(begun), 0)
 }
 
 // closedAndNeverPooled checks what became of a connection that hung, if it was
@@ -206,9 +190,7 @@ func TestConnectionThatComesTooLateIsClosed(t *testing.T) {
 		}
 		comeBack()
 		synctest.Wait()
-		if got, want := d.String(), "connect > close"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
+		checkSame(t, "calls", d.String(), "connect > close")
 		if in := db.Stats().InUse; in != 0 {
 			t.Errorf("got %d connections out of the pool; want none", in)
 		}
@@ -233,20 +215,14 @@ func TestDeadlineWhileWaiting(t *testing.T) {
 			begun := time.Now()
 			err := f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, noFn)
 			cancel()
-			if took := time.Since(begun); took != limit {
-				t.Errorf("came back after %v; want %v", took, limit)
-			}
-			if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, errShutdown) {
-				t.Errorf("got %v; want the context's error and its cause", err)
-			}
+			checkSame(t, "time taken", time.Since(begun), limit)
+			checkIs(t, err, context.DeadlineExceeded, errShutdown)
 			checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Lock, "")
 			var wait *advisorylock.WaitError
 			if !errors.As(err, &wait) || wait.Key != key || wait.Waited != limit {
 				t.Errorf("got %+v; want a WaitError for key %d after %v", wait, key, limit)
 			}
-			if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
-				t.Errorf("got %s; want %s", got, want)
-			}
+			checkSame(t, "steps", r.String(), "connect > begin > lock! > rollback > release")
 			if n := d.Server().Waiting()[int64(key)]; n != 0 {
 				t.Errorf("%d sessions still wait on the server", n)
 			}
@@ -322,24 +298,35 @@ func TestContextEndsDuringCommitThatSucceeds(t *testing.T) {
 	})
 }
 
-// With a context that never ends, a rollback or the end of a connection that
-// hangs has bounds of its own.
+// With a context that never ends, the end of a transaction or connection that hangs has
+// bounds of its own. So has the commit of a lease: nothing was written, and only the lock
+// is in doubt.
 func TestCleanUpIsBounded(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []recdriver.Kind{recdriver.Rollback, recdriver.Close} {
-		t.Run(string(kind), func(t *testing.T) {
+	boom := errors.New("boom")
+	for _, tt := range []struct {
+		kind  recdriver.Kind
+		forms []form
+		fnErr error
+		want  error
+	}{
+		{recdriver.Rollback, forms, boom, boom},
+		{recdriver.Close, forms, boom, boom},
+		{recdriver.Commit, leases, nil, advisorylock.ErrLost},
+	} {
+		t.Run(string(tt.kind), func(t *testing.T) {
 			t.Parallel()
-			each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+			each(t, tt.forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 				db.SetMaxIdleConns(-1) // each release closes the connection
-				comeBack := hang(d, kind)
+				comeBack := hang(d, tt.kind)
 				begun := time.Now()
-				boom := errors.New("boom")
-				err := f.call(advisorylock.Locker{}, context.Background(), db, key, func(context.Context) error { return boom })
-				if err != boom { //nolint:errorlint // untouched
-					t.Errorf("got %v; want %v", err, boom)
-				}
-				if took := time.Since(begun); took > 10*time.Second {
+				err := f.call(advisorylock.Locker{}, context.Background(), db, key, func(context.Context) error { return tt.fnErr })
+				if took := time.Since(begun); took > 2*advisorylock.EndTime {
 					t.Errorf("took %v; want a few seconds", took)
+				}
+				checkIs(t, err, tt.want)
+				if tt.fnErr != nil && err != tt.fnErr { //nolint:errorlint // untouched
+					t.Errorf("got %v; want %v, untouched", err, tt.fnErr)
 				}
 				comeBack()
 				synctest.Wait()

@@ -56,9 +56,7 @@ func TestFenceKeepsTheNextOneOut(t *testing.T) {
 			}
 			return nil
 		})
-		if !errors.Is(err, advisorylock.ErrLost) {
-			t.Errorf("got %v; want ErrLost", err)
-		}
+		checkIs(t, err, advisorylock.ErrLost)
 	})
 }
 

@@ -52,23 +52,25 @@ func beats(d *recdriver.Driver, begun time.Time) []time.Duration {
 
 // A holder is silent for a third of the TTL at most, so that one late answer
 // does not cost the lease, and for a second at most, so that it is told soon
-// when its session was ended.
+// when its session was ended. pg_stat_activity shows the last statement of a session,
+// which says what the lease is for.
 func TestHeartbeats(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
-		name  string
-		ttl   time.Duration
-		every time.Duration
+		name   string
+		locker advisorylock.Locker
+		every  time.Duration
+		text   string
 	}{
-		{"default", 0, time.Second},
-		{"three seconds", 3 * time.Second, time.Second},
-		{"floor", time.Millisecond, time.Second / 3},
+		{"default", advisorylock.Locker{}, time.Second, "SELECT 1"},
+		{"three seconds", advisorylock.Locker{TTL: 3 * time.Second, Name: "app"}, time.Second, "SELECT /* bootlock: app */ 1"},
+		{"floor", advisorylock.Locker{TTL: time.Millisecond, Name: "*/ DROP"}, time.Second / 3, "SELECT /* bootlock: __ DROP */ 1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 				begun := time.Now()
-				err := f.call(advisorylock.Locker{TTL: tt.ttl}, t.Context(), db, key, func(ctx context.Context) error {
+				err := f.call(tt.locker, t.Context(), db, key, func(ctx context.Context) error {
 					time.Sleep(20*tt.every + tt.every/2)
 					return ctx.Err()
 				})
@@ -85,53 +87,13 @@ func TestHeartbeats(t *testing.T) {
 					}
 				}
 				for _, c := range d.Calls() {
-					if isBeat(c) && (c.Kind != recdriver.Exec || len(c.Args) > 0 || c.Conn != 1) {
-						t.Errorf("got a heartbeat by %s with %v on connection %d; want a literal Exec on 1", c.Kind, c.Args, c.Conn)
+					if isBeat(c) && (c.Kind != recdriver.Exec || c.Query != tt.text || len(c.Args) > 0 || c.Conn != 1) {
+						t.Errorf("got a heartbeat by %s %s with %v on connection %d; want a literal Exec of %s on 1", c.Kind, c.Query, c.Args, c.Conn, tt.text)
 					}
 				}
 			})
 		})
 	}
-}
-
-// pg_stat_activity shows the last statement of a session, and so who holds what
-// for how long, if each of them says so.
-func TestHeartbeatsSayWhatTheLeaseIsFor(t *testing.T) {
-	t.Parallel()
-	for name, want := range map[string]string{"": "SELECT 1", "app": "SELECT /* bootlock: app */ 1", "*/ DROP": "SELECT /* bootlock: __ DROP */ 1"} {
-		bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-			err := advisorylock.Locker{Name: name}.Hold(t.Context(), db, key, func(context.Context) error { time.Sleep(ttl); return nil })
-			if err != nil {
-				t.Fatal(err)
-			}
-			n := 0
-			for _, c := range d.Calls() {
-				if isBeat(c) && c.Query == want {
-					n++
-				}
-			}
-			if n < 2 {
-				t.Errorf("name %q: got %d heartbeats %q; want one every third of the TTL", name, n, want)
-			}
-		})
-	}
-}
-
-// WithXactLock works in the transaction itself and sends nothing on its own.
-func TestXactSendsNoHeartbeats(t *testing.T) {
-	t.Parallel()
-	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		err := advisorylock.Locker{TTL: time.Hour}.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
-			time.Sleep(30 * time.Minute)
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, want := d.String(), "connect > begin > exec > commit > release"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
-	})
 }
 
 // On a network that goes silent the holder must stop before the server gives the
@@ -182,15 +144,9 @@ func TestLeaseIsLostOnASilentNetwork(t *testing.T) {
 				if ended != tt.want {
 					t.Errorf("the function's context ended after %v; want %v", ended, tt.want)
 				}
-				if took := time.Since(begun); took != tt.want {
-					t.Errorf("came back after %v; want %v, as soon as the function had", took, tt.want)
-				}
-				if !errors.Is(err, advisorylock.ErrLost) {
-					t.Errorf("got %v; want ErrLost", err)
-				}
-				if got, want := r.String(), "connect > begin > lock > rollback! > release!"; got != want {
-					t.Errorf("got %s; want %s", got, want)
-				}
+				checkSame(t, "time taken", time.Since(begun), tt.want)
+				checkIs(t, err, advisorylock.ErrLost)
+				checkSame(t, "steps", r.String(), "connect > begin > lock > rollback! > release!")
 				if err := advisorylock.TryWithXactLock(t.Context(), db, key+1, nothing); err != nil {
 					t.Errorf("another call: %v", err)
 				}
@@ -347,25 +303,9 @@ func TestHeartbeatThatIsRefused(t *testing.T) {
 		begun := time.Now()
 		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error {
 			<-ctx.Done()
-			if got := time.Since(begun); got != time.Second {
-				t.Errorf("the function learned of it after %v; want a second, by the first heartbeat", got)
-			}
+			checkSame(t, "time taken", time.Since(begun), time.Second)
 			return nil
 		})
-		if !errors.Is(err, advisorylock.ErrLost) || !errors.Is(err, refused) {
-			t.Errorf("got %v; want ErrLost, and the server's error in its chain", err)
-		}
-	})
-}
-
-// What fn has started and not waited for ends with the lock.
-func TestContextOfHoldEndsWithIt(t *testing.T) {
-	t.Parallel()
-	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		var given context.Context
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error { given = ctx; return nil })
-		if err != nil || given.Err() == nil {
-			t.Errorf("got %v, and a context with error %v; want one that has ended", err, given.Err())
-		}
+		checkIs(t, err, advisorylock.ErrLost, refused)
 	})
 }

@@ -219,9 +219,7 @@ func TestNoConnectionIsAWait(t *testing.T) {
 				if w := r.Waits(); len(w) != 1 || !errors.Is(w[0].Err, refusal.err) {
 					t.Errorf("got %+v; want one report, with the reason", w)
 				}
-				if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
-					t.Errorf("got %s; want %s, however many attempts it took", got, want)
-				}
+				checkSame(t, "steps", r.String(), "connect > begin > lock > commit > release")
 				if got := stands(); got != (seen{}) {
 					t.Errorf("got %+v between two attempts; want nothing", got)
 				}
@@ -352,9 +350,7 @@ func TestStandby(t *testing.T) {
 		if !errors.Is(err, advisorylock.ErrUnsupported) || !strings.Contains(err.Error(), "target_session_attrs=primary") {
 			t.Errorf("got %v; want ErrUnsupported, and what to do", err)
 		}
-		if got, want := d.String(), "connect > begin > exec > rollback > release"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
+		checkSame(t, "calls", d.String(), "connect > begin > exec > rollback > release")
 	})
 }
 

@@ -171,9 +171,7 @@ func TestWaiterGivesUp(t *testing.T) {
 			if !errors.As(err, &wait) || wait.Key != key {
 				t.Errorf("got %v; want a WaitError", err)
 			}
-			if got := r.String(); got != "connect!" {
-				t.Errorf("got %s; want connect!", got)
-			}
+			checkSame(t, "steps", r.String(), "connect!")
 		})
 		cancel(errShutdown)
 		wait()
@@ -258,9 +256,7 @@ func TestNested(t *testing.T) {
 						t.Errorf("the same key: got %v; want ErrNested", err)
 					}
 					checkStep(t, err, "advisorylock."+inner.op, "42", locktrace.Lock, "lock: "+advisorylock.ErrNested.Error())
-					if took := time.Since(begun); took != 0 {
-						t.Errorf("took %v; want at once", took)
-					}
+					checkSame(t, "time taken", time.Since(begun), 0)
 					if err := call(ctx, db, key+1); err != nil {
 						t.Errorf("another key: %v", err)
 					}
@@ -343,8 +339,10 @@ func TestPoolTooSmall(t *testing.T) {
 				if got := errors.Is(err, advisorylock.ErrPoolTooSmall); got != tt.tooFew || err != nil && !got {
 					t.Errorf("got %v; want ErrPoolTooSmall: %t", err, tt.tooFew)
 				}
-				if tt.tooFew && sent != "" {
-					t.Errorf("got %s; want nothing sent", sent)
+				if tt.tooFew {
+					checkSame(t, "calls", sent, "")
+					checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Connect,
+						"connect: advisorylock: the pool is too small: raise SetMaxOpenConns, or lock on a pool of its own")
 				}
 			})
 		})
@@ -536,9 +534,7 @@ func TestTryInTheProcess(t *testing.T) {
 			d.Reset()
 			begun := time.Now()
 			err := f.call(advisorylock.Locker{}, t.Context(), db, key, noFn)
-			if took := time.Since(begun); took != 0 {
-				t.Errorf("took %v; want at once", took)
-			}
+			checkSame(t, "time taken", time.Since(begun), 0)
 			checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Lock, "lock: "+advisorylock.ErrNotAcquired.Error())
 			if !errors.Is(err, advisorylock.ErrNotAcquired) || d.String() != "" {
 				t.Errorf("got %v and calls %s; want ErrNotAcquired, and nothing sent", err, d)
@@ -558,16 +554,12 @@ func TestTryOnTheServer(t *testing.T) {
 		var r locktrace.Recorder
 		l := advisorylock.Locker{Trace: r.Trace(), Name: "app"}
 		err := f.call(l, t.Context(), db, key, uncalled(t))
-		if !errors.Is(err, advisorylock.ErrNotAcquired) {
-			t.Errorf("got %v; want ErrNotAcquired", err)
-		}
+		checkIs(t, err, advisorylock.ErrNotAcquired)
 		checkStep(t, err, "advisorylock."+f.op, "app", locktrace.Lock, "lock: "+advisorylock.ErrNotAcquired.Error())
 		if errors.As(err, new(*advisorylock.WaitError)) {
 			t.Errorf("got a WaitError, %v, but nobody waited", err)
 		}
-		if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
+		checkSame(t, "steps", r.String(), "connect > begin > lock! > rollback > release")
 		if strings.Contains(d.String(), "query") {
 			t.Errorf("got calls %s; want no look at who has the lock", d)
 		}

@@ -44,9 +44,7 @@ func TestSessions(t *testing.T) {
 				t.Errorf("got  %+v\nwant %+v", got[i], want[i])
 			}
 		}
-		if got, want := d.String(), "connect > begin > query > rollback > release"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
+		checkSame(t, "calls", d.String(), "connect > begin > query > rollback > release")
 		// On a standby lib/pq cannot begin anything else.
 		if begin := d.Calls()[1]; !begin.ReadOnly || begin.Isolation != sql.LevelReadCommitted {
 			t.Errorf("got BEGIN %v, read-only %t; want READ COMMITTED, read-only", begin.Isolation, begin.ReadOnly)
@@ -126,9 +124,7 @@ func TestSessionsFailures(t *testing.T) {
 			if want := "advisorylock.Sessions 42: "; err != nil && !strings.HasPrefix(err.Error(), want) {
 				t.Errorf("%s: got %v; want it to begin with %s", tt.kind, err, want)
 			}
-			if got := d.String(); got != tt.calls {
-				t.Errorf("%s: got %s; want %s", tt.kind, got, tt.calls)
-			}
+			checkSame(t, "calls", d.String(), tt.calls)
 		})
 	}
 }

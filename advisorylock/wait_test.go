@@ -74,9 +74,7 @@ func TestLongWaitGoesInBursts(t *testing.T) {
 				if granted != wait {
 					t.Errorf("granted after %v; want %v, at once when it was freed", granted, wait)
 				}
-				if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
-					t.Errorf("got %s; want %s, contention or not", got, want)
-				}
+				checkSame(t, "steps", r.String(), "connect > begin > lock > commit > release")
 				checkBursts(t, d)
 			})
 		})
@@ -180,9 +178,7 @@ func TestForeignTimeoutsDoNotEndTheWait(t *testing.T) {
 				if err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error { return nil }); err != nil {
 					t.Fatal(err)
 				}
-				if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
-					t.Errorf("got %s; want %s", got, want)
-				}
+				checkSame(t, "steps", r.String(), "connect > begin > lock > commit > release")
 				if got := d.String(); strings.Count(got, "exec! > rollback > close > connect > begin > ") != 3 {
 					t.Errorf("got %s; want a new connection each time: a cancel may be under way to the old one", got)
 				}
@@ -271,9 +267,7 @@ func TestNoConnectionInTheMiddleOfAWait(t *testing.T) {
 				if !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, new(*advisorylock.WaitError)) {
 					t.Errorf("got %v; want a WaitError", err)
 				}
-				if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
-					t.Errorf("got %s; want %s", got, want)
-				}
+				checkSame(t, "steps", r.String(), "connect > begin > lock! > rollback > release")
 			})
 		})
 	}
@@ -298,9 +292,7 @@ func TestWaitingSessionIsKilled(t *testing.T) {
 				if took := time.Since(begun); err != nil || took < freed || took > freed+freed/10 {
 					t.Errorf("got %v after %v; want the lock soon after %v", err, took, freed)
 				}
-				if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
-					t.Errorf("got %s; want %s", got, want)
-				}
+				checkSame(t, "steps", r.String(), "connect > begin > lock > commit > release")
 			})
 		})
 	}
@@ -684,9 +676,7 @@ func TestNoLookOnASilentNetwork(t *testing.T) {
 		if !errors.As(err, new(*advisorylock.WaitError)) {
 			t.Errorf("got %v; want a WaitError", err)
 		}
-		if got, want := d.String(), "connect > begin > exec..."; got != want {
-			t.Errorf("got %s; want %s, and nothing after it", got, want)
-		}
+		checkSame(t, "calls", d.String(), "connect > begin > exec...")
 	})
 }
 

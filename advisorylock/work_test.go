@@ -6,7 +6,6 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
-	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -144,9 +143,7 @@ func TestLockThatEndsBeforeTheWork(t *testing.T) {
 				}
 			}}
 			err := advisorylock.Locker{TTL: time.Second, Trace: trace}.Hold(t.Context(), db, key, uncalled(t))
-			if !errors.Is(err, advisorylock.ErrLost) {
-				t.Errorf("got %v; want ErrLost", err)
-			}
+			checkIs(t, err, advisorylock.ErrLost)
 		})
 	})
 }
