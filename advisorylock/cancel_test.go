@@ -5,8 +5,8 @@ package advisorylock_test
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -100,10 +100,14 @@ func TestContextEndsWhileDriverHangs(t *testing.T) {
 				err, took := cancelDuring(t, d, tt.kind, func(ctx context.Context) error {
 					return f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, func(context.Context) error { return tt.fnErr })
 				})
-				if took != bounded.Grace {
-					t.Errorf("came back %v after the context; want %v", took, bounded.Grace)
-				}
+				checkSame(t, "time after the context", took, bounded.Grace)
 				checkSame(t, "steps", r.String(), tt.steps)
+				if got := d.String(); !strings.HasSuffix(got, "...") { // such as a look at who has the lock
+					t.Errorf("got %s; want nothing sent on a silent network", got)
+				}
+				if tt.step == locktrace.Lock && !f.try && !errors.As(err, new(*advisorylock.WaitError)) {
+					t.Errorf("got %v; want a WaitError", err)
+				}
 				switch {
 				case tt.step == locktrace.Commit && f.lease:
 					// Nothing but the lock was in doubt, and that is.
@@ -114,9 +118,7 @@ func TestContextEndsWhileDriverHangs(t *testing.T) {
 				case !errors.Is(err, tt.fnErr):
 					t.Errorf("got %v; want %v", err, tt.fnErr)
 				}
-				if in := db.Stats().InUse; in != 1 {
-					t.Errorf("got %d connections out of the pool; want the one that hangs", in)
-				}
+				checkSame(t, "connections in use, one of which hangs", db.Stats().InUse, 1)
 
 				d.OnCall(nil)
 				placesAreFree(t, db, tt.locked)
@@ -152,8 +154,7 @@ func placesAreFree(t *testing.T, db *sql.DB, lockedOnServer bool) {
 	checkSame(t, "time taken", time.Since(begun), 0)
 }
 
-// closedAndNeverPooled checks what became of a connection that hung, if it was
-// opened at all.
+// closedAndNeverPooled checks what became of a connection that hung.
 func closedAndNeverPooled(t *testing.T, d *recdriver.Driver, conn int) {
 	t.Helper()
 	var last recdriver.Kind
@@ -165,50 +166,17 @@ func closedAndNeverPooled(t *testing.T, d *recdriver.Driver, conn int) {
 			t.Errorf("connection %d was taken from the pool again", conn)
 		}
 		last = c.Kind
-		if c.Kind == recdriver.Connect && c.Err != nil {
-			return
-		}
 	}
 	if last != recdriver.Close {
 		t.Errorf("the last call on connection %d was %q; want close", conn, last)
 	}
 }
 
-// A connection may still be opened when nobody waits for it any more.
-func TestConnectionThatComesTooLateIsClosed(t *testing.T) {
-	t.Parallel()
-	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, _ *sql.DB) {
-		comeBack := hang(d, recdriver.Connect)
-		db := sql.OpenDB(deafConnector{d})
-		defer db.Close()
-		err, took := cancelDuring(t, d, recdriver.Connect, func(ctx context.Context) error {
-			return advisorylock.WithXactLock(ctx, db, key, unreachable(t))
-		})
-		checkEnded(t, err, "WithXactLock", locktrace.Connect)
-		if took != bounded.Grace {
-			t.Errorf("came back %v after the context; want %v", took, bounded.Grace)
-		}
-		comeBack()
-		synctest.Wait()
-		checkSame(t, "calls", d.String(), "connect > close")
-		if in := db.Stats().InUse; in != 0 {
-			t.Errorf("got %d connections out of the pool; want none", in)
-		}
-	})
-}
-
-// deafConnector does not look at the context at all.
-type deafConnector struct{ driver.Connector }
-
-func (c deafConnector) Connect(ctx context.Context) (driver.Conn, error) {
-	return c.Connector.Connect(context.WithoutCancel(ctx))
-}
-
 // A deadline works like a cancellation, and its cause can be told, too.
 func TestDeadlineWhileWaiting(t *testing.T) {
 	t.Parallel()
 	eachInEveryMode(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		lockElsewhere(t, d, key)
+		free := lockElsewhere(t, d, key)
 		for _, limit := range []time.Duration{200 * time.Millisecond, 2500 * time.Millisecond} { // in the first burst, in a later one
 			ctx, cancel := context.WithTimeoutCause(t.Context(), limit, errShutdown)
 			var r locktrace.Recorder
@@ -223,10 +191,10 @@ func TestDeadlineWhileWaiting(t *testing.T) {
 				t.Errorf("got %+v; want a WaitError for key %d after %v", wait, key, limit)
 			}
 			checkSame(t, "steps", r.String(), "connect > begin > lock! > rollback > release")
-			if n := d.Server().Waiting()[int64(key)]; n != 0 {
-				t.Errorf("%d sessions still wait on the server", n)
-			}
+			checkSame(t, "sessions that still wait", d.Server().Waiting()[int64(key)], 0)
 		}
+		free()
+		checkSame(t, "locks on the server", len(d.Server().Held()), 0)
 	})
 }
 
@@ -235,52 +203,14 @@ func TestDeadlineWhileWaiting(t *testing.T) {
 // way, must not be used by anybody else.
 func TestGrantAtTheMomentOfCancellation(t *testing.T) {
 	t.Parallel()
-	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, _ *sql.DB) {
+	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		db := sql.OpenDB(lateConnector{d, func() { cancel(errShutdown) }})
-		defer db.Close()
+		d.OnCall(answerLate(recdriver.Exec, func(context.Context, int) { cancel(errShutdown) }))
 		err := f.call(advisorylock.Locker{}, ctx, db, key, uncalled(t))
 		checkEnded(t, err, f.op, locktrace.Lock)
 		synctest.Wait()
 		closedAndNeverPooled(t, d, 1)
 	})
-}
-
-// lateConnector calls afterExec after each statement that succeeded, before
-// anybody hears of it.
-type lateConnector struct {
-	driver.Connector
-	afterExec func()
-}
-
-func (l lateConnector) Connect(ctx context.Context) (driver.Conn, error) {
-	c, err := l.Connector.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return lateConn{c.(fullConn), l.afterExec}, nil
-}
-
-type fullConn interface {
-	driver.Conn
-	driver.ConnBeginTx
-	driver.ExecerContext
-	driver.QueryerContext
-	driver.SessionResetter
-	driver.Validator
-}
-
-type lateConn struct {
-	fullConn
-	afterExec func()
-}
-
-func (c lateConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	res, err := c.fullConn.ExecContext(ctx, query, args)
-	if err == nil {
-		c.afterExec()
-	}
-	return res, err
 }
 
 // A COMMIT that is under way cannot be called back. If it succeeds, it
@@ -338,14 +268,29 @@ func TestCleanUpIsBounded(t *testing.T) {
 
 // hang makes all calls of a kind hang, whatever their context says, until
 // comeBack is called, or for an hour, so that who waits for ever can be told
-// from a test that does.
+// from a test that does. A connection is there then, when nobody waits for it any more.
 func hang(d *recdriver.Driver, kind recdriver.Kind) (comeBack func()) {
 	silence := make(chan struct{})
 	once := sync.OnceFunc(func() { close(silence) })
 	hour := time.AfterFunc(time.Hour, once)
-	d.OnCall(recdriver.HangOn(kind, "", silence))
+	if kind == recdriver.Connect {
+		d.OnCall(answerLate(kind, func(context.Context, int) { <-silence }))
+	} else {
+		d.OnCall(recdriver.HangOn(kind, "", silence))
+	}
 	return func() {
 		hour.Stop()
 		once()
+	}
+}
+
+// answerLate is a hook that makes the server do at once what a call of that kind asks,
+// and answer when wait returns.
+func answerLate(kind recdriver.Kind, wait func(ctx context.Context, conn int)) func(context.Context, *recdriver.Call) error {
+	return func(ctx context.Context, c *recdriver.Call) error {
+		if c.Kind != kind {
+			return nil
+		}
+		return recdriver.Later(func() { wait(ctx, c.Conn) })
 	}
 }

@@ -316,19 +316,14 @@ func TestWaiterComesBackFromASilentNetwork(t *testing.T) {
 			each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 				healed := make(chan struct{})
 				var silent atomic.Bool
-				d.OnCall(func(ctx context.Context, c *recdriver.Call) error {
-					if c.Conn != 1 || c.Kind != recdriver.Exec {
-						return nil
-					}
-					return recdriver.Later(func() {
-						if silent.Load() {
-							select {
-							case <-healed:
-							case <-ctx.Done():
-							}
+				d.OnCall(answerLate(recdriver.Exec, func(ctx context.Context, conn int) {
+					if conn == 1 && silent.Load() {
+						select {
+						case <-healed:
+						case <-ctx.Done():
 						}
-					})
-				})
+					}
+				}))
 				time.AfterFunc(from, func() { silent.Store(true) })
 				time.AfterFunc(10*time.Minute, func() { close(healed) })
 				waitUntil(t, f, d, db, 2*time.Minute, advisorylock.Locker{})

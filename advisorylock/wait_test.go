@@ -7,7 +7,6 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -663,40 +662,4 @@ func TestWaitErrorWithoutHolders(t *testing.T) {
 			})
 		})
 	}
-}
-
-// On a silent network, the look would only hang for longer.
-func TestNoLookOnASilentNetwork(t *testing.T) {
-	t.Parallel()
-	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		defer hang(d, recdriver.Exec)()
-		err, _ := cancelDuring(t, d, recdriver.Exec, func(ctx context.Context) error {
-			return f.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error { return nil })
-		})
-		if !errors.As(err, new(*advisorylock.WaitError)) {
-			t.Errorf("got %v; want a WaitError", err)
-		}
-		checkSame(t, "calls", d.String(), "connect > begin > exec...")
-	})
-}
-
-// A wait that is over leaves no statement on the server.
-func TestNobodyWaitsOnAfterTheEnd(t *testing.T) {
-	t.Parallel()
-	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		free := lockElsewhere(t, d, key)
-		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
-		defer cancel()
-		errs := goAll(5, func(i int) error { return advisorylock.WithXactLock(ctx, db, key, unreachable(t)) })
-		if slices.Contains(errs, nil) {
-			t.Errorf("got %v; want five errors", errs)
-		}
-		if n := d.Server().Waiting()[int64(key)]; n != 0 {
-			t.Errorf("%d sessions still wait", n)
-		}
-		free()
-		if held := d.Server().Held(); len(held) != 0 {
-			t.Errorf("got %v; want the lock to go to nobody", held)
-		}
-	})
 }

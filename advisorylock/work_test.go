@@ -45,50 +45,26 @@ func TestSlowPollIsNotFollowedByAnAttempt(t *testing.T) {
 	})
 }
 
-// closing is a driver that closes a connection whose context ends while the answer
-// comes, and returns no error, as lib/pq does.
-type closing struct{ opened, answered int }
-
-func (d *closing) Connect(context.Context) (driver.Conn, error) {
-	d.opened++
-	return &closingConn{d: d}, nil
-}
-
-func (d *closing) Driver() driver.Driver { return nil }
-
-type closingConn struct {
-	driver.Conn
-	d      *closing
-	closed bool
-}
-
-func (c *closingConn) ExecContext(ctx context.Context, _ string, _ []driver.NamedValue) (driver.Result, error) {
-	if c.d.answered++; c.d.answered == 1 {
-		<-ctx.Done()
-		c.closed = true
-	}
-	return driver.RowsAffected(1), nil
-}
-
-func (c *closingConn) IsValid() bool { return !c.closed }
-func (c *closingConn) Close() error  { return nil }
-
 // A connection for the work that is there no longer does not count: the work would have
 // to open another, which may be refused.
 func TestConnectionForTheWorkInTheLastMoment(t *testing.T) {
 	t.Parallel()
-	bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-		var d closing
+	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		work, pool := workPool(t, d, 0, nil)
+		// lib/pq closes a connection whose context ends while the answer comes, and returns no error.
+		work.OnCall(answerLate(recdriver.Exec, func(ctx context.Context, conn int) {
+			if conn == 1 {
+				<-ctx.Done()
+			}
+		}))
+		work.OnCall(recdriver.FailOn(recdriver.Release, "", 1, driver.ErrBadConn))
 		c, _ := holdCall(db)
-		c.Work = sql.OpenDB(&d)
-		defer c.Work.Close()
-		err := bridge.Hold(t.Context(), c, func(ctx context.Context) error {
-			_, err := c.Work.ExecContext(ctx, "CREATE TABLE t ()")
-			return err
-		})
-		if err != nil || d.opened != 2 || d.answered != 3 {
-			t.Errorf("got %v, %d connections, %d answers; want 2 connections, the second of which has an answer before the work begins", err, d.opened, d.answered)
+		c.Work = pool
+		err := bridge.Hold(t.Context(), c, func(ctx context.Context) error { return usePool(ctx, pool) })
+		if err != nil {
+			t.Error(err)
 		}
+		checkSame(t, "calls", work.String(), "connect > exec > release! > close > connect > exec > release > take > exec > release")
 	})
 }
 
