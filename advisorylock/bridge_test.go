@@ -343,8 +343,6 @@ func TestWaitersLeaveAHolderInNeed(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		if got := stands(); got != (seen{}) {
-			t.Errorf("got %+v; want nothing between two polls", got)
-		}
+		checkSame(t, "what it has between two polls", stands(), seen{})
 	})
 }

@@ -325,11 +325,11 @@ var places = map[string]struct {
 	lock func(t *testing.T, d *recdriver.Driver, db *sql.DB) (free func())
 }{
 	"on the server":  {locktrace.Lock, func(t *testing.T, d *recdriver.Driver, _ *sql.DB) func() { return lockElsewhere(t, d, key) }},
-	"in the process": {locktrace.Connect, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) func() { return lockHere(t, db) }},
+	"in the process": {locktrace.Connect, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) func() { return lockHere(t, db, key) }},
 }
 
 // lockHere takes key as another call in this process does, until free is called.
-func lockHere(t *testing.T, db *sql.DB) (free func()) {
+func lockHere(t *testing.T, db *sql.DB, key advisorylock.Key) (free func()) {
 	t.Helper()
 	done := make(chan struct{})
 	free = sync.OnceFunc(func() { close(done) })
@@ -546,7 +546,7 @@ func TestWaitErrorWithoutHolders(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				lockHere(t, db)
+				lockHere(t, db, key)
 				if hook == nil {
 					db.SetMaxOpenConns(1)
 				} else {
