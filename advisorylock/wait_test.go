@@ -351,8 +351,11 @@ func TestWaitingHookDuringALongStatement(t *testing.T) {
 			d.Server().SetPooled(pooled)
 			showSessions(d, blocker)
 			d.OnCall(recdriver.DelayOn(recdriver.Exec, "", 700*time.Millisecond))
+			time.AfterFunc(15*time.Second, lockElsewhere(t, d, key))
 			var r locktrace.Recorder
-			waitUntil(t, f, d, db, 15*time.Second, advisorylock.Locker{Trace: r.Trace()})
+			if err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, noFn); err != nil {
+				t.Fatal(err)
+			}
 			w := r.Waits()
 			if len(w) < 2 || w[0].Waited != time.Second || w[1].Waited != 11*time.Second || len(w[0].Holders) != 1 {
 				t.Errorf("got %+v; want the first after a second and the next ten seconds later, with the holder", w)
