@@ -20,17 +20,15 @@ import (
 
 const ttl = 30 * time.Second
 
-// onBeat is a hook for heartbeats: the nth and those after it.
-func onBeat(n int, do func() error) func(context.Context, *recdriver.Call) error {
+// onBeat is a hook for heartbeats, which it counts.
+func onBeat(do func(n int) error) func(context.Context, *recdriver.Call) error {
 	seen := 0
 	return func(_ context.Context, c *recdriver.Call) error {
 		if !isBeat(*c) {
 			return nil
 		}
-		if seen++; seen < n {
-			return nil
-		}
-		return do()
+		seen++
+		return do(seen)
 	}
 }
 
@@ -103,47 +101,36 @@ func TestLeaseIsLostOnASilentNetwork(t *testing.T) {
 	t.Parallel()
 	const margin = ttl / 10
 	for _, tt := range []struct {
-		name string
-		hook func(comeBack <-chan struct{}) func(context.Context, *recdriver.Call) error
-		want time.Duration
+		name         string
+		late, silent int // the heartbeats that are answered late, or from then on never
+		want         time.Duration
 	}{
-		{"from the first heartbeat on", func(comeBack <-chan struct{}) func(context.Context, *recdriver.Call) error {
-			return onBeat(1, func() error { <-comeBack; return nil })
-		}, ttl - margin},
-		{"from the third heartbeat on", func(comeBack <-chan struct{}) func(context.Context, *recdriver.Call) error {
-			return onBeat(3, func() error { <-comeBack; return nil })
-		}, 2*time.Second + ttl - margin},
-		{"second heartbeat answered late", func(comeBack <-chan struct{}) func(context.Context, *recdriver.Call) error {
-			n := 1
-			return onBeat(2, func() error { // sent at 2 s
-				if n++; n == 2 {
-					time.Sleep(15 * time.Second)
-					return nil
-				}
-				<-comeBack
-				return nil
-			})
-		}, 2*time.Second + ttl - margin},
+		{"from the first heartbeat on", 0, 1, ttl - margin},
+		{"from the third heartbeat on", 0, 3, 2*time.Second + ttl - margin},
+		{"second heartbeat, sent at 2 s, answered late", 2, 3, 2*time.Second + ttl - margin},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			eachInEveryMode(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 				comeBack := make(chan struct{})
-				d.OnCall(tt.hook(comeBack))
+				d.OnCall(onBeat(func(n int) error {
+					if n == tt.late {
+						time.Sleep(15 * time.Second)
+					} else if n >= tt.silent {
+						<-comeBack
+					}
+					return nil
+				}))
 				var r locktrace.Recorder
 				begun := time.Now()
 				var ended time.Duration
 				err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(ctx context.Context) error {
 					<-ctx.Done()
 					ended = time.Since(begun)
-					if got := context.Cause(ctx); got != advisorylock.ErrLost { //nolint:errorlint // itself
-						t.Errorf("got cause %v; want ErrLost", got)
-					}
+					checkSame(t, "cause", context.Cause(ctx), advisorylock.ErrLost)
 					return nil // and does not even say so
 				})
-				if ended != tt.want {
-					t.Errorf("the function's context ended after %v; want %v", ended, tt.want)
-				}
+				checkSame(t, "end of the function's context", ended, tt.want)
 				checkSame(t, "time taken", time.Since(begun), tt.want)
 				checkIs(t, err, advisorylock.ErrLost)
 				checkSame(t, "steps", r.String(), "connect > begin > lock > rollback! > release!")
@@ -158,57 +145,56 @@ func TestLeaseIsLostOnASilentNetwork(t *testing.T) {
 	}
 }
 
-// A heartbeat that fails is no reason to wait for the deadline.
+// A heartbeat that fails is no reason to wait for the deadline, be it that the session has
+// ended or that the server refuses it: that ended the transaction, and with it the lock.
+// If the session ends after the last heartbeat, only the end of the transaction can tell.
 func TestSessionOfTheLeaseEnds(t *testing.T) {
 	t.Parallel()
-	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		boom := errors.New("boom")
-		for name, fnErr := range map[string]error{"nil": nil, "own": boom, "context's": context.Canceled} {
-			begun := time.Now()
-			err := advisorylock.Locker{Name: "app"}.Hold(t.Context(), db, key, func(ctx context.Context) error {
-				time.Sleep(time.Second)
-				if d.Server().Kill(int64(key)) != 1 {
-					t.Error("there was no session to kill")
-				}
-				<-ctx.Done()
-				if got := time.Since(begun); got > 2*time.Second {
-					t.Errorf("the function learned of it after %v; want at most a second after it happened, by the next heartbeat", got-time.Second)
-				}
-				if got := context.Cause(ctx); got != advisorylock.ErrLost { //nolint:errorlint // itself
-					t.Errorf("got cause %v; want ErrLost", got)
-				}
-				return fnErr
-			})
-			if !errors.Is(err, advisorylock.ErrLost) {
-				t.Errorf("%s: got %v; want ErrLost", name, err)
-			}
-			if fnErr != nil && !errors.Is(err, fnErr) {
-				t.Errorf("%s: got %v; want the function's error in its chain", name, err)
-			}
-			if !errors.Is(err, driver.ErrBadConn) && !errors.As(err, new(recdriver.SQLError)) {
-				t.Errorf("%s: got %v; want the driver's error in its chain", name, err)
-			}
-			if !strings.HasPrefix(err.Error(), "advisorylock.Hold app: advisorylock: the lock was lost: ") {
-				t.Errorf("%s: got %v; want it to name the operation and the lock", name, err)
-			}
-		}
-	})
-}
-
-// The session ends after the last heartbeat, so that only the end of the
-// transaction can tell.
-func TestSessionOfTheLeaseEndsUnnoticed(t *testing.T) {
-	t.Parallel()
-	for name, fnErr := range map[string]error{"nil": nil, "error": errors.New("boom")} {
+	boom := errors.New("boom")
+	for name, tt := range map[string]struct {
+		fnErr     error
+		refused   bool // the session lives
+		unnoticed bool
+	}{
+		"nil":              {},
+		"own":              {fnErr: boom},
+		"context's":        {fnErr: context.Canceled},
+		"refused":          {refused: true},
+		"unnoticed":        {unnoticed: true},
+		"unnoticed, error": {unnoticed: true, fnErr: boom},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				err := advisorylock.Hold(t.Context(), db, key, func(context.Context) error {
-					d.Server().Kill(int64(key))
-					return fnErr
+			eachInEveryMode(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				begun := time.Now()
+				err := f.call(advisorylock.Locker{Name: "app"}, t.Context(), db, key, func(ctx context.Context) error {
+					time.Sleep(time.Second)
+					if tt.refused {
+						d.OnCall(onBeat(func(int) error {
+							return recdriver.SQLError{Code: "57014", Message: "canceling statement due to user request"}
+						}))
+					} else {
+						checkSame(t, "sessions that were killed", d.Server().Kill(int64(key)), 1)
+					}
+					if tt.unnoticed {
+						return tt.fnErr
+					}
+					<-ctx.Done()
+					if got := time.Since(begun); got > 2*time.Second {
+						t.Errorf("the function learned of it after %v; want at most a second after it happened, by the next heartbeat", got-time.Second)
+					}
+					checkSame(t, "cause", context.Cause(ctx), advisorylock.ErrLost)
+					return tt.fnErr
 				})
-				if !errors.Is(err, advisorylock.ErrLost) || fnErr != nil && !errors.Is(err, fnErr) {
-					t.Errorf("got %v; want ErrLost, and %v in its chain", err, fnErr)
+				checkIs(t, err, advisorylock.ErrLost)
+				if tt.fnErr != nil {
+					checkIs(t, err, tt.fnErr)
+				}
+				if !(tt.unnoticed && tt.fnErr != nil) && !errors.Is(err, driver.ErrBadConn) && !errors.As(err, new(recdriver.SQLError)) {
+					t.Errorf("got %v; want the driver's error in its chain", err)
+				}
+				if !strings.HasPrefix(err.Error(), "advisorylock."+f.op+" app: advisorylock: the lock was lost: ") {
+					t.Errorf("got %v; want it to name the operation and the lock", err)
 				}
 			})
 		})
@@ -238,7 +224,7 @@ func TestFnEndsWhileAHeartbeatHangs(t *testing.T) {
 			each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 				ctx, cancel := context.WithCancelCause(t.Context())
 				comeBack := make(chan struct{})
-				d.OnCall(onBeat(1, func() error { <-comeBack; return nil }))
+				d.OnCall(onBeat(func(int) error { <-comeBack; return nil }))
 				beat := d.Started(recdriver.Exec, "", 2) // the first is the lock
 				var returned time.Time
 				err := f.call(advisorylock.Locker{TTL: tt.ttl}, ctx, db, key, func(context.Context) error {
@@ -253,9 +239,7 @@ func TestFnEndsWhileAHeartbeatHangs(t *testing.T) {
 					returned = time.Now()
 					return nil
 				})
-				if took := time.Since(returned); took != tt.want {
-					t.Errorf("came back %v after the function; want %v", took, tt.want)
-				}
+				checkSame(t, "time after the function", time.Since(returned), tt.want)
 				if errors.Is(err, advisorylock.ErrLost) != tt.lost || err != nil && !tt.lost {
 					t.Errorf("got %v; want ErrLost: %t", err, tt.lost)
 				}
@@ -290,22 +274,5 @@ func TestLeaseCountsFromTheGrant(t *testing.T) {
 		if at := beats(d, begun); len(at) == 0 || at[0] != asked+time.Second {
 			t.Errorf("got heartbeats at %v; want the first one a second after %v, when the last burst was sent", at, asked)
 		}
-	})
-}
-
-// A heartbeat that the server has answered with an error ended the transaction,
-// and with it the lock, though the session lives.
-func TestHeartbeatThatIsRefused(t *testing.T) {
-	t.Parallel()
-	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		refused := recdriver.SQLError{Code: "57014", Message: "canceling statement due to user request"}
-		d.OnCall(onBeat(1, func() error { return refused }))
-		begun := time.Now()
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error {
-			<-ctx.Done()
-			checkSame(t, "time taken", time.Since(begun), time.Second)
-			return nil
-		})
-		checkIs(t, err, advisorylock.ErrLost, refused)
 	})
 }
