@@ -72,12 +72,8 @@ func TestWaitErrorText(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			if got := tt.err.Error(); got != tt.want {
-				t.Errorf("got  %s\nwant %s", got, tt.want)
-			}
-			if !errors.Is(&tt.err, tt.err.Err) {
-				t.Errorf("%v is not in the chain", tt.err.Err)
-			}
+			checkSame(t, "text", tt.err.Error(), tt.want)
+			checkIs(t, &tt.err, tt.err.Err)
 		})
 	}
 }
@@ -139,9 +135,7 @@ func TestEndOfContextText(t *testing.T) {
 				err, _ := cancelDuring(t, d, recdriver.Exec, func(ctx context.Context) error {
 					return advisorylock.WithXactLock(ctx, db, key, unreachable(t))
 				})
-				if got, want := err.Error(), "advisorylock.WithXactLock 42: lock: "+want; got != want {
-					t.Errorf("got  %s\nwant %s", got, want)
-				}
+				checkSame(t, "text", err.Error(), "advisorylock.WithXactLock 42: lock: "+want)
 			})
 		})
 	}

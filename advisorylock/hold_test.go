@@ -24,9 +24,7 @@ func TestHoldCalls(t *testing.T) {
 		var given context.Context
 		err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(ctx context.Context) error {
 			given = ctx
-			if n := d.Server().Held()[int64(key)]; n != 1 {
-				t.Errorf("got %d holders while the function runs; want 1", n)
-			}
+			checkSame(t, "holders while the function runs", d.Server().Held()[int64(key)], 1)
 			return nil
 		})
 		if err != nil {

@@ -69,9 +69,7 @@ func TestManyCallersOnASmallPool(t *testing.T) {
 				if err := errors.Join(errs...); err != nil {
 					t.Error(err)
 				}
-				if want := min(int64(keys), 2); most.Load() != want {
-					t.Errorf("got %d callbacks at once; want %d", most.Load(), want)
-				}
+				checkSame(t, "callbacks at once", most.Load(), min(int64(keys), 2))
 			})
 		})
 	}
@@ -112,9 +110,7 @@ func TestFirstComeFirstServed(t *testing.T) {
 				if !slices.IsSorted(order) || len(order) != 30 {
 					t.Errorf("got %v; want 0 to 29 in order", order)
 				}
-				if n := strings.Count(d.String(), "connect"); n != 1 { // waiters in the process cost none
-					t.Errorf("got %d connections for one holder at a time; want 1", n)
-				}
+				checkSame(t, "connections", strings.Count(d.String(), "connect"), 1) // waiters in the process cost none
 			})
 		})
 	}
@@ -196,20 +192,11 @@ func TestTurnAtTheMomentOfCancellation(t *testing.T) {
 func TestKeysAreForgotten(t *testing.T) {
 	t.Parallel()
 	bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-		err := advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
-			for i := range 50 {
-				if err := advisorylock.WithXactLock(t.Context(), db, key+1+advisorylock.Key(i), nothing); err != nil {
-					return err
-				}
-			}
-			if n := advisorylock.Keys(db); n != 1 {
-				t.Errorf("got %d keys; want the one that is held", n)
-			}
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
+		lockHere(t, db, key)
+		for i := range 50 {
+			checkIs(t, advisorylock.WithXactLock(t.Context(), db, key+1+advisorylock.Key(i), nothing), nil)
 		}
+		checkSame(t, "keys, one of which is held", advisorylock.Keys(db), 1)
 	})
 }
 
@@ -229,9 +216,7 @@ func TestNested(t *testing.T) {
 				err := outer.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error {
 					begun := time.Now()
 					err := call(ctx, db, key)
-					if !errors.Is(err, advisorylock.ErrNested) {
-						t.Errorf("the same key: got %v; want ErrNested", err)
-					}
+					checkIs(t, err, advisorylock.ErrNested)
 					checkStep(t, err, "advisorylock."+inner.op, "42", locktrace.Lock, "lock: "+advisorylock.ErrNested.Error())
 					checkSame(t, "time taken", time.Since(begun), 0)
 					if err := call(ctx, db, key+1); err != nil {
@@ -241,9 +226,7 @@ func TestNested(t *testing.T) {
 						t.Errorf("the same key in another database: %v", err)
 					}
 					return advisorylock.WithXactLock(ctx, db, key+3, func(ctx context.Context, _ *sql.Tx) error {
-						if err := call(ctx, db, key); !errors.Is(err, advisorylock.ErrNested) {
-							t.Errorf("the key of the outermost call: got %v; want ErrNested", err)
-						}
+						checkIs(t, call(ctx, db, key), advisorylock.ErrNested)
 						return nil
 					})
 				})
@@ -266,12 +249,8 @@ func TestContextOfAFinishedCallIsNotNested(t *testing.T) {
 				kept = ctx
 				return end
 			})
-			if !errors.Is(err, end) {
-				t.Error(err)
-			}
-			if err := f.call(advisorylock.Locker{}, kept, db, key, noFn); err != nil {
-				t.Errorf("got %v; want nil", err)
-			}
+			checkIs(t, err, end)
+			checkIs(t, f.call(advisorylock.Locker{}, kept, db, key, noFn), nil)
 		}
 	})
 }
@@ -361,9 +340,7 @@ func TestNestedCallsDoNotWaitForEachOther(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if failed != 1 {
-			t.Errorf("got %d calls with ErrPoolTooSmall; want 1, so that the others go on", failed)
-		}
+		checkSame(t, "calls with ErrPoolTooSmall, so that the others go on", failed, 1)
 	})
 }
 
@@ -425,9 +402,7 @@ func TestNestedWaitsOneAfterTheOther(t *testing.T) {
 				short, cancel := context.WithTimeout(ctx, time.Second)
 				err := advisorylock.WithXactLock(short, db, key+2, unreachable(t))
 				cancel()
-				if !errors.Is(err, context.DeadlineExceeded) {
-					t.Errorf("round %d, short of time: got %v; want context.DeadlineExceeded", round, err)
-				}
+				checkIs(t, err, context.DeadlineExceeded)
 				if err := advisorylock.WithXactLock(ctx, db, key+2, nothing); err != nil {
 					t.Errorf("round %d: got %v; want the lock when a connection is free", round, err)
 				}
@@ -485,9 +460,7 @@ func TestPoolGrows(t *testing.T) {
 		db.SetMaxOpenConns(10)
 		waitMore := queued(3, func(i int) { call(10 + i) })
 		time.Sleep(time.Second)
-		if n := inside.Load(); n != 6 {
-			t.Errorf("got %d callbacks at once on a pool that has grown; want all 6", n)
-		}
+		checkSame(t, "callbacks at once on a pool that has grown", inside.Load(), 6)
 		wait()
 		waitMore()
 	})

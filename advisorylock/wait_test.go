@@ -383,12 +383,8 @@ func TestOneLookForAllCallers(t *testing.T) {
 				t.Errorf("call %d: got %v; want a WaitError with the holder", i, err)
 			}
 		}
-		if n := len(r.Waits()); n != callers {
-			t.Errorf("got %d reports; want one for each caller", n)
-		}
-		if n := strings.Count(d.String(), "query"); n != 2 {
-			t.Errorf("looked %d times; want once after a second and once at the end", n)
-		}
+		checkSame(t, "reports, one for each caller", len(r.Waits()), callers)
+		checkSame(t, "looks, after a second and at the end", strings.Count(d.String(), "query"), 2)
 		if n := strings.Count(d.String(), "connect"); n > 3 {
 			t.Errorf("opened %d connections; want one for the wait and one for a look, and no more than three", n)
 		}

@@ -39,9 +39,7 @@ func TestSlowPollIsNotFollowedByAnAttempt(t *testing.T) {
 		if err := bridge.Hold(t.Context(), c, noFn); err != nil {
 			t.Error(err)
 		}
-		if got, want := sent.String(), "take poll poll poll poll take "; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
+		checkSame(t, "statements", sent.String(), "take poll poll poll poll take ")
 	})
 }
 
@@ -77,9 +75,7 @@ func TestLockThatEndsBeforeTheWork(t *testing.T) {
 		if err := bridge.Hold(t.Context(), c, noFn); err != nil {
 			t.Error(err)
 		}
-		if got := strings.Count(d.String(), "begin"); got != 2 {
-			t.Errorf("got %d transactions; want 2", got)
-		}
+		checkSame(t, "transactions", strings.Count(d.String(), "begin"), 2)
 	}
 
 	t.Run("with the statement that tells the waiters", func(t *testing.T) {

@@ -41,9 +41,7 @@ func TestXactCalls(t *testing.T) {
 		} {
 			d.Reset()
 			err := advisorylock.WithXactLock(t.Context(), db, key, func(ctx context.Context, tx *sql.Tx) error {
-				if n := d.Server().Held()[int64(key)]; n != 1 {
-					t.Errorf("got %d holders while the function runs; want 1", n)
-				}
+				checkSame(t, "holders while the function runs", d.Server().Held()[int64(key)], 1)
 				_, err := tx.ExecContext(ctx, "CREATE TABLE t ()")
 				return err
 			})
@@ -54,9 +52,7 @@ func TestXactCalls(t *testing.T) {
 				t.Fatalf("got %s; want %s", got, want)
 			}
 			begin, lock, work := d.Calls()[1], d.Calls()[2], d.Calls()[3]
-			if work.Conn != 1 {
-				t.Errorf("the function worked on connection %d; want 1, which has the lock", work.Conn)
-			}
+			checkSame(t, "connection that the function works on, which has the lock", work.Conn, 1)
 			if begin.Isolation != sql.LevelReadCommitted || begin.ReadOnly {
 				t.Errorf("got BEGIN %v, read-only %t; want READ COMMITTED, whatever the database's default", begin.Isolation, begin.ReadOnly)
 			}
@@ -91,9 +87,7 @@ func TestXactLockText(t *testing.T) {
 				if got := d.String(); err != nil || got != "connect > begin > exec > commit > release" {
 					t.Fatalf("got %v, %s; want one Exec, and no heartbeats", err, got)
 				}
-				if got := d.Calls()[2].Query; got != tt.want {
-					t.Errorf("got  %s\nwant %s", got, tt.want)
-				}
+				checkSame(t, "statement", d.Calls()[2].Query, tt.want)
 			})
 		})
 	}
@@ -311,9 +305,7 @@ func TestSessionEndsUnderFn(t *testing.T) {
 			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 				var own error
 				err := advisorylock.WithXactLock(t.Context(), db, key, func(ctx context.Context, tx *sql.Tx) error {
-					if d.Server().Kill(int64(key)) != 1 {
-						t.Error("there was no session to kill")
-					}
+					checkSame(t, "sessions that were killed", d.Server().Kill(int64(key)), 1)
 					own = tt.fn(ctx, tx)
 					return own
 				})
@@ -357,9 +349,7 @@ func TestStaleConnectionsAreReplaced(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkSame(t, "steps", r.String(), "connect > begin > lock > commit > release")
-		if n := strings.Count(d.String(), "begin!"); n != 3 {
-			t.Errorf("got %s; want each of the three tried", d)
-		}
+		checkSame(t, "stale connections tried", strings.Count(d.String(), "begin!"), 3)
 	})
 }
 
