@@ -190,7 +190,7 @@ func TestSessionOfTheLeaseEnds(t *testing.T) {
 				if tt.fnErr != nil {
 					checkIs(t, err, tt.fnErr)
 				}
-				if !(tt.unnoticed && tt.fnErr != nil) && !errors.Is(err, driver.ErrBadConn) && !errors.As(err, new(recdriver.SQLError)) {
+				if (!tt.unnoticed || tt.fnErr == nil) && !errors.Is(err, driver.ErrBadConn) && !errors.As(err, new(recdriver.SQLError)) {
 					t.Errorf("got %v; want the driver's error in its chain", err)
 				}
 				if !strings.HasPrefix(err.Error(), "advisorylock."+f.op+" app: advisorylock: the lock was lost: ") {
