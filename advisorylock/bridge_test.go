@@ -29,7 +29,8 @@ func holdCall(db *sql.DB) (bridge.Call, *locktrace.Recorder) {
 	return bridge.Call{Op: "op", DB: db, Key: int64(key), Name: "app", Trace: r.Trace()}, r
 }
 
-// A waiter asks whether there is anything left to do whenever it finds the lock free.
+// A waiter asks whether there is anything left to do whenever it finds the lock free. One
+// that has not waited asks for itself, under the lock.
 func TestDone(t *testing.T) {
 	t.Parallel()
 	final, passing := recdriver.SQLError{Code: "42501", Message: "the schema is newer"}, driver.ErrBadConn
@@ -43,6 +44,7 @@ func TestDone(t *testing.T) {
 		runs    int
 		steps   string
 	}{
+		"no wait":        {runs: 1, steps: "connect > begin > lock > commit > release"},
 		"done":           {replies: []reply{{done: true}}, steps: "connect > begin > lock > rollback > release"},
 		"not done":       {replies: []reply{{}}, runs: 1, steps: "connect > begin > lock > commit > release"},
 		"final error":    {replies: []reply{{err: final}}, err: final, steps: "connect > begin > lock! > rollback > release"},
@@ -53,7 +55,9 @@ func TestDone(t *testing.T) {
 			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 				db.SetMaxOpenConns(2)
 				const freed = 5 * time.Second
-				time.AfterFunc(freed, lockElsewhere(t, d, key))
+				if len(tt.replies) > 0 {
+					time.AfterFunc(freed, lockElsewhere(t, d, key))
+				}
 				begun := time.Now()
 				c, r := holdCall(db)
 				asked, ran := 0, 0
@@ -64,7 +68,10 @@ func TestDone(t *testing.T) {
 					if n := d.Server().Held()[int64(key)]; n != 0 || db.Stats().InUse != 0 {
 						t.Errorf("asked with %d locks and %d connections; want none", n, db.Stats().InUse)
 					}
-					asked++
+					if asked++; asked > len(tt.replies) {
+						t.Error("asked once more")
+						return true, nil
+					}
 					return tt.replies[asked-1].done, tt.replies[asked-1].err
 				}
 				err := bridge.Hold(t.Context(), c, func(context.Context) error { ran++; return nil })
@@ -74,27 +81,10 @@ func TestDone(t *testing.T) {
 				if tt.err != nil {
 					checkStep(t, err, "op", "app", locktrace.Lock, "")
 				}
-				if got := r.String(); got != tt.steps {
-					t.Errorf("got %s; want %s", got, tt.steps)
-				}
+				checkSame(t, "steps", r.String(), tt.steps)
 			})
 		})
 	}
-}
-
-// The holder asks for itself, under the lock.
-func TestDoneIsNotAskedWithoutAWait(t *testing.T) {
-	t.Parallel()
-	bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-		c, r := holdCall(db)
-		c.Done = func(context.Context) (bool, error) {
-			t.Error("asked")
-			return true, nil
-		}
-		if err := bridge.Hold(t.Context(), c, noFn); err != nil || r.String() != "connect > begin > lock > commit > release" {
-			t.Errorf("got %v, %s; want the lock", err, r)
-		}
-	})
 }
 
 // The record is committed together with the end of the lock, if the work was done
@@ -211,9 +201,7 @@ func TestRecordFails(t *testing.T) {
 				if tt.want != advisorylock.ErrLost { //nolint:errorlint // itself
 					checkStep(t, err, "op", "app", locktrace.Record, "")
 				}
-				if got, want := r.String(), "connect > begin > lock > record! > rollback > release"; got != want {
-					t.Errorf("got %s; want %s", got, want)
-				}
+				checkSame(t, "steps", r.String(), "connect > begin > lock > record! > rollback > release")
 			})
 		})
 	}
@@ -270,9 +258,7 @@ func TestHolderWithoutAConnectionForItsWork(t *testing.T) {
 				if got := <-others; got > until/2 {
 					t.Errorf("the other process had the lock after %v; want it meanwhile", got)
 				}
-				if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
-					t.Errorf("got %s; want %s", got, want)
-				}
+				checkSame(t, "steps", r.String(), "connect > begin > lock > commit > release")
 				if w := r.Waits(); len(w) == 0 || w[0].Err == nil || !strings.Contains(w[0].Err.Error(), "no connection for the work") {
 					t.Errorf("got %+v; want the reason", w)
 				}
@@ -300,9 +286,7 @@ func TestNoConnectionForTheWorkUntilTheContextEnds(t *testing.T) {
 		if !errors.Is(err, errFull) || !errors.As(err, new(*advisorylock.WaitError)) || !strings.Contains(err.Error(), "no connection for the work") {
 			t.Errorf("got %v; want a WaitError with the reason", err)
 		}
-		if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
+		checkSame(t, "steps", r.String(), "connect > begin > lock! > rollback > release")
 	})
 }
 
@@ -351,8 +335,6 @@ func TestWaitersLeaveAHolderInNeed(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		if got := stands(); got != (seen{}) {
-			t.Errorf("got %+v; want nothing between two polls", got)
-		}
+		checkSame(t, "what it has between two polls", stands(), seen{})
 	})
 }

@@ -5,6 +5,7 @@ package advisorylock_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"runtime/pprof"
@@ -171,6 +172,24 @@ func eachInEveryMode(t *testing.T, forms []form, test func(t *testing.T, f form,
 			t.Parallel()
 			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) { test(t, f, d, db) })
 		})
+	}
+}
+
+// checkSame checks one thing that a test saw.
+func checkSame[T comparable](t *testing.T, what string, got, want T) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: got %v; want %v", what, got, want)
+	}
+}
+
+// checkIs checks what is in the chain of err.
+func checkIs(t *testing.T, err error, want ...error) {
+	t.Helper()
+	for _, w := range want {
+		if !errors.Is(err, w) {
+			t.Errorf("got %v; want %v in its chain", err, w)
+		}
 	}
 }
 

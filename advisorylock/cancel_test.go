@@ -5,8 +5,8 @@ package advisorylock_test
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -25,12 +25,8 @@ var errShutdown = errors.New("shutting down")
 // cause.
 func checkEnded(t *testing.T, err error, op string, step locktrace.Step) {
 	t.Helper()
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v; want context.Canceled in its chain", err)
-	}
-	if !errors.Is(err, errShutdown) {
-		t.Errorf("got %v; want the context's cause in its chain", err)
-	}
+	checkIs(t, err, context.Canceled)
+	checkIs(t, err, errShutdown)
 	checkStep(t, err, "advisorylock."+op, "42", step, "")
 }
 
@@ -42,12 +38,8 @@ func TestContextEndedBefore(t *testing.T) {
 		var r locktrace.Recorder
 		err := f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, uncalled(t))
 		checkEnded(t, err, f.op, locktrace.Connect)
-		if got := d.String(); got != "" {
-			t.Errorf("got calls %s; want none", got)
-		}
-		if got := r.String(); got != "connect!" {
-			t.Errorf("got steps %s; want connect!", got)
-		}
+		checkSame(t, "calls", d.String(), "")
+		checkSame(t, "steps", r.String(), "connect!")
 	})
 }
 
@@ -108,29 +100,25 @@ func TestContextEndsWhileDriverHangs(t *testing.T) {
 				err, took := cancelDuring(t, d, tt.kind, func(ctx context.Context) error {
 					return f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, func(context.Context) error { return tt.fnErr })
 				})
-				if took != bounded.Grace {
-					t.Errorf("came back %v after the context; want %v", took, bounded.Grace)
+				checkSame(t, "time after the context", took, bounded.Grace)
+				checkSame(t, "steps", r.String(), tt.steps)
+				if got := d.String(); !strings.HasSuffix(got, "...") { // such as a look at who has the lock
+					t.Errorf("got %s; want nothing sent on a silent network", got)
 				}
-				if got := r.String(); got != tt.steps {
-					t.Errorf("got steps %s; want %s", got, tt.steps)
+				if tt.step == locktrace.Lock && !f.try && !errors.As(err, new(*advisorylock.WaitError)) {
+					t.Errorf("got %v; want a WaitError", err)
 				}
 				switch {
 				case tt.step == locktrace.Commit && f.lease:
 					// Nothing but the lock was in doubt, and that is.
-					if !errors.Is(err, advisorylock.ErrLost) || !errors.Is(err, bounded.ErrNoReturn) {
-						t.Errorf("got %v; want ErrLost, since the driver did not come back", err)
-					}
+					checkIs(t, err, advisorylock.ErrLost, bounded.ErrNoReturn)
 				case tt.step != "":
 					checkEnded(t, err, f.op, tt.step)
-					if !errors.Is(err, bounded.ErrNoReturn) {
-						t.Errorf("got %v; want it to say that the driver did not come back", err)
-					}
+					checkIs(t, err, bounded.ErrNoReturn)
 				case !errors.Is(err, tt.fnErr):
 					t.Errorf("got %v; want %v", err, tt.fnErr)
 				}
-				if in := db.Stats().InUse; in != 1 {
-					t.Errorf("got %d connections out of the pool; want the one that hangs", in)
-				}
+				checkSame(t, "connections in use, one of which hangs", db.Stats().InUse, 1)
 
 				d.OnCall(nil)
 				placesAreFree(t, db, tt.locked)
@@ -163,13 +151,10 @@ func placesAreFree(t *testing.T, db *sql.DB, lockedOnServer bool) {
 	if got := r.String(); got != want || lockedOnServer != errors.Is(err, advisorylock.ErrNotAcquired) {
 		t.Errorf("the same key: got %s, %v; want %s", got, err, want)
 	}
-	if took := time.Since(begun); took != 0 {
-		t.Errorf("took %v; want no wait", took)
-	}
+	checkSame(t, "time taken", time.Since(begun), 0)
 }
 
-// closedAndNeverPooled checks what became of a connection that hung, if it was
-// opened at all.
+// closedAndNeverPooled checks what became of a connection that hung.
 func closedAndNeverPooled(t *testing.T, d *recdriver.Driver, conn int) {
 	t.Helper()
 	var last recdriver.Kind
@@ -181,76 +166,35 @@ func closedAndNeverPooled(t *testing.T, d *recdriver.Driver, conn int) {
 			t.Errorf("connection %d was taken from the pool again", conn)
 		}
 		last = c.Kind
-		if c.Kind == recdriver.Connect && c.Err != nil {
-			return
-		}
 	}
 	if last != recdriver.Close {
 		t.Errorf("the last call on connection %d was %q; want close", conn, last)
 	}
 }
 
-// A connection may still be opened when nobody waits for it any more.
-func TestConnectionThatComesTooLateIsClosed(t *testing.T) {
-	t.Parallel()
-	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, _ *sql.DB) {
-		comeBack := hang(d, recdriver.Connect)
-		db := sql.OpenDB(deafConnector{d})
-		defer db.Close()
-		err, took := cancelDuring(t, d, recdriver.Connect, func(ctx context.Context) error {
-			return advisorylock.WithXactLock(ctx, db, key, unreachable(t))
-		})
-		checkEnded(t, err, "WithXactLock", locktrace.Connect)
-		if took != bounded.Grace {
-			t.Errorf("came back %v after the context; want %v", took, bounded.Grace)
-		}
-		comeBack()
-		synctest.Wait()
-		if got, want := d.String(), "connect > close"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
-		if in := db.Stats().InUse; in != 0 {
-			t.Errorf("got %d connections out of the pool; want none", in)
-		}
-	})
-}
-
-// deafConnector does not look at the context at all.
-type deafConnector struct{ driver.Connector }
-
-func (c deafConnector) Connect(ctx context.Context) (driver.Conn, error) {
-	return c.Connector.Connect(context.WithoutCancel(ctx))
-}
-
 // A deadline works like a cancellation, and its cause can be told, too.
 func TestDeadlineWhileWaiting(t *testing.T) {
 	t.Parallel()
 	eachInEveryMode(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		lockElsewhere(t, d, key)
+		free := lockElsewhere(t, d, key)
 		for _, limit := range []time.Duration{200 * time.Millisecond, 2500 * time.Millisecond} { // in the first burst, in a later one
 			ctx, cancel := context.WithTimeoutCause(t.Context(), limit, errShutdown)
 			var r locktrace.Recorder
 			begun := time.Now()
 			err := f.call(advisorylock.Locker{Trace: r.Trace()}, ctx, db, key, noFn)
 			cancel()
-			if took := time.Since(begun); took != limit {
-				t.Errorf("came back after %v; want %v", took, limit)
-			}
-			if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, errShutdown) {
-				t.Errorf("got %v; want the context's error and its cause", err)
-			}
+			checkSame(t, "time taken", time.Since(begun), limit)
+			checkIs(t, err, context.DeadlineExceeded, errShutdown)
 			checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Lock, "")
 			var wait *advisorylock.WaitError
 			if !errors.As(err, &wait) || wait.Key != key || wait.Waited != limit {
 				t.Errorf("got %+v; want a WaitError for key %d after %v", wait, key, limit)
 			}
-			if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
-				t.Errorf("got %s; want %s", got, want)
-			}
-			if n := d.Server().Waiting()[int64(key)]; n != 0 {
-				t.Errorf("%d sessions still wait on the server", n)
-			}
+			checkSame(t, "steps", r.String(), "connect > begin > lock! > rollback > release")
+			checkSame(t, "sessions that still wait", d.Server().Waiting()[int64(key)], 0)
 		}
+		free()
+		checkSame(t, "locks on the server", len(d.Server().Held()), 0)
 	})
 }
 
@@ -259,52 +203,14 @@ func TestDeadlineWhileWaiting(t *testing.T) {
 // way, must not be used by anybody else.
 func TestGrantAtTheMomentOfCancellation(t *testing.T) {
 	t.Parallel()
-	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, _ *sql.DB) {
+	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		db := sql.OpenDB(lateConnector{d, func() { cancel(errShutdown) }})
-		defer db.Close()
+		d.OnCall(answerLate(recdriver.Exec, func(context.Context, int) { cancel(errShutdown) }))
 		err := f.call(advisorylock.Locker{}, ctx, db, key, uncalled(t))
 		checkEnded(t, err, f.op, locktrace.Lock)
 		synctest.Wait()
 		closedAndNeverPooled(t, d, 1)
 	})
-}
-
-// lateConnector calls afterExec after each statement that succeeded, before
-// anybody hears of it.
-type lateConnector struct {
-	driver.Connector
-	afterExec func()
-}
-
-func (l lateConnector) Connect(ctx context.Context) (driver.Conn, error) {
-	c, err := l.Connector.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return lateConn{c.(fullConn), l.afterExec}, nil
-}
-
-type fullConn interface {
-	driver.Conn
-	driver.ConnBeginTx
-	driver.ExecerContext
-	driver.QueryerContext
-	driver.SessionResetter
-	driver.Validator
-}
-
-type lateConn struct {
-	fullConn
-	afterExec func()
-}
-
-func (c lateConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	res, err := c.fullConn.ExecContext(ctx, query, args)
-	if err == nil {
-		c.afterExec()
-	}
-	return res, err
 }
 
 // A COMMIT that is under way cannot be called back. If it succeeds, it
@@ -322,24 +228,35 @@ func TestContextEndsDuringCommitThatSucceeds(t *testing.T) {
 	})
 }
 
-// With a context that never ends, a rollback or the end of a connection that
-// hangs has bounds of its own.
+// With a context that never ends, the end of a transaction or connection that hangs has
+// bounds of its own. So has the commit of a lease: nothing was written, and only the lock
+// is in doubt.
 func TestCleanUpIsBounded(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []recdriver.Kind{recdriver.Rollback, recdriver.Close} {
-		t.Run(string(kind), func(t *testing.T) {
+	boom := errors.New("boom")
+	for _, tt := range []struct {
+		kind  recdriver.Kind
+		forms []form
+		fnErr error
+		want  error
+	}{
+		{recdriver.Rollback, forms, boom, boom},
+		{recdriver.Close, forms, boom, boom},
+		{recdriver.Commit, leases, nil, advisorylock.ErrLost},
+	} {
+		t.Run(string(tt.kind), func(t *testing.T) {
 			t.Parallel()
-			each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+			each(t, tt.forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 				db.SetMaxIdleConns(-1) // each release closes the connection
-				comeBack := hang(d, kind)
+				comeBack := hang(d, tt.kind)
 				begun := time.Now()
-				boom := errors.New("boom")
-				err := f.call(advisorylock.Locker{}, context.Background(), db, key, func(context.Context) error { return boom })
-				if err != boom { //nolint:errorlint // untouched
-					t.Errorf("got %v; want %v", err, boom)
-				}
-				if took := time.Since(begun); took > 10*time.Second {
+				err := f.call(advisorylock.Locker{}, context.Background(), db, key, func(context.Context) error { return tt.fnErr })
+				if took := time.Since(begun); took > 2*advisorylock.EndTime {
 					t.Errorf("took %v; want a few seconds", took)
+				}
+				checkIs(t, err, tt.want)
+				if tt.fnErr != nil && err != tt.fnErr { //nolint:errorlint // untouched
+					t.Errorf("got %v; want %v, untouched", err, tt.fnErr)
 				}
 				comeBack()
 				synctest.Wait()
@@ -351,14 +268,29 @@ func TestCleanUpIsBounded(t *testing.T) {
 
 // hang makes all calls of a kind hang, whatever their context says, until
 // comeBack is called, or for an hour, so that who waits for ever can be told
-// from a test that does.
+// from a test that does. A connection is there then, when nobody waits for it any more.
 func hang(d *recdriver.Driver, kind recdriver.Kind) (comeBack func()) {
 	silence := make(chan struct{})
 	once := sync.OnceFunc(func() { close(silence) })
 	hour := time.AfterFunc(time.Hour, once)
-	d.OnCall(recdriver.HangOn(kind, "", silence))
+	if kind == recdriver.Connect {
+		d.OnCall(answerLate(kind, func(context.Context, int) { <-silence }))
+	} else {
+		d.OnCall(recdriver.HangOn(kind, "", silence))
+	}
 	return func() {
 		hour.Stop()
 		once()
+	}
+}
+
+// answerLate is a hook that makes the server do at once what a call of that kind asks,
+// and answer when wait returns.
+func answerLate(kind recdriver.Kind, wait func(ctx context.Context, conn int)) func(context.Context, *recdriver.Call) error {
+	return func(ctx context.Context, c *recdriver.Call) error {
+		if c.Kind != kind {
+			return nil
+		}
+		return recdriver.Later(func() { wait(ctx, c.Conn) })
 	}
 }

@@ -14,16 +14,14 @@ import (
 	"github.com/bootlock/bootlock/internal/recdriver"
 )
 
-// beginFenced begins a transaction on db, fenced by the lease of ctx.
-func beginFenced(t *testing.T, ctx context.Context, db *sql.DB) *sql.Tx {
+// begin begins a transaction on db that ends with the test.
+func begin(t *testing.T, db *sql.DB) *sql.Tx {
 	t.Helper()
-	tx, err := db.BeginTx(context.WithoutCancel(ctx), nil)
-	if err == nil {
-		err = advisorylock.Fence(ctx, tx)
-	}
+	tx, err := db.Begin()
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = tx.Rollback() })
 	return tx
 }
 
@@ -34,7 +32,10 @@ func TestFenceKeepsTheNextOneOut(t *testing.T) {
 	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		next := elsewhere(t, d)
 		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error {
-			tx := beginFenced(t, ctx, db)
+			tx := begin(t, db)
+			if err := advisorylock.Fence(ctx, tx); err != nil {
+				t.Fatal(err)
+			}
 			d.Server().Kill(int64(key))
 			if err := advisorylock.TryHold(t.Context(), next, key, noFn); !errors.Is(err, advisorylock.ErrNotAcquired) {
 				t.Errorf("got %v beside a fenced transaction; want ErrNotAcquired", err)
@@ -56,9 +57,7 @@ func TestFenceKeepsTheNextOneOut(t *testing.T) {
 			}
 			return nil
 		})
-		if !errors.Is(err, advisorylock.ErrLost) {
-			t.Errorf("got %v; want ErrLost", err)
-		}
+		checkIs(t, err, advisorylock.ErrLost)
 	})
 }
 
@@ -68,39 +67,22 @@ func TestFenceOfALostLease(t *testing.T) {
 	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		next := elsewhere(t, d)
 		var after context.Context
-		_ = f.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error {
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error {
 			after = context.WithoutCancel(ctx)
 			d.Server().Kill(int64(key))
-			check := func(ctx context.Context) error {
-				tx, err := next.BeginTx(ctx, nil)
-				if err != nil {
-					return err
-				}
-				defer tx.Rollback() //nolint:errcheck // nothing was changed
-				if err := advisorylock.Fence(after, tx); !errors.Is(err, advisorylock.ErrLost) {
-					t.Errorf("got %v; want ErrLost", err)
-				}
+			check := func(context.Context) error {
+				checkIs(t, advisorylock.Fence(after, begin(t, next)), advisorylock.ErrLost)
 				return nil
 			}
-			if err := errors.Join(check(t.Context()), advisorylock.Hold(t.Context(), next, key, check)); err != nil {
-				t.Error(err)
-			}
-			return nil
+			return errors.Join(check(ctx), advisorylock.Hold(t.Context(), next, key, check))
 		})
+		checkIs(t, err, advisorylock.ErrLost)
 
 		// After the call nobody needs to be asked.
-		tx, err := db.Begin()
-		if err != nil {
-			t.Fatal(err)
-		}
+		tx := begin(t, db)
 		d.Reset()
-		if err := advisorylock.Fence(after, tx); !errors.Is(err, advisorylock.ErrLost) {
-			t.Errorf("got %v after the call; want ErrLost", err)
-		}
-		if n := len(d.Calls()); n != 0 {
-			t.Errorf("got %d statements; want none", n)
-		}
-		_ = tx.Rollback()
+		checkIs(t, advisorylock.Fence(after, tx), advisorylock.ErrLost)
+		checkSame(t, "calls", d.String(), "")
 	})
 }
 
@@ -109,22 +91,13 @@ func TestFenceKnowsWhatTheHeartbeatDoes(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 		_ = advisorylock.Hold(t.Context(), db, key, func(ctx context.Context) error {
-			tx, err := db.Begin()
-			if err != nil {
-				return err
-			}
-			defer tx.Rollback() //nolint:errcheck // nothing was changed
+			tx := begin(t, db)
 			d.Server().Kill(int64(key))
 			<-ctx.Done()
 			d.Reset()
-			for name, ctx := range map[string]context.Context{"given": ctx, "without its end": context.WithoutCancel(ctx)} {
-				if err := advisorylock.Fence(ctx, tx); !errors.Is(err, advisorylock.ErrLost) {
-					t.Errorf("%s: got %v; want ErrLost", name, err)
-				}
-				if n := len(d.Calls()); n != 0 {
-					t.Errorf("%s: got %d statements; want none", name, n)
-				}
-			}
+			checkIs(t, advisorylock.Fence(ctx, tx), advisorylock.ErrLost)
+			checkIs(t, advisorylock.Fence(context.WithoutCancel(ctx), tx), advisorylock.ErrLost)
+			checkSame(t, "calls", d.String(), "")
 			return nil
 		})
 	})
@@ -136,13 +109,8 @@ func TestFenceThatFails(t *testing.T) {
 	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 		broken := errors.New("broken")
 		err := advisorylock.Hold(t.Context(), db, key, func(ctx context.Context) error {
-			tx, err := db.Begin()
-			if err != nil {
-				return err
-			}
-			defer tx.Rollback() //nolint:errcheck // nothing was changed
 			d.OnCall(recdriver.FailOn(recdriver.Exec, "SELECT 1 WHERE", 1, broken))
-			if err := advisorylock.Fence(ctx, tx); !errors.Is(err, broken) || errors.Is(err, advisorylock.ErrLost) {
+			if err := advisorylock.Fence(ctx, begin(t, db)); !errors.Is(err, broken) || errors.Is(err, advisorylock.ErrLost) {
 				t.Errorf("got %v; want the driver's error, and not ErrLost", err)
 			}
 			return nil
@@ -150,12 +118,7 @@ func TestFenceThatFails(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tx, err := db.Begin()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer tx.Rollback() //nolint:errcheck // nothing was changed
-		if err := advisorylock.Fence(t.Context(), tx); err == nil || errors.Is(err, advisorylock.ErrLost) {
+		if err := advisorylock.Fence(t.Context(), begin(t, db)); err == nil || errors.Is(err, advisorylock.ErrLost) {
 			t.Errorf("got %v for a context of no Hold; want an error that is not ErrLost", err)
 		}
 	})
@@ -167,23 +130,17 @@ func TestFenceHeedsItsContext(t *testing.T) {
 	bubble(t, recdriver.LibPQ, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 		network := make(chan struct{})
 		err := advisorylock.Hold(t.Context(), db, key, func(ctx context.Context) error {
-			tx, err := db.Begin()
-			if err != nil {
-				return err
-			}
+			tx := begin(t, db)
 			d.OnCall(recdriver.HangOn(recdriver.Exec, "SELECT 1 WHERE", network))
 			short, cancel := context.WithTimeout(ctx, time.Second)
 			defer cancel()
 			began := time.Now()
-			if err := advisorylock.Fence(short, tx); !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("got %v; want the end of the context", err)
-			}
+			checkIs(t, advisorylock.Fence(short, tx), context.DeadlineExceeded)
 			if took := time.Since(began); took > 2*time.Second {
 				t.Errorf("returned after %v; want 1.5 s at most", took)
 			}
 			close(network)
 			synctest.Wait()
-			_ = tx.Rollback()
 			return nil
 		})
 		if err != nil {

@@ -5,11 +5,9 @@ package advisorylock_test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"math"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
@@ -23,24 +21,19 @@ func TestHoldCalls(t *testing.T) {
 	t.Parallel()
 	eachInEveryMode(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		var r locktrace.Recorder
-		err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error {
-			if n := d.Server().Held()[int64(key)]; n != 1 {
-				t.Errorf("got %d holders while the function runs; want 1", n)
-			}
+		var given context.Context
+		err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(ctx context.Context) error {
+			given = ctx
+			checkSame(t, "holders while the function runs", d.Server().Held()[int64(key)], 1)
 			return nil
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, want := d.String(), "connect > begin > exec > commit > release"; got != want {
-			t.Errorf("got calls %s; want %s", got, want)
-		}
-		if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
-			t.Errorf("got steps %s; want %s", got, want)
-		}
-		begin := d.Calls()[1]
-		if begin.Isolation != sql.LevelReadCommitted || begin.ReadOnly {
-			t.Errorf("got BEGIN %v, read-only %t; want READ COMMITTED", begin.Isolation, begin.ReadOnly)
+		checkSame(t, "calls", d.String(), "connect > begin > exec > commit > release")
+		checkSame(t, "steps", r.String(), "connect > begin > lock > commit > release")
+		if given.Err() == nil {
+			t.Error("the function's context lives on: what it has started and not waited for must end with the lock")
 		}
 	})
 }
@@ -84,57 +77,4 @@ func TestLeaseStatement(t *testing.T) {
 			})
 		})
 	}
-}
-
-func TestHoldOnPoolOfOne(t *testing.T) {
-	t.Parallel()
-	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		db.SetMaxOpenConns(1)
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, uncalled(t))
-		if !errors.Is(err, advisorylock.ErrPoolTooSmall) {
-			t.Errorf("got %v; want ErrPoolTooSmall", err)
-		}
-		checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Connect,
-			"connect: advisorylock: the pool is too small: raise SetMaxOpenConns, or lock on a pool of its own")
-		if got := d.String(); got != "" {
-			t.Errorf("got %s; want nothing sent", got)
-		}
-	})
-}
-
-// Nothing was written, so a COMMIT that does not come back is not worth waiting
-// for, even if the context goes on for ever: only the lock is in doubt.
-func TestHoldDoesNotHangInCommit(t *testing.T) {
-	t.Parallel()
-	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		comeBack := hang(d, recdriver.Commit)
-		begun := time.Now()
-		err := f.call(advisorylock.Locker{}, context.Background(), db, key, noFn)
-		if took := time.Since(begun); took < advisorylock.EndTime || took > 2*advisorylock.EndTime {
-			t.Errorf("took %v; want a little more than %v", took, advisorylock.EndTime)
-		}
-		if !errors.Is(err, advisorylock.ErrLost) {
-			t.Errorf("got %v; want ErrLost", err)
-		}
-		comeBack()
-		synctest.Wait()
-		closedAndNeverPooled(t, d, 1)
-	})
-}
-
-// The function has done its work, and nobody knows whether under the lock.
-func TestHoldCommitFails(t *testing.T) {
-	t.Parallel()
-	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		boom := recdriver.SQLError{Code: "53100", Message: "disk full"}
-		d.OnCall(recdriver.FailOn(recdriver.Commit, "", 1, boom))
-		var r locktrace.Recorder
-		err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, noFn)
-		if !errors.Is(err, advisorylock.ErrLost) || !errors.Is(err, boom) {
-			t.Errorf("got %v; want ErrLost, and the driver's error in its chain", err)
-		}
-		if got, want := r.String(), "connect > begin > lock > commit! > release"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
-	})
 }

@@ -20,17 +20,15 @@ import (
 
 const ttl = 30 * time.Second
 
-// onBeat is a hook for heartbeats: the nth and those after it.
-func onBeat(n int, do func() error) func(context.Context, *recdriver.Call) error {
+// onBeat is a hook for heartbeats, which it counts.
+func onBeat(do func(n int) error) func(context.Context, *recdriver.Call) error {
 	seen := 0
 	return func(_ context.Context, c *recdriver.Call) error {
 		if !isBeat(*c) {
 			return nil
 		}
-		if seen++; seen < n {
-			return nil
-		}
-		return do()
+		seen++
+		return do(seen)
 	}
 }
 
@@ -52,23 +50,25 @@ func beats(d *recdriver.Driver, begun time.Time) []time.Duration {
 
 // A holder is silent for a third of the TTL at most, so that one late answer
 // does not cost the lease, and for a second at most, so that it is told soon
-// when its session was ended.
+// when its session was ended. pg_stat_activity shows the last statement of a session,
+// which says what the lease is for.
 func TestHeartbeats(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
-		name  string
-		ttl   time.Duration
-		every time.Duration
+		name   string
+		locker advisorylock.Locker
+		every  time.Duration
+		text   string
 	}{
-		{"default", 0, time.Second},
-		{"three seconds", 3 * time.Second, time.Second},
-		{"floor", time.Millisecond, time.Second / 3},
+		{"default", advisorylock.Locker{}, time.Second, "SELECT 1"},
+		{"three seconds", advisorylock.Locker{TTL: 3 * time.Second, Name: "app"}, time.Second, "SELECT /* bootlock: app */ 1"},
+		{"floor", advisorylock.Locker{TTL: time.Millisecond, Name: "*/ DROP"}, time.Second / 3, "SELECT /* bootlock: __ DROP */ 1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 				begun := time.Now()
-				err := f.call(advisorylock.Locker{TTL: tt.ttl}, t.Context(), db, key, func(ctx context.Context) error {
+				err := f.call(tt.locker, t.Context(), db, key, func(ctx context.Context) error {
 					time.Sleep(20*tt.every + tt.every/2)
 					return ctx.Err()
 				})
@@ -85,53 +85,13 @@ func TestHeartbeats(t *testing.T) {
 					}
 				}
 				for _, c := range d.Calls() {
-					if isBeat(c) && (c.Kind != recdriver.Exec || len(c.Args) > 0 || c.Conn != 1) {
-						t.Errorf("got a heartbeat by %s with %v on connection %d; want a literal Exec on 1", c.Kind, c.Args, c.Conn)
+					if isBeat(c) && (c.Kind != recdriver.Exec || c.Query != tt.text || len(c.Args) > 0 || c.Conn != 1) {
+						t.Errorf("got a heartbeat by %s %s with %v on connection %d; want a literal Exec of %s on 1", c.Kind, c.Query, c.Args, c.Conn, tt.text)
 					}
 				}
 			})
 		})
 	}
-}
-
-// pg_stat_activity shows the last statement of a session, and so who holds what
-// for how long, if each of them says so.
-func TestHeartbeatsSayWhatTheLeaseIsFor(t *testing.T) {
-	t.Parallel()
-	for name, want := range map[string]string{"": "SELECT 1", "app": "SELECT /* bootlock: app */ 1", "*/ DROP": "SELECT /* bootlock: __ DROP */ 1"} {
-		bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-			err := advisorylock.Locker{Name: name}.Hold(t.Context(), db, key, func(context.Context) error { time.Sleep(ttl); return nil })
-			if err != nil {
-				t.Fatal(err)
-			}
-			n := 0
-			for _, c := range d.Calls() {
-				if isBeat(c) && c.Query == want {
-					n++
-				}
-			}
-			if n < 2 {
-				t.Errorf("name %q: got %d heartbeats %q; want one every third of the TTL", name, n, want)
-			}
-		})
-	}
-}
-
-// WithXactLock works in the transaction itself and sends nothing on its own.
-func TestXactSendsNoHeartbeats(t *testing.T) {
-	t.Parallel()
-	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		err := advisorylock.Locker{TTL: time.Hour}.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
-			time.Sleep(30 * time.Minute)
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, want := d.String(), "connect > begin > exec > commit > release"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
-	})
 }
 
 // On a network that goes silent the holder must stop before the server gives the
@@ -141,56 +101,39 @@ func TestLeaseIsLostOnASilentNetwork(t *testing.T) {
 	t.Parallel()
 	const margin = ttl / 10
 	for _, tt := range []struct {
-		name string
-		hook func(comeBack <-chan struct{}) func(context.Context, *recdriver.Call) error
-		want time.Duration
+		name         string
+		late, silent int // the heartbeats that are answered late, or from then on never
+		want         time.Duration
 	}{
-		{"from the first heartbeat on", func(comeBack <-chan struct{}) func(context.Context, *recdriver.Call) error {
-			return onBeat(1, func() error { <-comeBack; return nil })
-		}, ttl - margin},
-		{"from the third heartbeat on", func(comeBack <-chan struct{}) func(context.Context, *recdriver.Call) error {
-			return onBeat(3, func() error { <-comeBack; return nil })
-		}, 2*time.Second + ttl - margin},
-		{"second heartbeat answered late", func(comeBack <-chan struct{}) func(context.Context, *recdriver.Call) error {
-			n := 1
-			return onBeat(2, func() error { // sent at 2 s
-				if n++; n == 2 {
-					time.Sleep(15 * time.Second)
-					return nil
-				}
-				<-comeBack
-				return nil
-			})
-		}, 2*time.Second + ttl - margin},
+		{"from the first heartbeat on", 0, 1, ttl - margin},
+		{"from the third heartbeat on", 0, 3, 2*time.Second + ttl - margin},
+		{"second heartbeat, sent at 2 s, answered late", 2, 3, 2*time.Second + ttl - margin},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			eachInEveryMode(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 				comeBack := make(chan struct{})
-				d.OnCall(tt.hook(comeBack))
+				d.OnCall(onBeat(func(n int) error {
+					if n == tt.late {
+						time.Sleep(15 * time.Second)
+					} else if n >= tt.silent {
+						<-comeBack
+					}
+					return nil
+				}))
 				var r locktrace.Recorder
 				begun := time.Now()
 				var ended time.Duration
 				err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(ctx context.Context) error {
 					<-ctx.Done()
 					ended = time.Since(begun)
-					if got := context.Cause(ctx); got != advisorylock.ErrLost { //nolint:errorlint // itself
-						t.Errorf("got cause %v; want ErrLost", got)
-					}
+					checkSame(t, "cause", context.Cause(ctx), advisorylock.ErrLost)
 					return nil // and does not even say so
 				})
-				if ended != tt.want {
-					t.Errorf("the function's context ended after %v; want %v", ended, tt.want)
-				}
-				if took := time.Since(begun); took != tt.want {
-					t.Errorf("came back after %v; want %v, as soon as the function had", took, tt.want)
-				}
-				if !errors.Is(err, advisorylock.ErrLost) {
-					t.Errorf("got %v; want ErrLost", err)
-				}
-				if got, want := r.String(), "connect > begin > lock > rollback! > release!"; got != want {
-					t.Errorf("got %s; want %s", got, want)
-				}
+				checkSame(t, "end of the function's context", ended, tt.want)
+				checkSame(t, "time taken", time.Since(begun), tt.want)
+				checkIs(t, err, advisorylock.ErrLost)
+				checkSame(t, "steps", r.String(), "connect > begin > lock > rollback! > release!")
 				if err := advisorylock.TryWithXactLock(t.Context(), db, key+1, nothing); err != nil {
 					t.Errorf("another call: %v", err)
 				}
@@ -202,57 +145,56 @@ func TestLeaseIsLostOnASilentNetwork(t *testing.T) {
 	}
 }
 
-// A heartbeat that fails is no reason to wait for the deadline.
+// A heartbeat that fails is no reason to wait for the deadline, be it that the session has
+// ended or that the server refuses it: that ended the transaction, and with it the lock.
+// If the session ends after the last heartbeat, only the end of the transaction can tell.
 func TestSessionOfTheLeaseEnds(t *testing.T) {
 	t.Parallel()
-	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		boom := errors.New("boom")
-		for name, fnErr := range map[string]error{"nil": nil, "own": boom, "context's": context.Canceled} {
-			begun := time.Now()
-			err := advisorylock.Locker{Name: "app"}.Hold(t.Context(), db, key, func(ctx context.Context) error {
-				time.Sleep(time.Second)
-				if d.Server().Kill(int64(key)) != 1 {
-					t.Error("there was no session to kill")
-				}
-				<-ctx.Done()
-				if got := time.Since(begun); got > 2*time.Second {
-					t.Errorf("the function learned of it after %v; want at most a second after it happened, by the next heartbeat", got-time.Second)
-				}
-				if got := context.Cause(ctx); got != advisorylock.ErrLost { //nolint:errorlint // itself
-					t.Errorf("got cause %v; want ErrLost", got)
-				}
-				return fnErr
-			})
-			if !errors.Is(err, advisorylock.ErrLost) {
-				t.Errorf("%s: got %v; want ErrLost", name, err)
-			}
-			if fnErr != nil && !errors.Is(err, fnErr) {
-				t.Errorf("%s: got %v; want the function's error in its chain", name, err)
-			}
-			if !errors.Is(err, driver.ErrBadConn) && !errors.As(err, new(recdriver.SQLError)) {
-				t.Errorf("%s: got %v; want the driver's error in its chain", name, err)
-			}
-			if !strings.HasPrefix(err.Error(), "advisorylock.Hold app: advisorylock: the lock was lost: ") {
-				t.Errorf("%s: got %v; want it to name the operation and the lock", name, err)
-			}
-		}
-	})
-}
-
-// The session ends after the last heartbeat, so that only the end of the
-// transaction can tell.
-func TestSessionOfTheLeaseEndsUnnoticed(t *testing.T) {
-	t.Parallel()
-	for name, fnErr := range map[string]error{"nil": nil, "error": errors.New("boom")} {
+	boom := errors.New("boom")
+	for name, tt := range map[string]struct {
+		fnErr     error
+		refused   bool // the session lives
+		unnoticed bool
+	}{
+		"nil":              {},
+		"own":              {fnErr: boom},
+		"context's":        {fnErr: context.Canceled},
+		"refused":          {refused: true},
+		"unnoticed":        {unnoticed: true},
+		"unnoticed, error": {unnoticed: true, fnErr: boom},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				err := advisorylock.Hold(t.Context(), db, key, func(context.Context) error {
-					d.Server().Kill(int64(key))
-					return fnErr
+			eachInEveryMode(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				begun := time.Now()
+				err := f.call(advisorylock.Locker{Name: "app"}, t.Context(), db, key, func(ctx context.Context) error {
+					time.Sleep(time.Second)
+					if tt.refused {
+						d.OnCall(onBeat(func(int) error {
+							return recdriver.SQLError{Code: "57014", Message: "canceling statement due to user request"}
+						}))
+					} else {
+						checkSame(t, "sessions that were killed", d.Server().Kill(int64(key)), 1)
+					}
+					if tt.unnoticed {
+						return tt.fnErr
+					}
+					<-ctx.Done()
+					if got := time.Since(begun); got > 2*time.Second {
+						t.Errorf("the function learned of it after %v; want at most a second after it happened, by the next heartbeat", got-time.Second)
+					}
+					checkSame(t, "cause", context.Cause(ctx), advisorylock.ErrLost)
+					return tt.fnErr
 				})
-				if !errors.Is(err, advisorylock.ErrLost) || fnErr != nil && !errors.Is(err, fnErr) {
-					t.Errorf("got %v; want ErrLost, and %v in its chain", err, fnErr)
+				checkIs(t, err, advisorylock.ErrLost)
+				if tt.fnErr != nil {
+					checkIs(t, err, tt.fnErr)
+				}
+				if (!tt.unnoticed || tt.fnErr == nil) && !errors.Is(err, driver.ErrBadConn) && !errors.As(err, new(recdriver.SQLError)) {
+					t.Errorf("got %v; want the driver's error in its chain", err)
+				}
+				if !strings.HasPrefix(err.Error(), "advisorylock."+f.op+" app: advisorylock: the lock was lost: ") {
+					t.Errorf("got %v; want it to name the operation and the lock", err)
 				}
 			})
 		})
@@ -282,7 +224,7 @@ func TestFnEndsWhileAHeartbeatHangs(t *testing.T) {
 			each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 				ctx, cancel := context.WithCancelCause(t.Context())
 				comeBack := make(chan struct{})
-				d.OnCall(onBeat(1, func() error { <-comeBack; return nil }))
+				d.OnCall(onBeat(func(int) error { <-comeBack; return nil }))
 				beat := d.Started(recdriver.Exec, "", 2) // the first is the lock
 				var returned time.Time
 				err := f.call(advisorylock.Locker{TTL: tt.ttl}, ctx, db, key, func(context.Context) error {
@@ -297,9 +239,7 @@ func TestFnEndsWhileAHeartbeatHangs(t *testing.T) {
 					returned = time.Now()
 					return nil
 				})
-				if took := time.Since(returned); took != tt.want {
-					t.Errorf("came back %v after the function; want %v", took, tt.want)
-				}
+				checkSame(t, "time after the function", time.Since(returned), tt.want)
 				if errors.Is(err, advisorylock.ErrLost) != tt.lost || err != nil && !tt.lost {
 					t.Errorf("got %v; want ErrLost: %t", err, tt.lost)
 				}
@@ -333,39 +273,6 @@ func TestLeaseCountsFromTheGrant(t *testing.T) {
 		}
 		if at := beats(d, begun); len(at) == 0 || at[0] != asked+time.Second {
 			t.Errorf("got heartbeats at %v; want the first one a second after %v, when the last burst was sent", at, asked)
-		}
-	})
-}
-
-// A heartbeat that the server has answered with an error ended the transaction,
-// and with it the lock, though the session lives.
-func TestHeartbeatThatIsRefused(t *testing.T) {
-	t.Parallel()
-	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		refused := recdriver.SQLError{Code: "57014", Message: "canceling statement due to user request"}
-		d.OnCall(onBeat(1, func() error { return refused }))
-		begun := time.Now()
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error {
-			<-ctx.Done()
-			if got := time.Since(begun); got != time.Second {
-				t.Errorf("the function learned of it after %v; want a second, by the first heartbeat", got)
-			}
-			return nil
-		})
-		if !errors.Is(err, advisorylock.ErrLost) || !errors.Is(err, refused) {
-			t.Errorf("got %v; want ErrLost, and the server's error in its chain", err)
-		}
-	})
-}
-
-// What fn has started and not waited for ends with the lock.
-func TestContextOfHoldEndsWithIt(t *testing.T) {
-	t.Parallel()
-	each(t, leases, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		var given context.Context
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error { given = ctx; return nil })
-		if err != nil || given.Err() == nil {
-			t.Errorf("got %v, and a context with error %v; want one that has ended", err, given.Err())
 		}
 	})
 }

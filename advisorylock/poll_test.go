@@ -98,9 +98,7 @@ func TestWhereAWaiterStands(t *testing.T) {
 				if f.lease {
 					want = tt.lease
 				}
-				if got := stands(); got != want {
-					t.Errorf("got %+v; want %+v", got, want)
-				}
+				checkSame(t, "what it has", stands(), want)
 				if want == polls {
 					checkPolls(t, d, 20*time.Second)
 				}
@@ -159,16 +157,12 @@ func TestWaiterKeepsNoConnectionWhereTheyAreShort(t *testing.T) {
 			time.AfterFunc(10*time.Second, func() { d.Server().SetShort(false) })
 			later := sample(t, d, db, 11*time.Second, 19*time.Second)
 			waitUntil(t, pick(func(f form) bool { return f.op == "Hold" })[0], d, db, 20*time.Second, advisorylock.Locker{})
-			if got := stands(); got != (seen{}) {
-				t.Errorf("pooled %t, short of connections: got %+v; want none", pooled, got)
-			}
+			checkSame(t, "what it has where connections are short", stands(), seen{})
 			want := seen{queued: 1, inUse: 1, open: 1}
 			if pooled {
 				want = seen{open: 1}
 			}
-			if got := later(); got != want {
-				t.Errorf("pooled %t, when there are more: got %+v; want %+v", pooled, got, want)
-			}
+			checkSame(t, "what it has when there are more", later(), want)
 		})
 	}
 }
@@ -202,29 +196,36 @@ func TestNoConnectionIsAWait(t *testing.T) {
 				if f.try && name == "lock" {
 					t.Skip("a try does not go on after the lock statement failed")
 				}
+				const limit, until = 7 * time.Second, 12 * time.Second
 				begun := time.Now()
-				const until = 5 * time.Second
 				d.OnCall(func(_ context.Context, c *recdriver.Call) error {
 					if c.Kind == refusal.kind && time.Since(begun) < until {
 						return refusal.err
 					}
 					return nil
 				})
+
+				// until the context ends
+				ctx, cancel := context.WithTimeout(t.Context(), limit)
+				defer cancel()
+				err := f.call(advisorylock.Locker{}, ctx, db, key, uncalled(t))
+				checkSame(t, "time taken", time.Since(begun), limit)
+				checkIs(t, err, refusal.err, context.DeadlineExceeded)
+				checkSame(t, "a WaitError", errors.As(err, new(*advisorylock.WaitError)), !f.try)
+				checkStep(t, err, "advisorylock."+f.op, "42", refusal.step, "")
+
+				// until there is a connection
 				stands := sample(t, d, db, time.Second, 4*time.Second)
 				var r locktrace.Recorder
-				err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, noFn)
-				if took := time.Since(begun); err != nil || took < until || took > until+until/10 {
+				err = f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, noFn)
+				if took := time.Since(begun); err != nil || took < until || took > until+(until-limit)/10 {
 					t.Errorf("got %v after %v; want the lock soon after %v", err, took, until)
 				}
 				if w := r.Waits(); len(w) != 1 || !errors.Is(w[0].Err, refusal.err) {
 					t.Errorf("got %+v; want one report, with the reason", w)
 				}
-				if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
-					t.Errorf("got %s; want %s, however many attempts it took", got, want)
-				}
-				if got := stands(); got != (seen{}) {
-					t.Errorf("got %+v between two attempts; want nothing", got)
-				}
+				checkSame(t, "steps", r.String(), "connect > begin > lock > commit > release")
+				checkSame(t, "what it has between two attempts", stands(), seen{})
 			})
 		})
 	}
@@ -245,32 +246,6 @@ func TestServerThatCannotBeReached(t *testing.T) {
 		}
 		checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Connect, "connect: "+refused.Error())
 	})
-}
-
-func TestNoConnectionUntilTheContextEnds(t *testing.T) {
-	t.Parallel()
-	for name, refusal := range refusals {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-				if f.try && name == "lock" {
-					t.Skip("a try does not go on after the lock statement failed")
-				}
-				d.OnCall(recdriver.FailOn(refusal.kind, "", 0, refusal.err))
-				ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
-				defer cancel()
-				begun := time.Now()
-				err := f.call(advisorylock.Locker{}, ctx, db, key, noFn)
-				if took := time.Since(begun); took != 7*time.Second || !errors.Is(err, refusal.err) || !errors.Is(err, context.DeadlineExceeded) {
-					t.Errorf("got %v after %v; want both reasons, after 7 s", err, took)
-				}
-				if got := errors.As(err, new(*advisorylock.WaitError)); got == f.try {
-					t.Errorf("got %v; want a WaitError: %t", err, !f.try)
-				}
-				checkStep(t, err, "advisorylock."+f.op, "42", refusal.step, "")
-			})
-		})
-	}
 }
 
 // The network may fall silent while the grant is under way and heal when the
@@ -319,19 +294,14 @@ func TestWaiterComesBackFromASilentNetwork(t *testing.T) {
 				healed := make(chan struct{})
 				var silent atomic.Bool
 				silent.Store(from == 0)
-				d.OnCall(func(ctx context.Context, c *recdriver.Call) error {
-					if c.Conn != 1 || c.Kind != recdriver.Exec {
-						return nil
-					}
-					return recdriver.Later(func() {
-						if silent.Load() {
-							select {
-							case <-healed:
-							case <-ctx.Done():
-							}
+				d.OnCall(answerLate(recdriver.Exec, func(ctx context.Context, conn int) {
+					if conn == 1 && silent.Load() {
+						select {
+						case <-healed:
+						case <-ctx.Done():
 						}
-					})
-				})
+					}
+				}))
 				time.AfterFunc(from, func() { silent.Store(true) })
 				time.AfterFunc(10*time.Minute, func() { close(healed) })
 				waitUntil(t, f, d, db, 2*time.Minute, advisorylock.Locker{})
@@ -346,16 +316,11 @@ func TestStandby(t *testing.T) {
 	t.Parallel()
 	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		d.Server().SetStandby(true)
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error {
-			t.Error("the function was called")
-			return nil
-		})
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, uncalled(t))
 		if !errors.Is(err, advisorylock.ErrUnsupported) || !strings.Contains(err.Error(), "target_session_attrs=primary") {
 			t.Errorf("got %v; want ErrUnsupported, and what to do", err)
 		}
-		if got, want := d.String(), "connect > begin > exec > rollback > release"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
+		checkSame(t, "calls", d.String(), "connect > begin > exec > rollback > release")
 	})
 }
 

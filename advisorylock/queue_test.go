@@ -61,43 +61,18 @@ func TestManyCallersOnASmallPool(t *testing.T) {
 						defer inside.Add(-1)
 						for old := most.Load(); now > old && !most.CompareAndSwap(old, now); old = most.Load() {
 						}
-						time.Sleep(10 * time.Millisecond)
-						return usePool(ctx, db)
+						err := usePool(ctx, db)
+						time.Sleep(1500 * time.Millisecond) // and a heartbeat of Hold's
+						return errors.Join(err, usePool(ctx, db))
 					})
 				})
 				if err := errors.Join(errs...); err != nil {
 					t.Error(err)
 				}
-				if want := min(int64(keys), 2); most.Load() != want {
-					t.Errorf("got %d callbacks at once; want %d", most.Load(), want)
-				}
+				checkSame(t, "callbacks at once", most.Load(), min(int64(keys), 2))
 			})
 		})
 	}
-}
-
-func TestManyHoldsOfDifferentKeys(t *testing.T) {
-	t.Parallel()
-	bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-		db.SetMaxOpenConns(10)
-		errs := goAll(50, func(i int) error {
-			return advisorylock.Hold(t.Context(), db, key+advisorylock.Key(i), func(ctx context.Context) error {
-				for range 3 {
-					time.Sleep(10 * time.Second) // and some heartbeats
-					if err := usePool(ctx, db); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-		})
-		if err := errors.Join(errs...); err != nil {
-			t.Error(err)
-		}
-		if n := db.Stats().OpenConnections; n > 10 {
-			t.Errorf("got %d connections; want at most 10", n)
-		}
-	})
 }
 
 // queued starts call after call, each when the one before has found its place.
@@ -135,9 +110,7 @@ func TestFirstComeFirstServed(t *testing.T) {
 				if !slices.IsSorted(order) || len(order) != 30 {
 					t.Errorf("got %v; want 0 to 29 in order", order)
 				}
-				if n := strings.Count(d.String(), "connect"); n != 1 { // waiters in the process cost none
-					t.Errorf("got %d connections for one holder at a time; want 1", n)
-				}
+				checkSame(t, "connections", strings.Count(d.String(), "connect"), 1) // waiters in the process cost none
 			})
 		})
 	}
@@ -171,9 +144,7 @@ func TestWaiterGivesUp(t *testing.T) {
 			if !errors.As(err, &wait) || wait.Key != key {
 				t.Errorf("got %v; want a WaitError", err)
 			}
-			if got := r.String(); got != "connect!" {
-				t.Errorf("got %s; want connect!", got)
-			}
+			checkSame(t, "steps", r.String(), "connect!")
 		})
 		cancel(errShutdown)
 		wait()
@@ -221,20 +192,11 @@ func TestTurnAtTheMomentOfCancellation(t *testing.T) {
 func TestKeysAreForgotten(t *testing.T) {
 	t.Parallel()
 	bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-		err := advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
-			for i := range 50 {
-				if err := advisorylock.WithXactLock(t.Context(), db, key+1+advisorylock.Key(i), nothing); err != nil {
-					return err
-				}
-			}
-			if n := advisorylock.Keys(db); n != 1 {
-				t.Errorf("got %d keys; want the one that is held", n)
-			}
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
+		lockHere(t, db, key)
+		for i := range 50 {
+			checkIs(t, advisorylock.WithXactLock(t.Context(), db, key+1+advisorylock.Key(i), nothing), nil)
 		}
+		checkSame(t, "keys, one of which is held", advisorylock.Keys(db), 1)
 	})
 }
 
@@ -254,13 +216,9 @@ func TestNested(t *testing.T) {
 				err := outer.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error {
 					begun := time.Now()
 					err := call(ctx, db, key)
-					if !errors.Is(err, advisorylock.ErrNested) {
-						t.Errorf("the same key: got %v; want ErrNested", err)
-					}
+					checkIs(t, err, advisorylock.ErrNested)
 					checkStep(t, err, "advisorylock."+inner.op, "42", locktrace.Lock, "lock: "+advisorylock.ErrNested.Error())
-					if took := time.Since(begun); took != 0 {
-						t.Errorf("took %v; want at once", took)
-					}
+					checkSame(t, "time taken", time.Since(begun), 0)
 					if err := call(ctx, db, key+1); err != nil {
 						t.Errorf("another key: %v", err)
 					}
@@ -268,9 +226,7 @@ func TestNested(t *testing.T) {
 						t.Errorf("the same key in another database: %v", err)
 					}
 					return advisorylock.WithXactLock(ctx, db, key+3, func(ctx context.Context, _ *sql.Tx) error {
-						if err := call(ctx, db, key); !errors.Is(err, advisorylock.ErrNested) {
-							t.Errorf("the key of the outermost call: got %v; want ErrNested", err)
-						}
+						checkIs(t, call(ctx, db, key), advisorylock.ErrNested)
 						return nil
 					})
 				})
@@ -293,12 +249,8 @@ func TestContextOfAFinishedCallIsNotNested(t *testing.T) {
 				kept = ctx
 				return end
 			})
-			if !errors.Is(err, end) {
-				t.Error(err)
-			}
-			if err := f.call(advisorylock.Locker{}, kept, db, key, noFn); err != nil {
-				t.Errorf("got %v; want nil", err)
-			}
+			checkIs(t, err, end)
+			checkIs(t, f.call(advisorylock.Locker{}, kept, db, key, noFn), nil)
 		}
 	})
 }
@@ -343,8 +295,10 @@ func TestPoolTooSmall(t *testing.T) {
 				if got := errors.Is(err, advisorylock.ErrPoolTooSmall); got != tt.tooFew || err != nil && !got {
 					t.Errorf("got %v; want ErrPoolTooSmall: %t", err, tt.tooFew)
 				}
-				if tt.tooFew && sent != "" {
-					t.Errorf("got %s; want nothing sent", sent)
+				if tt.tooFew {
+					checkSame(t, "calls", sent, "")
+					checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Connect,
+						"connect: advisorylock: the pool is too small: raise SetMaxOpenConns, or lock on a pool of its own")
 				}
 			})
 		})
@@ -386,9 +340,7 @@ func TestNestedCallsDoNotWaitForEachOther(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if failed != 1 {
-			t.Errorf("got %d calls with ErrPoolTooSmall; want 1, so that the others go on", failed)
-		}
+		checkSame(t, "calls with ErrPoolTooSmall, so that the others go on", failed, 1)
 	})
 }
 
@@ -434,9 +386,7 @@ func TestSameOrder(t *testing.T) {
 				return f.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error { time.Sleep(time.Minute); return nil })
 			})
 		})
-		if err := errors.Join(errs...); err != nil {
-			t.Errorf("got %v; want all to get both locks", err)
-		}
+		checkIs(t, errors.Join(errs...), nil)
 	})
 }
 
@@ -448,25 +398,14 @@ func TestNestedWaitsOneAfterTheOther(t *testing.T) {
 		db.SetMaxOpenConns(3)
 		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(ctx context.Context) error {
 			for round := range 3 {
-				wait := queued(1, func(int) { // has the other connection for a minute
-					err := advisorylock.WithXactLock(t.Context(), db, key+1, func(context.Context, *sql.Tx) error {
-						time.Sleep(time.Minute)
-						return nil
-					})
-					if err != nil {
-						t.Error(err)
-					}
-				})
+				time.AfterFunc(time.Minute, lockHere(t, db, key+1)) // has the other connection
 				short, cancel := context.WithTimeout(ctx, time.Second)
 				err := advisorylock.WithXactLock(short, db, key+2, unreachable(t))
 				cancel()
-				if !errors.Is(err, context.DeadlineExceeded) {
-					t.Errorf("round %d, short of time: got %v; want context.DeadlineExceeded", round, err)
-				}
+				checkIs(t, err, context.DeadlineExceeded)
 				if err := advisorylock.WithXactLock(ctx, db, key+2, nothing); err != nil {
 					t.Errorf("round %d: got %v; want the lock when a connection is free", round, err)
 				}
-				wait()
 			}
 			return nil
 		})
@@ -521,9 +460,7 @@ func TestPoolGrows(t *testing.T) {
 		db.SetMaxOpenConns(10)
 		waitMore := queued(3, func(i int) { call(10 + i) })
 		time.Sleep(time.Second)
-		if n := inside.Load(); n != 6 {
-			t.Errorf("got %d callbacks at once on a pool that has grown; want all 6", n)
-		}
+		checkSame(t, "callbacks at once on a pool that has grown", inside.Load(), 6)
 		wait()
 		waitMore()
 	})
@@ -532,22 +469,14 @@ func TestPoolGrows(t *testing.T) {
 func TestTryInTheProcess(t *testing.T) {
 	t.Parallel()
 	each(t, tries, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		err := advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
-			d.Reset()
-			begun := time.Now()
-			err := f.call(advisorylock.Locker{}, t.Context(), db, key, noFn)
-			if took := time.Since(begun); took != 0 {
-				t.Errorf("took %v; want at once", took)
-			}
-			checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Lock, "lock: "+advisorylock.ErrNotAcquired.Error())
-			if !errors.Is(err, advisorylock.ErrNotAcquired) || d.String() != "" {
-				t.Errorf("got %v and calls %s; want ErrNotAcquired, and nothing sent", err, d)
-			}
-			return nil
-		})
-		if err != nil {
-			t.Error(err)
-		}
+		lockHere(t, db, key)
+		d.Reset()
+		begun := time.Now()
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, uncalled(t))
+		checkSame(t, "time taken", time.Since(begun), 0)
+		checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Lock, "lock: "+advisorylock.ErrNotAcquired.Error())
+		checkIs(t, err, advisorylock.ErrNotAcquired)
+		checkSame(t, "calls", d.String(), "")
 	})
 }
 
@@ -558,16 +487,12 @@ func TestTryOnTheServer(t *testing.T) {
 		var r locktrace.Recorder
 		l := advisorylock.Locker{Trace: r.Trace(), Name: "app"}
 		err := f.call(l, t.Context(), db, key, uncalled(t))
-		if !errors.Is(err, advisorylock.ErrNotAcquired) {
-			t.Errorf("got %v; want ErrNotAcquired", err)
-		}
+		checkIs(t, err, advisorylock.ErrNotAcquired)
 		checkStep(t, err, "advisorylock."+f.op, "app", locktrace.Lock, "lock: "+advisorylock.ErrNotAcquired.Error())
 		if errors.As(err, new(*advisorylock.WaitError)) {
 			t.Errorf("got a WaitError, %v, but nobody waited", err)
 		}
-		if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
+		checkSame(t, "steps", r.String(), "connect > begin > lock! > rollback > release")
 		if strings.Contains(d.String(), "query") {
 			t.Errorf("got calls %s; want no look at who has the lock", d)
 		}

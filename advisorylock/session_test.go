@@ -6,7 +6,6 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
-	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -48,9 +47,7 @@ func TestSessions(t *testing.T) {
 				t.Errorf("got  %+v\nwant %+v", got[i], want[i])
 			}
 		}
-		if got, want := d.String(), "connect > begin > query > rollback > release"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
+		checkSame(t, "calls", d.String(), "connect > begin > query > rollback > release")
 		// On a standby lib/pq cannot begin anything else.
 		if begin := d.Calls()[1]; !begin.ReadOnly || begin.Isolation != sql.LevelReadCommitted {
 			t.Errorf("got BEGIN %v, read-only %t; want READ COMMITTED, read-only", begin.Isolation, begin.ReadOnly)
@@ -110,29 +107,41 @@ func TestSessionsTextIsNeverTheSame(t *testing.T) {
 	})
 }
 
+// An answer that ends with an error, after some of its rows, is no answer: the one
+// holder that matters may be missing.
 func TestSessionsFailures(t *testing.T) {
 	t.Parallel()
 	boom := recdriver.SQLError{Code: "42501", Message: "permission denied"}
-	for _, tt := range []struct {
-		kind  recdriver.Kind
-		calls string
+	columns, rows := sessionRows(blocker)
+	for name, tt := range map[string]struct {
+		kind    recdriver.Kind // that fails
+		columns []string
+		rows    [][]driver.Value
+		want    error // nil is any
+		calls   string
 	}{
-		{recdriver.Connect, "connect!"},
-		{recdriver.Begin, "connect > begin! > release"},
-		{recdriver.Query, "connect > begin > query! > rollback > release"},
+		"connect":      {kind: recdriver.Connect, want: boom, calls: "connect!"},
+		"begin":        {kind: recdriver.Begin, want: boom, calls: "connect > begin! > release"},
+		"query":        {kind: recdriver.Query, want: boom, calls: "connect > begin > query! > rollback > release"},
+		"cut short":    {columns: columns, rows: append(rows, []driver.Value{boom}), want: boom, calls: "connect > begin > query > rollback > release"},
+		"other column": {columns: []string{"pid"}, rows: [][]driver.Value{{int64(1)}}, calls: "connect > begin > query > rollback > release"},
 	} {
-		bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-			d.OnCall(recdriver.FailOn(tt.kind, "", 1, boom))
-			sessions, err := advisorylock.Sessions(t.Context(), db, key)
-			if !errors.Is(err, boom) || sessions != nil {
-				t.Errorf("%s: got %v, %v; want %v", tt.kind, sessions, err, boom)
-			}
-			if want := "advisorylock.Sessions 42: "; err != nil && !strings.HasPrefix(err.Error(), want) {
-				t.Errorf("%s: got %v; want it to begin with %s", tt.kind, err, want)
-			}
-			if got := d.String(); got != tt.calls {
-				t.Errorf("%s: got %s; want %s", tt.kind, got, tt.calls)
-			}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+				if tt.kind != "" {
+					d.OnCall(recdriver.FailOn(tt.kind, "", 1, boom))
+				}
+				d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) { return tt.columns, tt.rows, nil })
+				sessions, err := advisorylock.Sessions(t.Context(), db, key)
+				if err == nil || sessions != nil || !strings.HasPrefix(err.Error(), "advisorylock.Sessions 42: ") {
+					t.Errorf("got %v, %v; want no sessions, and an error that names the operation", sessions, err)
+				}
+				if tt.want != nil {
+					checkIs(t, err, tt.want)
+				}
+				checkSame(t, "calls", d.String(), tt.calls)
+			})
 		})
 	}
 }
@@ -148,11 +157,9 @@ func TestSessionsIsBoundedByItsContext(t *testing.T) {
 					_, err := advisorylock.Sessions(ctx, db, key)
 					return err
 				})
-				if took != bounded.Grace {
-					t.Errorf("came back %v after the context; want %v", took, bounded.Grace)
-				}
-				if kind != recdriver.Rollback && (!errors.Is(err, context.Canceled) || !errors.Is(err, errShutdown)) {
-					t.Errorf("got %v; want the context's error and its cause", err)
+				checkSame(t, "time after the context", took, bounded.Grace)
+				if kind != recdriver.Rollback {
+					checkIs(t, err, context.Canceled, errShutdown)
 				}
 				comeBack()
 				synctest.Wait()
@@ -160,33 +167,4 @@ func TestSessionsIsBoundedByItsContext(t *testing.T) {
 			})
 		})
 	}
-}
-
-func TestSessionsOfAnUnexpectedAnswer(t *testing.T) {
-	t.Parallel()
-	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
-			return []string{"pid"}, [][]driver.Value{{int64(1)}}, nil
-		})
-		if _, err := advisorylock.Sessions(t.Context(), db, key); err == nil {
-			t.Error("got no error for one column")
-		}
-	})
-}
-
-// An answer that ends with an error, after some of its rows, is no answer: the one
-// holder that matters may be missing.
-func TestSessionsCutShort(t *testing.T) {
-	t.Parallel()
-	boom := recdriver.SQLError{Code: "57014", Message: "canceling statement due to statement timeout"}
-	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
-			columns, rows := sessionRows(blocker)
-			return columns, append(rows, []driver.Value{boom}), nil
-		})
-		sessions, err := advisorylock.Sessions(t.Context(), db, key)
-		if !errors.Is(err, boom) || sessions != nil {
-			t.Errorf("got %v, %v; want %v and no sessions", sessions, err, boom)
-		}
-	})
 }

@@ -179,15 +179,8 @@ func TestHookThatDoesNotReturn(t *testing.T) {
 						got := run(func() error {
 							return f.call(advisorylock.Locker{Trace: trace}, t.Context(), db, key, func(context.Context) error { return fnErr })
 						})
-						if got != want[name] {
-							t.Errorf("got %+v; want %+v", got, want[name])
-						}
-						if took := time.Since(begun); took != 0 {
-							t.Errorf("took %v; want no wait", took)
-						}
-						if in := db.Stats().InUse; in != 0 {
-							t.Errorf("got %d connections out of the pool; want none", in)
-						}
+						checkSame(t, "outcome", got, want[name])
+						checkSame(t, "time taken", time.Since(begun), 0)
 					})
 				})
 			}
@@ -203,70 +196,35 @@ func TestDriverPanics(t *testing.T) {
 	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		d.OnCall(recdriver.PanicOn(recdriver.Exec, "", 1, "driver"))
 		begun := time.Now()
-		got := run(func() error {
-			return f.call(advisorylock.Locker{}, t.Context(), db, key, noFn)
-		})
-		if want := (outcome{panicked: "driver"}); got != want {
-			t.Errorf("got %+v; want %+v", got, want)
-		}
-		if took := time.Since(begun); took != 0 {
-			t.Errorf("took %v; want no wait", took)
-		}
+		got := run(func() error { return f.call(advisorylock.Locker{}, t.Context(), db, key, noFn) })
+		checkSame(t, "outcome", got, outcome{panicked: "driver"})
+		checkSame(t, "time taken", time.Since(begun), 0)
 	})
 }
 
 func TestWaitingHookThatDoesNotReturn(t *testing.T) {
 	t.Parallel()
-	for where, elsewhere := range map[string]bool{"on the server": true, "in the process": false} {
+	for where, from := range places {
 		t.Run(where, func(t *testing.T) {
 			t.Parallel()
 			each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-				trace := &locktrace.Trace{Waiting: func(context.Context, locktrace.Wait) { panic("hook") }}
-				wait := func() {}
-				if elsewhere {
-					lockElsewhere(t, d, key)
-				} else {
-					wait = queued(1, func(int) {
-						_ = advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
-							time.Sleep(time.Minute)
-							return nil
-						})
-					})
-				}
-				got := run(func() error {
-					return f.call(advisorylock.Locker{Trace: trace}, t.Context(), db, key, noFn)
+				free := from.lock(t, d, db)
+				l := advisorylock.Locker{Trace: &locktrace.Trace{Waiting: func(context.Context, locktrace.Wait) { panic("hook") }}}
+				first := make(chan outcome)
+				go func() {
+					first <- run(func() error { return f.call(l, t.Context(), db, key, noFn) })
+				}()
+				synctest.Wait()
+				// One that leaves the queue by a panic leaves no ghost behind that gets a turn.
+				behind := queued(1, func(int) {
+					if err := f.call(advisorylock.Locker{}, t.Context(), db, key, noFn); err != nil {
+						t.Errorf("behind it: got %v; want its turn", err)
+					}
 				})
-				if want := (outcome{panicked: "hook"}); got != want {
-					t.Errorf("got %+v; want %+v", got, want)
-				}
-				wait()
-				if err := advisorylock.TryWithXactLock(t.Context(), db, key+1, nothing); err != nil {
-					t.Errorf("another call: %v", err)
-				}
+				checkSame(t, "outcome", <-first, outcome{panicked: "hook"})
+				free()
+				behind()
 			})
 		})
 	}
-}
-
-// Who leaves the queue by a panic leaves no ghost behind that gets a turn.
-func TestWaitingHookThatDoesNotReturnLeavesTheQueue(t *testing.T) {
-	t.Parallel()
-	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		trace := &locktrace.Trace{Waiting: func(context.Context, locktrace.Wait) { panic("hook") }}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-		defer cancel()
-		wait := queued(3, func(i int) {
-			var l advisorylock.Locker
-			if i == 1 {
-				l.Trace = trace
-			}
-			got := run(func() error {
-				return f.call(l, ctx, db, key, func(context.Context) error { time.Sleep(time.Minute); return nil })
-			})
-			if want := (outcome{}); i != 1 && got != want {
-				t.Errorf("call %d: got %+v; want its turn", i, got)
-			}
-		})
-		wait()
-	})
 }

@@ -7,9 +7,11 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -52,35 +54,32 @@ func sessionRows(sessions ...advisorylock.Session) (columns []string, rows [][]d
 // vacuum wait for: one team's indexer went 22 hours without vacuum
 // (EkuboProtocol/indexer#166). So no statement waits long, however long the wait
 // is, and each one is in a transaction of its own.
+//
+// A setting that is local to a transaction has to be set in each, the one that is granted
+// the lock above all: without it the lock of a frozen process stays.
 func TestLongWaitGoesInBursts(t *testing.T) {
 	t.Parallel()
-	for _, f := range waiters {
-		t.Run(f.op, func(t *testing.T) {
-			t.Parallel()
-			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				const wait = 20*time.Second + 300*time.Millisecond
-				free := lockElsewhere(t, d, key)
-				time.AfterFunc(wait, free)
-				begun := time.Now()
-				var r locktrace.Recorder
-				var granted time.Duration
-				err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error {
-					granted = time.Since(begun)
-					return nil
-				})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if granted != wait {
-					t.Errorf("granted after %v; want %v, at once when it was freed", granted, wait)
-				}
-				if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
-					t.Errorf("got %s; want %s, contention or not", got, want)
-				}
-				checkBursts(t, d)
-			})
+	eachInEveryMode(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		const wait = 20*time.Second + 300*time.Millisecond
+		time.AfterFunc(wait, lockElsewhere(t, d, key))
+		begun := time.Now()
+		var r locktrace.Recorder
+		err := f.call(advisorylock.Locker{TTL: 90 * time.Second, Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error {
+			checkSame(t, "time until it was granted", time.Since(begun), wait)
+			return nil
 		})
-	}
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkSame(t, "steps", r.String(), "connect > begin > lock > commit > release")
+		checkBursts(t, d)
+		for _, c := range d.Calls() {
+			limit := "pg_catalog.set_config('idle_in_transaction_session_timeout', '90000ms', true)"
+			if strings.Contains(c.Query, "advisory_xact_lock") && !strings.Contains(c.Query, limit) {
+				t.Errorf("got %s; want the TTL as its limit", c.Query)
+			}
+		}
+	})
 }
 
 // checkBursts checks that nothing kept a snapshot for long, in a transaction of
@@ -113,33 +112,6 @@ func checkBursts(t *testing.T, d *recdriver.Driver) {
 	}
 }
 
-// A setting that is local to a transaction has to be set in each, the one that is
-// granted the lock above all: without it the lock of a frozen process stays.
-func TestTTLIsSetInEveryBurst(t *testing.T) {
-	t.Parallel()
-	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		limit := func(ms string) string {
-			return "pg_catalog.set_config('idle_in_transaction_session_timeout', '" + ms + "ms', true)"
-		}
-		time.AfterFunc(5*time.Second, lockElsewhere(t, d, key))
-		if err := f.call(advisorylock.Locker{TTL: 90 * time.Second}, t.Context(), db, key, noFn); err != nil {
-			t.Fatal(err)
-		}
-		takes := 0
-		for _, c := range d.Calls() {
-			if c.Kind != recdriver.Exec || !strings.Contains(c.Query, "advisory_xact_lock") {
-				continue
-			}
-			if takes++; !strings.Contains(c.Query, limit("90000")) {
-				t.Errorf("got %s; want the TTL as its limit", c.Query)
-			}
-		}
-		if takes < 4 {
-			t.Errorf("got %d attempts; want several", takes)
-		}
-	})
-}
-
 // A bare lock_timeout writes one ERROR to the server's log for each burst, and a
 // statement that is interrupted does the same.
 func TestWaitWithoutErrors(t *testing.T) {
@@ -147,10 +119,7 @@ func TestWaitWithoutErrors(t *testing.T) {
 	for _, pooled := range []bool{false, true} {
 		each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 			d.Server().SetPooled(pooled)
-			time.AfterFunc(30500*time.Millisecond, lockElsewhere(t, d, key))
-			if err := f.call(advisorylock.Locker{}, t.Context(), db, key, noFn); err != nil {
-				t.Fatal(err)
-			}
+			waitUntil(t, f, d, db, 30500*time.Millisecond, advisorylock.Locker{})
 			for _, c := range d.Calls() {
 				if c.Err != nil {
 					t.Errorf("%s %s: %v", c.Kind, c.Query, c.Err)
@@ -177,12 +146,10 @@ func TestForeignTimeoutsDoNotEndTheWait(t *testing.T) {
 					return recdriver.SQLError{Code: code, Message: "canceling statement due to timeout"}
 				})
 				var r locktrace.Recorder
-				if err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error { return nil }); err != nil {
+				if err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, noFn); err != nil {
 					t.Fatal(err)
 				}
-				if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
-					t.Errorf("got %s; want %s", got, want)
-				}
+				checkSame(t, "steps", r.String(), "connect > begin > lock > commit > release")
 				if got := d.String(); strings.Count(got, "exec! > rollback > close > connect > begin > ") != 3 {
 					t.Errorf("got %s; want a new connection each time: a cancel may be under way to the old one", got)
 				}
@@ -196,7 +163,7 @@ func TestForeignTimeoutEndsATry(t *testing.T) {
 	t.Parallel()
 	each(t, tries, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		d.OnCall(recdriver.FailOn(recdriver.Exec, "", 1, recdriver.SQLError{Code: "57014", Message: "canceling statement due to statement timeout"}))
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil })
+		err := f.call(advisorylock.Locker{}, t.Context(), db, key, noFn)
 		checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Lock, "lock: ERROR: canceling statement due to statement timeout (SQLSTATE 57014)")
 	})
 }
@@ -208,8 +175,6 @@ func TestStaleConnectionInTheMiddleOfAWait(t *testing.T) {
 	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
 		db.SetMaxIdleConns(5)
 		fill(t, db, 5)
-		free := lockElsewhere(t, d, key)
-		time.AfterFunc(5500*time.Millisecond, free)
 		go func() {
 			time.Sleep(500 * time.Millisecond)
 			for conn := range 5 {
@@ -219,10 +184,7 @@ func TestStaleConnectionInTheMiddleOfAWait(t *testing.T) {
 				}
 			}
 		}()
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil })
-		if err != nil {
-			t.Errorf("got %v; want the lock, when it was freed", err)
-		}
+		waitUntil(t, f, d, db, 5500*time.Millisecond, advisorylock.Locker{})
 	})
 }
 
@@ -271,9 +233,7 @@ func TestNoConnectionInTheMiddleOfAWait(t *testing.T) {
 				if !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, new(*advisorylock.WaitError)) {
 					t.Errorf("got %v; want a WaitError", err)
 				}
-				if got, want := r.String(), "connect > begin > lock! > rollback > release"; got != want {
-					t.Errorf("got %s; want %s", got, want)
-				}
+				checkSame(t, "steps", r.String(), "connect > begin > lock! > rollback > release")
 			})
 		})
 	}
@@ -283,55 +243,40 @@ func TestNoConnectionInTheMiddleOfAWait(t *testing.T) {
 // another one.
 func TestWaitingSessionIsKilled(t *testing.T) {
 	t.Parallel()
-	for _, f := range waiters {
-		t.Run(f.op, func(t *testing.T) {
-			t.Parallel()
-			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				const freed = 20 * time.Second
-				time.AfterFunc(freed, lockElsewhere(t, d, key))
-				for n := range 10 {
-					time.AfterFunc(time.Duration(n)*1700*time.Millisecond+50*time.Millisecond, func() { d.Kill(waitingConn(d)) })
-				}
-				begun := time.Now()
-				var r locktrace.Recorder
-				err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error { return nil })
-				if took := time.Since(begun); err != nil || took < freed || took > freed+freed/10 {
-					t.Errorf("got %v after %v; want the lock soon after %v", err, took, freed)
-				}
-				if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
-					t.Errorf("got %s; want %s", got, want)
-				}
-			})
-		})
-	}
+	eachInEveryMode(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+		for n := range 10 {
+			time.AfterFunc(time.Duration(n)*1700*time.Millisecond+50*time.Millisecond, func() { d.Kill(waitingConn(d)) })
+		}
+		var r locktrace.Recorder
+		waitUntil(t, f, d, db, 20*time.Second, advisorylock.Locker{Trace: r.Trace()})
+		checkSame(t, "steps", r.String(), "connect > begin > lock > commit > release")
+	})
 }
 
 // Nor does one that ends while the lock is asked for the first time, be the server
 // idle or in a crowd.
 func TestSessionEndsAtTheFirstAsk(t *testing.T) {
 	t.Parallel()
-	for _, f := range waiters {
-		for name, begin := range map[string]time.Duration{"idle": 0, "crowd": time.Second} {
-			t.Run(f.op+"/"+name, func(t *testing.T) {
-				t.Parallel()
-				eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-					killed := false
-					d.OnCall(func(_ context.Context, c *recdriver.Call) error {
-						switch {
-						case c.Kind == recdriver.Begin:
-							time.Sleep(begin)
-						case !killed && strings.Contains(c.Query, "advisory"):
-							killed = true
-							d.Kill(c.Conn)
-						}
-						return nil
-					})
-					if err := f.call(advisorylock.Locker{}, t.Context(), db, key, func(context.Context) error { return nil }); err != nil || !killed {
-						t.Errorf("got %v, the session ended: %t; want the lock all the same", err, killed)
+	for name, begin := range map[string]time.Duration{"idle": 0, "crowd": time.Second} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			eachInEveryMode(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				killed := false
+				d.OnCall(func(_ context.Context, c *recdriver.Call) error {
+					switch {
+					case c.Kind == recdriver.Begin:
+						time.Sleep(begin)
+					case !killed && strings.Contains(c.Query, "advisory"):
+						killed = true
+						d.Kill(c.Conn)
 					}
+					return nil
 				})
+				if err := f.call(advisorylock.Locker{}, t.Context(), db, key, noFn); err != nil || !killed {
+					t.Errorf("got %v, the session ended: %t; want the lock all the same", err, killed)
+				}
 			})
-		}
+		})
 	}
 }
 
@@ -339,65 +284,63 @@ func TestSessionEndsAtTheFirstAsk(t *testing.T) {
 // another process, and also to those who wait inside this one.
 func TestWaitingHook(t *testing.T) {
 	t.Parallel()
-	for where, lock := range map[string]func(t *testing.T, d *recdriver.Driver, db *sql.DB, until time.Duration){
-		"on the server": func(t *testing.T, d *recdriver.Driver, _ *sql.DB, until time.Duration) {
-			time.AfterFunc(until, lockElsewhere(t, d, key))
-		},
-		"in the process": func(t *testing.T, _ *recdriver.Driver, db *sql.DB, until time.Duration) {
-			queued(1, func(int) {
-				_ = advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
-					time.Sleep(until)
-					return nil
-				})
-			})
-		},
-	} {
-		for _, f := range waiters {
-			t.Run(where+"/"+f.op, func(t *testing.T) {
-				t.Parallel()
-				eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-					queuing := blocker
-					queuing.PID, queuing.Granted = 4712, false
-					showSessions(d, blocker, queuing)
-					lock(t, d, db, 25*time.Second)
+	for where, from := range places {
+		t.Run(where, func(t *testing.T) {
+			t.Parallel()
+			eachInEveryMode(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				queuing := blocker
+				queuing.PID, queuing.Granted = 4712, false
+				showSessions(d, blocker, queuing)
+				time.AfterFunc(25*time.Second, from.lock(t, d, db))
 
-					var at []time.Duration
-					begun := time.Now()
-					start := func(ctx context.Context, e locktrace.Event) context.Context {
-						return context.WithValue(ctx, stepKey{}, e.Step)
+				var at []time.Duration
+				begun := time.Now()
+				start := func(ctx context.Context, e locktrace.Event) context.Context {
+					return context.WithValue(ctx, stepKey{}, e.Step)
+				}
+				trace := &locktrace.Trace{Start: start, Waiting: func(ctx context.Context, w locktrace.Wait) {
+					at = append(at, time.Since(begun))
+					checkSame(t, "step of the context", ctx.Value(stepKey{}), any(from.step))
+					if w.Key != int64(key) || w.Name != "app" || w.Waited != time.Since(begun) {
+						t.Errorf("got %+v; want key 42, name app, waited %v", w, time.Since(begun))
 					}
-					trace := &locktrace.Trace{Start: start, Waiting: func(ctx context.Context, w locktrace.Wait) {
-						at = append(at, time.Since(begun))
-						want := locktrace.Lock
-						if where == "in the process" {
-							want = locktrace.Connect
-						}
-						if got := ctx.Value(stepKey{}); got != want {
-							t.Errorf("called with the context of step %v; want %v", got, want)
-						}
-						if w.Key != int64(key) || w.Name != "app" || w.Waited != time.Since(begun) {
-							t.Errorf("got %+v; want key 42, name app, waited %v", w, time.Since(begun))
-						}
-						if len(w.Holders) != 1 || !sameSession(w.Holders[0], blocker) {
-							t.Errorf("got holders %v; want %v, and nobody who waits", w.Holders, blocker)
-						}
-					}}
-					err := f.call(advisorylock.Locker{Trace: trace, Name: "app"}, t.Context(), db, key, func(context.Context) error { return nil })
-					if err != nil {
-						t.Fatal(err)
+					if len(w.Holders) != 1 || !sameSession(w.Holders[0], blocker) {
+						t.Errorf("got holders %v; want %v, and nobody who waits", w.Holders, blocker)
 					}
-					if len(at) != 3 || at[0] != time.Second {
-						t.Errorf("called at %v; want three times, the first after %v", at, time.Second)
-					}
-					for i := range len(at) - 1 {
-						if gap := at[i+1] - at[i]; gap != 10*time.Second {
-							t.Errorf("called at %v; want every ten seconds", at)
-						}
-					}
-				})
+				}}
+				if err := f.call(advisorylock.Locker{Trace: trace, Name: "app"}, t.Context(), db, key, noFn); err != nil {
+					t.Fatal(err)
+				}
+				if want := []time.Duration{time.Second, 11 * time.Second, 21 * time.Second}; !slices.Equal(at, want) {
+					t.Errorf("called at %v; want %v", at, want)
+				}
 			})
-		}
+		})
 	}
+}
+
+// places are where a waiter may find its lock held, with the step that it is in then.
+var places = map[string]struct {
+	step locktrace.Step
+	lock func(t *testing.T, d *recdriver.Driver, db *sql.DB) (free func())
+}{
+	"on the server":  {locktrace.Lock, func(t *testing.T, d *recdriver.Driver, _ *sql.DB) func() { return lockElsewhere(t, d, key) }},
+	"in the process": {locktrace.Connect, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) func() { return lockHere(t, db, key) }},
+}
+
+// lockHere takes key as another call in this process does, until free is called.
+func lockHere(t *testing.T, db *sql.DB, key advisorylock.Key) (free func()) {
+	t.Helper()
+	done := make(chan struct{})
+	free = sync.OnceFunc(func() { close(done) })
+	wait := queued(1, func(int) {
+		err := advisorylock.WithXactLock(context.Background(), db, key, func(context.Context, *sql.Tx) error { <-done; return nil })
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { free(); wait() })
+	return free
 }
 
 // Statements that take long are no reason to be silent.
@@ -440,12 +383,8 @@ func TestOneLookForAllCallers(t *testing.T) {
 				t.Errorf("call %d: got %v; want a WaitError with the holder", i, err)
 			}
 		}
-		if n := len(r.Waits()); n != callers {
-			t.Errorf("got %d reports; want one for each caller", n)
-		}
-		if n := strings.Count(d.String(), "query"); n != 2 {
-			t.Errorf("looked %d times; want once after a second and once at the end", n)
-		}
+		checkSame(t, "reports, one for each caller", len(r.Waits()), callers)
+		checkSame(t, "looks, after a second and at the end", strings.Count(d.String(), "query"), 2)
 		if n := strings.Count(d.String(), "connect"); n > 3 {
 			t.Errorf("opened %d connections; want one for the wait and one for a look, and no more than three", n)
 		}
@@ -484,84 +423,70 @@ func sameSession(a, b advisorylock.Session) bool {
 	return since && a == b
 }
 
-func TestShortWaitIsNotReported(t *testing.T) {
+// Nobody pays for a look at pg_locks that nobody asked for, or that a short wait does not
+// come to.
+func TestNoLook(t *testing.T) {
 	t.Parallel()
-	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		time.AfterFunc(time.Second-time.Millisecond, lockElsewhere(t, d, key))
-		var r locktrace.Recorder
-		if err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error { return nil }); err != nil {
-			t.Fatal(err)
-		}
-		if got := r.Waits(); len(got) != 0 {
-			t.Errorf("got %v; want none", got)
-		}
-		if strings.Contains(d.String(), "query") {
-			t.Errorf("got %s; want no look at pg_locks", d)
-		}
-	})
-}
-
-// Nobody pays for a look at pg_locks that nobody asked for.
-func TestNoLookWithoutHook(t *testing.T) {
-	t.Parallel()
-	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		time.AfterFunc(30*time.Second, lockElsewhere(t, d, key))
-		l := advisorylock.Locker{Trace: &locktrace.Trace{Done: func(context.Context, locktrace.Event) {}}}
-		if err := f.call(l, t.Context(), db, key, func(context.Context) error { return nil }); err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(d.String(), "query") {
-			t.Errorf("got %s; want no look at pg_locks", d)
-		}
-	})
+	var r locktrace.Recorder
+	for name, tt := range map[string]struct {
+		trace *locktrace.Trace
+		wait  time.Duration
+	}{
+		"short wait": {r.Trace(), time.Second - time.Millisecond},
+		"no hook":    {&locktrace.Trace{Done: func(context.Context, locktrace.Event) {}}, 30 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				waitUntil(t, f, d, db, tt.wait, advisorylock.Locker{Trace: tt.trace})
+				if got := r.Waits(); len(got) != 0 || strings.Contains(d.String(), "query") {
+					t.Errorf("got reports %v, calls %s; want no report and no look", got, d)
+				}
+			})
+		})
+	}
 }
 
 // Hooks only watch: a look at pg_locks that is slow, or not allowed, does not
 // end the wait.
 func TestLookThatFailsDoesNotEndTheWait(t *testing.T) {
 	t.Parallel()
-	denied := recdriver.SQLError{Code: "42501", Message: "permission denied for view pg_locks"}
-	for name, hook := range map[string]func(context.Context, *recdriver.Call) error{
-		"denied":    recdriver.FailOn(recdriver.Query, "", 0, denied),
-		"slow":      recdriver.BlockOn(recdriver.Query, "", nil),
-		"very slow": recdriver.DelayOn(recdriver.Query, "", 5200*time.Millisecond),
-		"gone":      recdriver.FailOn(recdriver.Query, "", 0, driver.ErrBadConn),
-		"no begin":  onReadOnlyBegin(func() error { return driver.ErrBadConn }),
-		"hangs":     onReadOnlyBegin(func() error { time.Sleep(time.Hour); return nil }),
-	} {
+	for name, hook := range brokenLooks {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for _, f := range waiters {
-				t.Run(f.op, func(t *testing.T) {
-					t.Parallel()
-					bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-						time.AfterFunc(8*time.Second, lockElsewhere(t, d, key))
-						d.OnCall(hook)
-						var r locktrace.Recorder
-						err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error { return nil })
-						if err != nil {
-							t.Errorf("got %v; want the lock", err)
-						}
-						time.Sleep(2 * time.Hour) // what hung has come back
-						if got := r.Waits(); len(got) != 1 || len(got[0].Holders) != 0 {
-							t.Errorf("got %v; want one report, without holders", got)
-						} else if name == "denied" && !errors.Is(got[0].Err, denied) {
-							t.Errorf("got %v; want why there are none", got[0].Err)
-						}
-						failed := 0 // the connection whose look failed
-						for _, c := range d.Calls() {
-							if c.Conn == failed && (c.Kind == recdriver.Begin || c.Kind == recdriver.Exec) {
-								t.Errorf("%s on connection %d, whose look had failed; want it closed", c.Kind, c.Conn)
-							}
-							if c.Kind == recdriver.Query || c.Kind == recdriver.Begin && c.ReadOnly {
-								failed = c.Conn
-							}
-						}
-					})
-				})
-			}
+			each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				d.OnCall(hook)
+				var r locktrace.Recorder
+				waitUntil(t, f, d, db, 8*time.Second, advisorylock.Locker{Trace: r.Trace()})
+				time.Sleep(2 * time.Hour) // what hung has come back
+				if got := r.Waits(); len(got) != 1 || len(got[0].Holders) != 0 {
+					t.Errorf("got %v; want one report, without holders", got)
+				} else if name == "denied" {
+					checkIs(t, got[0].Err, errDenied)
+				}
+				failed := 0 // the connection whose look failed
+				for _, c := range d.Calls() {
+					if c.Conn == failed && (c.Kind == recdriver.Begin || c.Kind == recdriver.Exec) {
+						t.Errorf("%s on connection %d, whose look had failed; want it closed", c.Kind, c.Conn)
+					}
+					if c.Kind == recdriver.Query || c.Kind == recdriver.Begin && c.ReadOnly {
+						failed = c.Conn
+					}
+				}
+			})
 		})
 	}
+}
+
+var errDenied = recdriver.SQLError{Code: "42501", Message: "permission denied for view pg_locks"}
+
+var brokenLooks = map[string]func(context.Context, *recdriver.Call) error{
+	"denied":    recdriver.FailOn(recdriver.Query, "", 0, errDenied),
+	"slow":      recdriver.BlockOn(recdriver.Query, "", nil),
+	"very slow": recdriver.DelayOn(recdriver.Query, "", 5200*time.Millisecond),
+	"gone":      recdriver.FailOn(recdriver.Query, "", 0, driver.ErrBadConn),
+	"no begin":  onReadOnlyBegin(func() error { return driver.ErrBadConn }),
+	"hangs":     onReadOnlyBegin(func() error { time.Sleep(time.Hour); return nil }),
 }
 
 // onReadOnlyBegin is a hook for the BEGIN of the look at pg_locks.
@@ -578,47 +503,34 @@ func onReadOnlyBegin(do func() error) func(context.Context, *recdriver.Call) err
 // it, and the SQL that would end that session (bifrost#3308, adcp#3509).
 func TestWaitErrorSaysWhoIsInTheWay(t *testing.T) {
 	t.Parallel()
-	for _, where := range []string{"on the server", "in the process"} {
-		for _, f := range waiters {
-			t.Run(where+"/"+f.op, func(t *testing.T) {
-				t.Parallel()
-				eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-					showSessions(d, blocker)
-					at := "lock"
-					if where == "on the server" {
-						lockElsewhere(t, d, key)
-					} else {
-						at = "connect"
-						done := make(chan struct{})
-						free := queued(1, func(int) {
-							_ = advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error { <-done; return nil })
-						})
-						defer free()
-						defer close(done)
+	for where, from := range places {
+		t.Run(where, func(t *testing.T) {
+			t.Parallel()
+			eachInEveryMode(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				showSessions(d, blocker)
+				from.lock(t, d, db)
+				ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+				defer cancel()
+				err := f.call(advisorylock.Locker{Name: "app"}, ctx, db, key, noFn)
+				var wait *advisorylock.WaitError
+				if !errors.As(err, &wait) {
+					t.Fatalf("got %v; want a WaitError", err)
+				}
+				if len(wait.Holders) != 1 || !sameSession(wait.Holders[0], blocker) {
+					t.Errorf("got holders %v; want %v", wait.Holders, blocker)
+				}
+				text := err.Error()
+				for _, want := range []string{
+					"advisorylock." + f.op + " app: " + string(from.step) + ": ", "context deadline exceeded",
+					"after waiting 500ms; held by pid 4711 (deploy, user app, from 10.0.0.7:50123, idle in transaction, since ",
+					"; to end it: SELECT pg_catalog.pg_terminate_backend(4711)",
+				} {
+					if !strings.Contains(text, want) {
+						t.Errorf("got %s; want %q in it", text, want)
 					}
-					ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-					defer cancel()
-					err := f.call(advisorylock.Locker{Name: "app"}, ctx, db, key, func(context.Context) error { return nil })
-					var wait *advisorylock.WaitError
-					if !errors.As(err, &wait) {
-						t.Fatalf("got %v; want a WaitError", err)
-					}
-					if len(wait.Holders) != 1 || !sameSession(wait.Holders[0], blocker) {
-						t.Errorf("got holders %v; want %v", wait.Holders, blocker)
-					}
-					text := err.Error()
-					for _, want := range []string{
-						"advisorylock." + f.op + " app: " + at + ": ", "context deadline exceeded",
-						"after waiting 500ms; held by pid 4711 (deploy, user app, from 10.0.0.7:50123, idle in transaction, since ",
-						"; to end it: SELECT pg_catalog.pg_terminate_backend(4711)",
-					} {
-						if !strings.Contains(text, want) {
-							t.Errorf("got %s; want %q in it", text, want)
-						}
-					}
-				})
+				}
 			})
-		}
+		})
 	}
 }
 
@@ -626,34 +538,19 @@ func TestWaitErrorSaysWhoIsInTheWay(t *testing.T) {
 // on a pool of one whose connection is in use.
 func TestWaitErrorWithoutHolders(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(d *recdriver.Driver){
-		"denied": func(d *recdriver.Driver) {
-			d.OnCall(recdriver.FailOn(recdriver.Query, "", 0, recdriver.SQLError{Code: "42501"}))
-		},
-		"slow": func(d *recdriver.Driver) { d.OnCall(recdriver.BlockOn(recdriver.Query, "", nil)) },
-		"never": func(d *recdriver.Driver) {
-			d.OnCall(onReadOnlyBegin(func() error { time.Sleep(time.Hour); return nil }))
-		},
-		"pool full": func(*recdriver.Driver) {},
-	} {
+	looks := maps.Clone(brokenLooks)
+	looks["pool full"] = nil
+	delete(looks, "very slow") // what ends it waits for a mutex, which stops the clock
+	for name, hook := range looks {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				db.SetMaxOpenConns(1)
-				free := make(chan struct{})
-				wait := queued(1, func(int) {
-					err := advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
-						<-free
-						return nil
-					})
-					if err != nil {
-						t.Error(err)
-					}
-				})
-				if name != "pool full" {
-					db.SetMaxOpenConns(0)
+				lockHere(t, db, key)
+				if hook == nil {
+					db.SetMaxOpenConns(1)
+				} else {
+					d.OnCall(hook)
 				}
-				prepare(d)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				begun := time.Now()
@@ -666,47 +563,7 @@ func TestWaitErrorWithoutHolders(t *testing.T) {
 					t.Errorf("got %v; want a WaitError without holders", err)
 				}
 				time.Sleep(2 * time.Hour) // what hung has come back
-				close(free)
-				wait()
 			})
 		})
 	}
-}
-
-// On a silent network, the look would only hang for longer.
-func TestNoLookOnASilentNetwork(t *testing.T) {
-	t.Parallel()
-	each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		defer hang(d, recdriver.Exec)()
-		err, _ := cancelDuring(t, d, recdriver.Exec, func(ctx context.Context) error {
-			return f.call(advisorylock.Locker{}, ctx, db, key, func(context.Context) error { return nil })
-		})
-		if !errors.As(err, new(*advisorylock.WaitError)) {
-			t.Errorf("got %v; want a WaitError", err)
-		}
-		if got, want := d.String(), "connect > begin > exec..."; got != want {
-			t.Errorf("got %s; want %s, and nothing after it", got, want)
-		}
-	})
-}
-
-// A wait that is over leaves no statement on the server.
-func TestNobodyWaitsOnAfterTheEnd(t *testing.T) {
-	t.Parallel()
-	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		free := lockElsewhere(t, d, key)
-		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
-		defer cancel()
-		errs := goAll(5, func(i int) error { return advisorylock.WithXactLock(ctx, db, key, unreachable(t)) })
-		if slices.Contains(errs, nil) {
-			t.Errorf("got %v; want five errors", errs)
-		}
-		if n := d.Server().Waiting()[int64(key)]; n != 0 {
-			t.Errorf("%d sessions still wait", n)
-		}
-		free()
-		if held := d.Server().Held(); len(held) != 0 {
-			t.Errorf("got %v; want the lock to go to nobody", held)
-		}
-	})
 }

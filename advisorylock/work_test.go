@@ -6,7 +6,6 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
-	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -40,56 +39,30 @@ func TestSlowPollIsNotFollowedByAnAttempt(t *testing.T) {
 		if err := bridge.Hold(t.Context(), c, noFn); err != nil {
 			t.Error(err)
 		}
-		if got, want := sent.String(), "take poll poll poll poll take "; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
+		checkSame(t, "statements", sent.String(), "take poll poll poll poll take ")
 	})
 }
-
-// closing is a driver that closes a connection whose context ends while the answer
-// comes, and returns no error, as lib/pq does.
-type closing struct{ opened, answered int }
-
-func (d *closing) Connect(context.Context) (driver.Conn, error) {
-	d.opened++
-	return &closingConn{d: d}, nil
-}
-
-func (d *closing) Driver() driver.Driver { return nil }
-
-type closingConn struct {
-	driver.Conn
-	d      *closing
-	closed bool
-}
-
-func (c *closingConn) ExecContext(ctx context.Context, _ string, _ []driver.NamedValue) (driver.Result, error) {
-	if c.d.answered++; c.d.answered == 1 {
-		<-ctx.Done()
-		c.closed = true
-	}
-	return driver.RowsAffected(1), nil
-}
-
-func (c *closingConn) IsValid() bool { return !c.closed }
-func (c *closingConn) Close() error  { return nil }
 
 // A connection for the work that is there no longer does not count: the work would have
 // to open another, which may be refused.
 func TestConnectionForTheWorkInTheLastMoment(t *testing.T) {
 	t.Parallel()
-	bubble(t, recdriver.Plain, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-		var d closing
+	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		work, pool := workPool(t, d, 0, nil)
+		// lib/pq closes a connection whose context ends while the answer comes, and returns no error.
+		work.OnCall(answerLate(recdriver.Exec, func(ctx context.Context, conn int) {
+			if conn == 1 {
+				<-ctx.Done()
+			}
+		}))
+		work.OnCall(recdriver.FailOn(recdriver.Release, "", 1, driver.ErrBadConn))
 		c, _ := holdCall(db)
-		c.Work = sql.OpenDB(&d)
-		defer c.Work.Close()
-		err := bridge.Hold(t.Context(), c, func(ctx context.Context) error {
-			_, err := c.Work.ExecContext(ctx, "CREATE TABLE t ()")
-			return err
-		})
-		if err != nil || d.opened != 2 || d.answered != 3 {
-			t.Errorf("got %v, %d connections, %d answers; want 2 connections, the second of which has an answer before the work begins", err, d.opened, d.answered)
+		c.Work = pool
+		err := bridge.Hold(t.Context(), c, func(ctx context.Context) error { return usePool(ctx, pool) })
+		if err != nil {
+			t.Error(err)
 		}
+		checkSame(t, "calls", work.String(), "connect > exec > release! > close > connect > exec > release > take > exec > release")
 	})
 }
 
@@ -102,9 +75,7 @@ func TestLockThatEndsBeforeTheWork(t *testing.T) {
 		if err := bridge.Hold(t.Context(), c, noFn); err != nil {
 			t.Error(err)
 		}
-		if got := strings.Count(d.String(), "begin"); got != 2 {
-			t.Errorf("got %d transactions; want 2", got)
-		}
+		checkSame(t, "transactions", strings.Count(d.String(), "begin"), 2)
 	}
 
 	t.Run("with the statement that tells the waiters", func(t *testing.T) {
@@ -144,9 +115,7 @@ func TestLockThatEndsBeforeTheWork(t *testing.T) {
 				}
 			}}
 			err := advisorylock.Locker{TTL: time.Second, Trace: trace}.Hold(t.Context(), db, key, uncalled(t))
-			if !errors.Is(err, advisorylock.ErrLost) {
-				t.Errorf("got %v; want ErrLost", err)
-			}
+			checkIs(t, err, advisorylock.ErrLost)
 		})
 	})
 }

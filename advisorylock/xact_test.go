@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"runtime"
@@ -40,9 +41,7 @@ func TestXactCalls(t *testing.T) {
 		} {
 			d.Reset()
 			err := advisorylock.WithXactLock(t.Context(), db, key, func(ctx context.Context, tx *sql.Tx) error {
-				if n := d.Server().Held()[int64(key)]; n != 1 {
-					t.Errorf("got %d holders while the function runs; want 1", n)
-				}
+				checkSame(t, "holders while the function runs", d.Server().Held()[int64(key)], 1)
 				_, err := tx.ExecContext(ctx, "CREATE TABLE t ()")
 				return err
 			})
@@ -53,9 +52,7 @@ func TestXactCalls(t *testing.T) {
 				t.Fatalf("got %s; want %s", got, want)
 			}
 			begin, lock, work := d.Calls()[1], d.Calls()[2], d.Calls()[3]
-			if work.Conn != 1 {
-				t.Errorf("the function worked on connection %d; want 1, which has the lock", work.Conn)
-			}
+			checkSame(t, "connection that the function works on, which has the lock", work.Conn, 1)
 			if begin.Isolation != sql.LevelReadCommitted || begin.ReadOnly {
 				t.Errorf("got BEGIN %v, read-only %t; want READ COMMITTED, whatever the database's default", begin.Isolation, begin.ReadOnly)
 			}
@@ -83,15 +80,14 @@ func TestXactLockText(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				if err := tt.locker.WithXactLock(t.Context(), db, tt.key, nothing); err != nil {
-					t.Fatal(err)
+				err := tt.locker.WithXactLock(t.Context(), db, tt.key, func(context.Context, *sql.Tx) error {
+					time.Sleep(time.Second - time.Millisecond)
+					return nil
+				})
+				if got := d.String(); err != nil || got != "connect > begin > exec > commit > release" {
+					t.Fatalf("got %v, %s; want one Exec, and no heartbeats", err, got)
 				}
-				if got := d.String(); got != "connect > begin > exec > commit > release" {
-					t.Fatalf("got %s; want one Exec", got)
-				}
-				if got := d.Calls()[2].Query; got != tt.want {
-					t.Errorf("got  %s\nwant %s", got, tt.want)
-				}
+				checkSame(t, "statement", d.Calls()[2].Query, tt.want)
 			})
 		})
 	}
@@ -103,12 +99,9 @@ func TestXactLockText(t *testing.T) {
 func TestFailureAtEachStep(t *testing.T) {
 	t.Parallel()
 	boom := recdriver.SQLError{Code: "53100", Message: "disk full"}
-	fail := func(kind recdriver.Kind) func(context.Context, *recdriver.Call) error {
-		return recdriver.FailOn(kind, "", 1, boom)
-	}
 	for _, tt := range []struct {
 		name   string
-		hook   func(context.Context, *recdriver.Call) error
+		kind   recdriver.Kind
 		fnErr  error
 		step   locktrace.Step // of the error, if it has one
 		text   string
@@ -116,15 +109,15 @@ func TestFailureAtEachStep(t *testing.T) {
 		driver string
 	}{
 		{
-			name: "connect", hook: fail(recdriver.Connect), step: locktrace.Connect, text: "connect: ERROR: disk full (SQLSTATE 53100)",
+			name: "connect", kind: recdriver.Connect, step: locktrace.Connect, text: "connect: ERROR: disk full (SQLSTATE 53100)",
 			steps: "connect!", driver: "connect!",
 		},
 		{
-			name: "begin", hook: fail(recdriver.Begin), step: locktrace.Begin, text: "begin: ERROR: disk full (SQLSTATE 53100)",
+			name: "begin", kind: recdriver.Begin, step: locktrace.Begin, text: "begin: ERROR: disk full (SQLSTATE 53100)",
 			steps: "connect > begin! > release", driver: "connect > begin! > release",
 		},
 		{
-			name: "lock", hook: fail(recdriver.Exec), step: locktrace.Lock, text: "lock: ERROR: disk full (SQLSTATE 53100)",
+			name: "lock", kind: recdriver.Exec, step: locktrace.Lock, text: "lock: ERROR: disk full (SQLSTATE 53100)",
 			steps: "connect > begin > lock! > rollback > release", driver: "connect > begin > exec! > rollback > release",
 		},
 		{
@@ -132,35 +125,34 @@ func TestFailureAtEachStep(t *testing.T) {
 			steps: "connect > begin > lock > rollback > release", driver: "connect > begin > exec > rollback > release",
 		},
 		{
-			name: "commit", hook: fail(recdriver.Commit), step: locktrace.Commit, text: "commit: nothing was committed: ERROR: disk full (SQLSTATE 53100)",
+			name: "commit", kind: recdriver.Commit, step: locktrace.Commit, text: "commit: nothing was committed: ERROR: disk full (SQLSTATE 53100)",
 			steps: "connect > begin > lock > commit! > release", driver: "connect > begin > exec > commit! > close",
 		},
 		{
-			name: "rollback", hook: recdriver.FailOn(recdriver.Rollback, "", 1, errors.New("never seen by the caller")), fnErr: boom,
+			name: "rollback", kind: recdriver.Rollback, fnErr: boom,
 			steps: "connect > begin > lock > rollback! > release", driver: "connect > begin > exec > rollback! > close",
 		},
 		{
-			name: "release", hook: fail(recdriver.Release),
+			name: "release", kind: recdriver.Release,
 			steps: "connect > begin > lock > commit > release", driver: "connect > begin > exec > commit > release! > close",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				if tt.hook != nil {
-					d.OnCall(tt.hook)
+			each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				if tt.kind != "" {
+					d.OnCall(recdriver.FailOn(tt.kind, "", 1, boom))
 				}
 				var r locktrace.Recorder
-				err := advisorylock.Locker{Trace: r.Trace()}.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error {
-					return tt.fnErr
-				})
-				if got := r.String(); got != tt.steps {
-					t.Errorf("got steps %s; want %s", got, tt.steps)
+				err := f.call(advisorylock.Locker{Trace: r.Trace()}, t.Context(), db, key, func(context.Context) error { return tt.fnErr })
+				checkSame(t, "steps", r.String(), tt.steps)
+				checkSame(t, "calls", d.String(), tt.driver)
+				if f.lease && tt.step == locktrace.Commit {
+					// The function has done its work, and nobody knows whether under the lock.
+					checkIs(t, err, advisorylock.ErrLost, boom)
+					return
 				}
-				if got := d.String(); got != tt.driver {
-					t.Errorf("got calls %s; want %s", got, tt.driver)
-				}
-				checkStep(t, err, "advisorylock.WithXactLock", "42", tt.step, tt.text)
+				checkStep(t, err, "advisorylock."+f.op, "42", tt.step, tt.text)
 				if tt.step == "" && err != tt.fnErr { //nolint:errorlint // untouched
 					t.Errorf("got %v; want the function's own error, %v", err, tt.fnErr)
 				}
@@ -205,6 +197,8 @@ func TestHowFnEnds(t *testing.T) {
 		want outcome
 	}{
 		{"error", func() error { return boom }, outcome{err: boom}},
+		// So does a broken connection show, but this session answers the rollback.
+		{"error of a file", func() error { return io.ErrUnexpectedEOF }, outcome{err: io.ErrUnexpectedEOF}},
 		{"panic", func() error { panic(boom) }, outcome{panicked: boom}},
 		{"Goexit", func() error { runtime.Goexit(); return nil }, outcome{exited: true}},
 	} {
@@ -218,18 +212,10 @@ func TestHowFnEnds(t *testing.T) {
 				if got != tt.want {
 					t.Errorf("got %+v; want %+v", got, tt.want)
 				}
-				if got, want := d.String(), "connect > begin > exec > rollback > release"; got != want {
-					t.Errorf("got calls %s; want %s", got, want)
-				}
-				if got, want := r.String(), "connect > begin > lock > rollback > release"; got != want {
-					t.Errorf("got steps %s; want %s", got, want)
-				}
-				if held := d.Server().Held(); len(held) != 0 {
-					t.Errorf("still held: %v", held)
-				}
-				if idle := db.Stats().Idle; idle != 1 {
-					t.Errorf("got %d connections in the pool; want 1", idle)
-				}
+				checkSame(t, "calls", d.String(), "connect > begin > exec > rollback > release")
+				checkSame(t, "steps", r.String(), "connect > begin > lock > rollback > release")
+				checkSame(t, "locks on the server", len(d.Server().Held()), 0)
+				checkSame(t, "connections in the pool", db.Stats().Idle, 1)
 			})
 		})
 	}
@@ -241,51 +227,34 @@ func TestHowFnEnds(t *testing.T) {
 func TestCancelledContextDoesNotFreeTheLockUnderFn(t *testing.T) {
 	t.Parallel()
 	eachInEveryMode(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		shutdown := errors.New("shutting down")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		defer cancel(nil)
 		other := elsewhere(t, d)
 		err := f.call(advisorylock.Locker{TTL: time.Minute}, ctx, db, key, func(ctx context.Context) error {
-			cancel(shutdown)
+			cancel(errShutdown)
 			<-ctx.Done()
-			if got := context.Cause(ctx); !errors.Is(got, shutdown) {
-				t.Errorf("got cause %v; want %v", got, shutdown)
-			}
+			checkIs(t, context.Cause(ctx), errShutdown)
 			time.Sleep(50 * time.Second) // the function winds up
-			if err := advisorylock.TryWithXactLock(context.Background(), other, key, nothing); !errors.Is(err, advisorylock.ErrNotAcquired) {
-				t.Errorf("got %v from another process while the function runs; want ErrNotAcquired", err)
-			}
+			checkIs(t, advisorylock.TryWithXactLock(context.Background(), other, key, unreachable(t)), advisorylock.ErrNotAcquired)
 			return ctx.Err()
 		})
-		if !errors.Is(err, context.Canceled) || !errors.Is(err, shutdown) {
-			t.Errorf("got %v; want the context's error and its cause", err)
-		}
-		if n := d.Server().Held()[int64(key)]; n != 0 {
-			t.Error("the lock is still held")
-		}
+		checkIs(t, err, context.Canceled, errShutdown)
+		checkSame(t, "locks on the server", len(d.Server().Held()), 0)
 	})
 }
 
 func TestEndOfContextPreventsTheCommit(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		shutdown := errors.New("shutting down")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		var r locktrace.Recorder
 		err := advisorylock.Locker{Trace: r.Trace()}.WithXactLock(ctx, db, key, func(context.Context, *sql.Tx) error {
-			cancel(shutdown)
+			cancel(errShutdown)
 			return nil
 		})
-		if !errors.Is(err, context.Canceled) || !errors.Is(err, shutdown) {
-			t.Errorf("got %v; want the context's error and its cause", err)
-		}
-		checkStep(t, err, "advisorylock.WithXactLock", "42", locktrace.Commit, "")
-		if got, want := r.String(), "connect > begin > lock > rollback > release"; got != want {
-			t.Errorf("got %s; want %s", got, want)
-		}
-		if strings.Contains(d.String(), "commit") {
-			t.Errorf("got %s; want no commit", d)
-		}
+		checkEnded(t, err, "WithXactLock", locktrace.Commit)
+		checkSame(t, "steps", r.String(), "connect > begin > lock > rollback > release")
+		checkSame(t, "calls", d.String(), "connect > begin > exec > rollback > release")
 	})
 }
 
@@ -296,9 +265,7 @@ func TestFnEndsTheTransactionItself(t *testing.T) {
 			t.Parallel()
 			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 				err := advisorylock.WithXactLock(t.Context(), db, key, func(_ context.Context, tx *sql.Tx) error { return end(tx) })
-				if !errors.Is(err, sql.ErrTxDone) {
-					t.Errorf("got %v; want sql.ErrTxDone in its chain", err)
-				}
+				checkIs(t, err, sql.ErrTxDone)
 				checkStep(t, err, "advisorylock.WithXactLock", "42", locktrace.Commit,
 					"commit: the function ended the transaction itself, and with it the lock: sql: transaction has already been committed or rolled back")
 				if errors.Is(err, advisorylock.ErrLost) {
@@ -331,23 +298,23 @@ func TestSessionEndsUnderFn(t *testing.T) {
 			return err
 		}},
 		{"function fails for another reason", func(context.Context, *sql.Tx) error { return errors.New("boom") }},
+		{"function has lost a lock of its own", func(context.Context, *sql.Tx) error { return fmt.Errorf("inner: %w", advisorylock.ErrLost) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			eachMode(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 				var own error
 				err := advisorylock.WithXactLock(t.Context(), db, key, func(ctx context.Context, tx *sql.Tx) error {
-					if d.Server().Kill(int64(key)) != 1 {
-						t.Error("there was no session to kill")
-					}
+					checkSame(t, "sessions that were killed", d.Server().Kill(int64(key)), 1)
 					own = tt.fn(ctx, tx)
 					return own
 				})
-				if !errors.Is(err, advisorylock.ErrLost) {
-					t.Errorf("got %v; want ErrLost", err)
+				checkIs(t, err, advisorylock.ErrLost)
+				if own != nil {
+					checkIs(t, err, own)
 				}
-				if own != nil && !errors.Is(err, own) {
-					t.Errorf("got %v; want the function's error %v in its chain", err, own)
+				if errors.Is(own, advisorylock.ErrLost) && err != own { //nolint:errorlint // untouched
+					t.Errorf("got %v; want %v, which says so already", err, own)
 				}
 				if own == nil && !errors.Is(err, driver.ErrBadConn) && !errors.As(err, new(recdriver.SQLError)) {
 					t.Errorf("got %v; want the driver's error in its chain", err)
@@ -360,21 +327,6 @@ func TestSessionEndsUnderFn(t *testing.T) {
 			})
 		})
 	}
-}
-
-// io.EOF is how a broken connection shows, but a function may read a file, too.
-// The session answers the rollback, so the lock was there all along.
-func TestFnOwnEOFIsNotALostLock(t *testing.T) {
-	t.Parallel()
-	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-		err := advisorylock.WithXactLock(t.Context(), db, key, func(context.Context, *sql.Tx) error { return io.ErrUnexpectedEOF })
-		if err != io.ErrUnexpectedEOF { //nolint:errorlint // untouched
-			t.Errorf("got %v; want the function's own error, untouched", err)
-		}
-		if errors.Is(err, advisorylock.ErrLost) {
-			t.Error("got ErrLost, but the session was there until the rollback")
-		}
-	})
 }
 
 // A pool may be full of connections that the server closed long ago. BEGIN is
@@ -396,12 +348,8 @@ func TestStaleConnectionsAreReplaced(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, want := r.String(), "connect > begin > lock > commit > release"; got != want {
-			t.Errorf("got %s; want %s, however many there were", got, want)
-		}
-		if n := strings.Count(d.String(), "begin!"); n != 3 {
-			t.Errorf("got %s; want each of the three tried", d)
-		}
+		checkSame(t, "steps", r.String(), "connect > begin > lock > commit > release")
+		checkSame(t, "stale connections tried", strings.Count(d.String(), "begin!"), 3)
 	})
 }
 
@@ -427,28 +375,10 @@ func TestServerThatIsDownIsNotAskedForEver(t *testing.T) {
 		d.OnCall(recdriver.FailOn(recdriver.Begin, "", 0, driver.ErrBadConn))
 		d.OnCall(recdriver.FailOn(recdriver.Exec, "", 0, driver.ErrBadConn))
 		err := f.call(advisorylock.Locker{}, t.Context(), db, key, noFn)
-		if !errors.Is(err, driver.ErrBadConn) {
-			t.Errorf("got %v; want driver.ErrBadConn", err)
-		}
+		checkIs(t, err, driver.ErrBadConn)
 		checkStep(t, err, "advisorylock."+f.op, "42", locktrace.Begin, "begin: driver: bad connection")
 		if n := strings.Count(d.String(), "begin!"); n > 5 {
 			t.Errorf("tried %d times; want a handful", n)
-		}
-	})
-}
-
-// A pooler in statement mode answers BEGIN with a FATAL error that gives the
-// reason. lib/pq makes a bare driver.ErrBadConn of every FATAL.
-func TestServerThatWorksButRefusesBegin(t *testing.T) {
-	t.Parallel()
-	each(t, forms, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
-		d.OnCall(recdriver.FailOn(recdriver.Begin, "", 0, driver.ErrBadConn))
-		err := f.call(advisorylock.Locker{}, t.Context(), db, key, noFn)
-		if !errors.Is(err, advisorylock.ErrUnsupported) || !errors.Is(err, driver.ErrBadConn) {
-			t.Errorf("got %v; want ErrUnsupported and driver.ErrBadConn", err)
-		}
-		if n := d.Open(); n != 0 {
-			t.Errorf("got %d connections left; want none", n)
 		}
 	})
 }

@@ -9,17 +9,10 @@ import (
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 )
 
-func record(r *locktrace.Recorder, events ...locktrace.Event) {
-	t := r.Trace()
-	for _, e := range events {
-		t.Done(context.Background(), e)
-	}
-}
-
 func TestRecorderReturnsCopies(t *testing.T) {
 	t.Parallel()
 	var r locktrace.Recorder
-	record(&r, locktrace.Event{Step: locktrace.Connect, Key: 42, Name: "app"})
+	r.Trace().Done(context.Background(), locktrace.Event{Step: locktrace.Connect, Key: 42, Name: "app"})
 	r.Trace().Waiting(context.Background(), locktrace.Wait{Key: 42, Name: "app"})
 	steps, waits := r.Steps(), r.Waits()
 	if len(steps) != 1 || steps[0].Key != 42 || len(waits) != 1 || waits[0].Name != "app" {
