@@ -105,7 +105,8 @@ func TestNilArguments(t *testing.T) {
 	}
 }
 
-// Of each event, what it is for and the key; the same one after the other count once.
+// Of each event, what it is for, the key and the time; the same one after the other
+// count once.
 func TestEventsSayWhat(t *testing.T) {
 	const (
 		schema = "create schema 42"
@@ -124,14 +125,15 @@ func TestEventsSayWhat(t *testing.T) {
 	}, func(t *testing.T, test test) {
 		f := newFixture(t, 3)
 		test.guard.Key = 42
-		if err := f.ensure(t, test.guard); err != nil {
+		err := f.ensureWith(t.Context(), test.guard, func(context.Context, *sql.DB) error { time.Sleep(time.Minute); return nil })
+		if err != nil {
 			t.Fatal(err)
 		}
 		var got []string
 		for _, e := range f.rec.Steps() {
 			got = append(got, fmt.Sprintf("%s %d", e.For, e.Key))
-			if e.Name != "app" {
-				t.Errorf("%s has name %q; want app", e.Step, e.Name)
+			if e.Name != "app" || e.Duration != 0 && e.Step != locktrace.Migrate || e.Duration != time.Minute && e.Step == locktrace.Migrate {
+				t.Errorf("got %+v; want the name, and a minute of migrate", e)
 			}
 		}
 		if got = slices.Compact(got); !slices.Equal(got, test.want) {
