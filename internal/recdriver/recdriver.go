@@ -11,7 +11,7 @@
 //     [Driver.OnCall]
 //   - [Server]: advisory locks shared by the drivers of several processes or
 //     pools, with the manners of several real drivers ([Mode])
-//   - [SQLError], [LegacySQLError]: errors with a SQLSTATE
+//   - [SQLError]: an error with a SQLSTATE
 //
 // It is internal to this module and promises nothing to others.
 package recdriver
