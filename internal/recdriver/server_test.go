@@ -243,3 +243,18 @@ func TestIdleInTransaction(t *testing.T) {
 		exec(t, tx, "SELECT 1")
 	})
 }
+
+// What the simulation does with a process and its server.
+func TestKillAll(t *testing.T) {
+	d := New()
+	tx := begin(t, pool(t, d))
+	exec(t, tx, lock7)
+	if !d.Holds(7) || d.Holds(8) {
+		t.Errorf("holds 7: %t, 8: %t; want 7 alone", d.Holds(7), d.Holds(8))
+	}
+	d.Forget()
+	d.KillAll()
+	if err := tx.Commit(); !errors.Is(err, errTerminated) || d.Holds(7) || len(d.Calls()) != 0 {
+		t.Errorf("got %v, holds 7: %t, %d calls; want the lock gone with the session, and no record", err, d.Holds(7), len(d.Calls()))
+	}
+}
