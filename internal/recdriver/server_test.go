@@ -56,8 +56,8 @@ func on(t *testing.T, s *Server, held, waiting int) {
 	}
 }
 
-// Who comes first is served first, and a waiter that gives up lets those behind it
-// through. A try fails while others wait, if its session does not have the lock.
+// Waiters are served in the order in which they came, and one that gives up lets the
+// others through. A try fails while others wait, if its session does not have the lock.
 func TestQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewServer()
@@ -109,10 +109,11 @@ func TestWaitEndsWithContext(t *testing.T) {
 		isCtx  bool
 		order  string
 		reused string
+		after  error // of a statement whose ctx has ended before
 	}{
-		Plain: {false, "exec! > rollback > release", "take > begin > rollback > release"},
-		PGX:   {true, "exec! > rollback! > release", "take! > close > connect > begin > rollback > release"},
-		LibPQ: {false, "exec! > rollback! > close", "connect > begin > rollback > release"},
+		Plain: {false, "exec! > rollback > release", "take > begin > rollback > release", errCancelled},
+		PGX:   {true, "exec! > rollback! > release", "take! > close > connect > begin > rollback > release", driver.ErrBadConn},
+		LibPQ: {false, "exec! > rollback! > close", "connect > begin > rollback > release", errCancelled},
 	} {
 		for _, deadline := range []bool{true, false} {
 			t.Run(fmt.Sprint(mode, deadline), func(t *testing.T) {
@@ -145,24 +146,16 @@ func TestWaitEndsWithContext(t *testing.T) {
 					if got := d.String(); got != want.reused {
 						t.Errorf("next:\ngot  %s\nwant %s", got, want.reused)
 					}
+					conn, err := db.Conn(t.Context()) // for a transaction, database/sql looks at ctx itself
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer conn.Close()
+					if _, err := conn.ExecContext(ctx, lock7); !errors.Is(err, want.after) {
+						t.Errorf("after the end: got %v; want %v", err, want.after)
+					}
 				})
 			})
-		}
-	}
-}
-
-func TestStatementAfterContext(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	for mode, want := range map[Mode]error{Plain: errCancelled, PGX: driver.ErrBadConn, LibPQ: errCancelled} {
-		// Not a transaction: for that, database/sql looks at ctx itself.
-		conn, err := pool(t, NewServer().Driver(mode)).Conn(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		if _, err := conn.ExecContext(ctx, lock7); !errors.Is(err, want) {
-			t.Errorf("mode %d: error %v; want %v", mode, err, want)
 		}
 	}
 }
