@@ -21,7 +21,7 @@ func TestAbruptEnds(t *testing.T) {
 		at    int // which call of a function of the user's ends abruptly
 		order string
 	}
-	asks := schemaguard.Guard{UpToDate: answer(false, nil)}
+	asks := schemaguard.Guard{UpToDate: answer(false)}
 	tests := map[string]test{
 		"bootstrap":                  {schemaguard.Guard{Bootstrap: bootstrapGrant}, 1, "connect > begin > lock > create schema > bootstrap! > rollback > release"},
 		"migrate":                    {schemaguard.Guard{}, 1, created + " > migrate!"},

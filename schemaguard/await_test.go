@@ -137,7 +137,7 @@ func TestAwaitTellsWhy(t *testing.T) {
 		told, text string
 	}
 	each(t, map[string]test{
-		"somebody migrates": {schemaguard.Guard{UpToDate: answer(false, nil)}, "[deploy] <nil>", "there is still something to migrate after 30s"},
+		"somebody migrates": {schemaguard.Guard{UpToDate: answer(false)}, "[deploy] <nil>", "there is still something to migrate after 30s"},
 		"no table":          {schemaguard.Guard{Once: "v1"}, "[] the table bootlock_once", "does not exist yet, or this role may not read it yet after 30s"},
 	}, func(t *testing.T, test test) {
 		f := newFixture(t, 2)

@@ -279,8 +279,8 @@ const (
 	waited  = "connect > begin > lock > rollback > release" // until another process had migrated
 )
 
-func answer(done bool, err error) func(context.Context, *sql.DB) (bool, error) {
-	return func(context.Context, *sql.DB) (bool, error) { return done, err }
+func answer(done bool) func(context.Context, *sql.DB) (bool, error) {
+	return func(context.Context, *sql.DB) (bool, error) { return done, nil }
 }
 
 // holding runs fn while another process has the lock of key.

@@ -92,7 +92,8 @@ func TestLockDBCannotTell(t *testing.T) {
 	})
 }
 
-// The rules and errors speak of the pool that is too small.
+// The rules and errors speak of the pool that is too small: of LockDB in a migrate that
+// takes a second lock with the context it was given.
 func TestLockDBPoolTooSmall(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld()

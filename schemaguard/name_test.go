@@ -77,7 +77,7 @@ func TestNamesRefused(t *testing.T) {
 		{"app", "a\x00b", "owner name has a NUL byte"},
 	} {
 		f := newFixture(t, 1)
-		g := schemaguard.Guard{Owner: test.owner, Trace: f.rec.Trace(), UpToDate: answer(true, nil)}
+		g := schemaguard.Guard{Owner: test.owner, Trace: f.rec.Trace(), UpToDate: answer(true)}
 		err := g.Ensure(t.Context(), f.db, test.schema, nothing)
 		wantText(t, err, fmt.Sprintf("schemaguard.Ensure %q: the %s", test.schema, test.rule))
 		f.wantSent(t)

@@ -3,6 +3,7 @@
 package schemaguard_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -32,26 +33,17 @@ func TestRefused(t *testing.T) {
 	type test struct {
 		order  string
 		step   locktrace.Step
+		hook   func(context.Context, *recdriver.Call) error // nil: the server is a standby
 		err    error
 		again  string // what comes before migrate if there is a Bootstrap
 		advice string
 	}
 	tests := map[string]test{
-		"no right":                   {atCreate, locktrace.CreateSchema, denied, again, "GRANT CREATE ON DATABASE"},
-		"read-only at create schema": {atCreate, locktrace.CreateSchema, readOnly, "", "read-only"},
-		"read-only at begin":         {atBegin, locktrace.Begin, readOnly, "", "read-only"},
-		"standby at begin":           {atBegin, locktrace.Begin, noWrite, "", "read-only"},
-		"standby at lock":            {atLock, locktrace.Lock, advisorylock.ErrUnsupported, "", "read-only"},
-	}
-	set := func(f *fixture, test test) {
-		switch test.step {
-		case locktrace.CreateSchema:
-			f.OnCall(recdriver.FailOn(recdriver.Exec, "CREATE SCHEMA", 0, test.err))
-		case locktrace.Begin:
-			f.OnCall(recdriver.FailOn(recdriver.Begin, "", 0, test.err))
-		default:
-			f.world.SetStandby(true)
-		}
+		"no right":                   {atCreate, locktrace.CreateSchema, recdriver.FailOn(recdriver.Exec, "CREATE SCHEMA", 0, denied), denied, again, "GRANT CREATE ON DATABASE"},
+		"read-only at create schema": {atCreate, locktrace.CreateSchema, recdriver.FailOn(recdriver.Exec, "CREATE SCHEMA", 0, readOnly), readOnly, "", "read-only"},
+		"read-only at begin":         {atBegin, locktrace.Begin, recdriver.FailOn(recdriver.Begin, "", 0, readOnly), readOnly, "", "read-only"},
+		"standby at begin":           {atBegin, locktrace.Begin, recdriver.FailOn(recdriver.Begin, "", 0, noWrite), noWrite, "", "read-only"},
+		"standby at lock":            {atLock, locktrace.Lock, nil, advisorylock.ErrUnsupported, "", "read-only"},
 	}
 	t.Parallel()
 	for _, bootstrap := range []bool{true, false} {
@@ -63,20 +55,20 @@ func TestRefused(t *testing.T) {
 				} else {
 					test.again = ""
 				}
-				f := newFixture(t, 1)
-				set(f, test)
-				err := f.ensure(t, g)
-				f.wantOrder(t, test.order+look)
-				wantStep(t, err, test.step, test.err)
-				wantText(t, err, "does not exist", test.advice)
-
-				f = newFixture(t, 1)
-				f.world.there = true
-				set(f, test)
-				if err := f.ensure(t, g); err != nil {
-					t.Errorf("got error %v; want none, since the schema is there", err)
+				for _, there := range []bool{false, true} {
+					f := newFixture(t, 1)
+					f.world.there = there
+					f.world.SetStandby(test.hook == nil)
+					f.OnCall(test.hook)
+					err := f.ensure(t, g)
+					if there && err == nil {
+						f.wantOrder(t, test.order+look+test.again+" > migrate")
+						continue
+					}
+					f.wantOrder(t, test.order+look)
+					wantStep(t, err, test.step, test.err)
+					wantText(t, err, "does not exist", test.advice)
 				}
-				f.wantOrder(t, test.order+look+test.again+" > migrate")
 			})
 		})
 	}

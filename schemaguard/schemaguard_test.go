@@ -70,7 +70,7 @@ func TestStatements(t *testing.T) {
 // migrate may be nil, and what is only there for it is left out then.
 func TestNilMigrate(t *testing.T) {
 	each(t, map[string]schemaguard.Guard{
-		"zero": {}, "serialize": {Serialize: true}, "up to date": {UpToDate: answer(false, nil)}, "once": {Once: "v1"},
+		"zero": {}, "serialize": {Serialize: true}, "up to date": {UpToDate: answer(false)}, "once": {Once: "v1"},
 	}, func(t *testing.T, g schemaguard.Guard) {
 		f := newFixture(t, 1)
 		if err := f.ensureWith(t.Context(), g, nil); err != nil {
@@ -89,7 +89,7 @@ func TestNilArguments(t *testing.T) {
 	t.Parallel()
 	db := recdriver.New().OpenDB()
 	defer db.Close()
-	asks := schemaguard.Guard{UpToDate: answer(true, nil)}
+	asks := schemaguard.Guard{UpToDate: answer(true)}
 	for want, call := range map[string]func(){
 		"schemaguard.Ensure: nil context":                          func() { _ = schemaguard.Ensure(nil, db, "app", nil) }, //nolint:staticcheck // on purpose
 		"schemaguard.Ensure: nil *sql.DB":                          func() { _ = schemaguard.Ensure(t.Context(), nil, "app", nil) },
@@ -105,7 +105,8 @@ func TestNilArguments(t *testing.T) {
 	}
 }
 
-// Of each event, what it is for and the key; the same one after the other count once.
+// Of each event, what it is for, the key and the time; the same one after the other
+// count once.
 func TestEventsSayWhat(t *testing.T) {
 	const (
 		schema = "create schema 42"
@@ -119,19 +120,20 @@ func TestEventsSayWhat(t *testing.T) {
 	each(t, map[string]test{
 		"zero":       {schemaguard.Guard{SkipIfExists: true}, []string{schema, work}},
 		"serialize":  {schemaguard.Guard{Serialize: true}, []string{schema, lease, work, lease}},
-		"up to date": {schemaguard.Guard{UpToDate: answer(false, nil)}, []string{work, schema, lease, work, lease}},
+		"up to date": {schemaguard.Guard{UpToDate: answer(false)}, []string{work, schema, lease, work, lease}},
 		"once":       {schemaguard.Guard{Once: "v1"}, []string{work, schema, lease, work, lease}},
 	}, func(t *testing.T, test test) {
 		f := newFixture(t, 3)
 		test.guard.Key = 42
-		if err := f.ensure(t, test.guard); err != nil {
+		err := f.ensureWith(t.Context(), test.guard, func(context.Context, *sql.DB) error { time.Sleep(time.Minute); return nil })
+		if err != nil {
 			t.Fatal(err)
 		}
 		var got []string
 		for _, e := range f.rec.Steps() {
 			got = append(got, fmt.Sprintf("%s %d", e.For, e.Key))
-			if e.Name != "app" {
-				t.Errorf("%s has name %q; want app", e.Step, e.Name)
+			if e.Name != "app" || e.Duration != 0 && e.Step != locktrace.Migrate || e.Duration != time.Minute && e.Step == locktrace.Migrate {
+				t.Errorf("got %+v; want the name, and a minute of migrate", e)
 			}
 		}
 		if got = slices.Compact(got); !slices.Equal(got, test.want) {
@@ -152,7 +154,7 @@ func TestContextEndsWhileWaiting(t *testing.T) {
 	each(t, map[string]test{
 		"schema":     {schemaguard.Guard{}, schemaguard.KeyFor("app"), failed},
 		"serialize":  {schemaguard.Guard{Serialize: true}, migrateApp, created + " > " + failed},
-		"up to date": {schemaguard.Guard{UpToDate: answer(false, nil)}, migrateApp, "up to date > " + created + " > " + failed},
+		"up to date": {schemaguard.Guard{UpToDate: answer(false)}, migrateApp, "up to date > " + created + " > " + failed},
 		"once":       {schemaguard.Guard{Once: "v1"}, migrateApp, "up to date > " + created + " > " + failed},
 	}, func(t *testing.T, test test) {
 		f := newFixture(t, 2)

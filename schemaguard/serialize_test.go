@@ -45,7 +45,7 @@ func TestMigrate(t *testing.T) {
 // hang for ever. That is said before the schema is there without its tables.
 func TestSerializeOnAPoolOfOne(t *testing.T) {
 	each(t, map[string]schemaguard.Guard{
-		"serialize": {Serialize: true}, "up to date": {UpToDate: answer(false, nil)}, "once": {Once: "v1"},
+		"serialize": {Serialize: true}, "up to date": {UpToDate: answer(false)}, "once": {Once: "v1"},
 	}, func(t *testing.T, g schemaguard.Guard) {
 		f := newFixture(t, 1)
 		err := f.ensureWith(t.Context(), g, notCalled(t))
@@ -199,7 +199,7 @@ func (fl *fleet) wantFailed(t *testing.T, n int, want error, migrates int32) {
 // onces are the two ways to migrate once.
 var onces = map[string]schemaguard.Guard{
 	"Once":     {Once: "v1", TTL: 5 * time.Second},
-	"UpToDate": {UpToDate: answer(false, nil), TTL: 5 * time.Second},
+	"UpToDate": {UpToDate: answer(false), TTL: 5 * time.Second},
 }
 
 // One migrates, while all others wait; then all of them go on together, without a turn
@@ -280,18 +280,5 @@ func TestFleetInOneProcess(t *testing.T) {
 		fl.all = slices.Repeat(fl.all[:1], 10)
 		fl.start(t, g, nil)
 		fl.wantFailed(t, 0, nil, 1)
-	})
-}
-
-// A migrate that starts the same again, with the context it was given, would
-// wait for itself for ever.
-func TestSerializeNested(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		f := newFixture(t, 3)
-		g := schemaguard.Guard{Serialize: true}
-		err := f.ensureWith(t.Context(), g, func(ctx context.Context, db *sql.DB) error {
-			return g.Ensure(ctx, db, "app", nothing)
-		})
-		wantStep(t, err, locktrace.Migrate, advisorylock.ErrNested)
 	})
 }

@@ -5,7 +5,6 @@ package bounded_test
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"runtime"
 	"strings"
@@ -19,10 +18,11 @@ import (
 
 var errBoom, errCause = errors.New("boom"), errors.New("cause")
 
-// bubble runs test in a synctest bubble, which fails if a goroutine outlives it,
-// and checks that no connection does.
+// bubble runs test, in parallel, in a synctest bubble, which fails if a goroutine
+// outlives it, and checks that no connection does.
 func bubble(t *testing.T, test func(t *testing.T, d *recdriver.Driver, db *sql.DB)) {
 	t.Helper()
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := recdriver.New()
 		db := d.OpenDB()
@@ -41,6 +41,17 @@ func bubble(t *testing.T, test func(t *testing.T, d *recdriver.Driver, db *sql.D
 	})
 }
 
+// each runs test once per entry of tests, in bubbles.
+func each[T any](t *testing.T, tests map[string]T, test func(t *testing.T, row T, d *recdriver.Driver, db *sql.DB)) {
+	t.Helper()
+	t.Parallel()
+	for name, row := range tests {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) { test(t, row, d, db) })
+		})
+	}
+}
+
 // begun returns a connection with a transaction.
 func begun(t *testing.T, db *sql.DB) *bounded.Conn {
 	t.Helper()
@@ -56,50 +67,39 @@ func begun(t *testing.T, db *sql.DB) *bounded.Conn {
 
 // A healthy driver needs a round trip to come back; what it says then counts.
 func TestDoWaitsForTheGrace(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		name string
+	type test struct {
 		late time.Duration // after the end of the context
 		want error
-	}{
-		{"at once", 0, errBoom},
-		{"within the grace", bounded.Grace - 1, errBoom},
-		{"too late", bounded.Grace + 1, bounded.ErrNoReturn},
-		{"much too late", time.Hour, bounded.ErrNoReturn},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
-				ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errCause)
-				defer cancel()
-				start := time.Now()
-				err := bounded.Do(ctx, func() error {
-					time.Sleep(time.Minute + tt.late)
-					return errBoom
-				})
-				if !errors.Is(err, tt.want) || tt.late > 0 && !errors.Is(err, errCause) {
-					t.Errorf("got %v; want %v, and why the context ended", err, tt.want)
-				}
-				if took, want := time.Since(start), time.Minute+min(tt.late, bounded.Grace); took != want {
-					t.Errorf("took %v; want %v", took, want)
-				}
-				time.Sleep(time.Hour) // the call comes back to nobody
-			})
-		})
 	}
+	each(t, map[string]test{
+		"at once":          {0, errBoom},
+		"within the grace": {bounded.Grace - 1, errBoom},
+		"too late":         {bounded.Grace + 1, bounded.ErrNoReturn},
+		"much too late":    {time.Hour, bounded.ErrNoReturn},
+	}, func(t *testing.T, test test, _ *recdriver.Driver, _ *sql.DB) {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errCause)
+		defer cancel()
+		start := time.Now()
+		err := bounded.Do(ctx, func() error {
+			time.Sleep(time.Minute + test.late)
+			return errBoom
+		})
+		if !errors.Is(err, test.want) || test.late > 0 && !errors.Is(err, errCause) {
+			t.Errorf("got %v; want %v, and why the context ended", err, test.want)
+		}
+		if took, want := time.Since(start), time.Minute+min(test.late, bounded.Grace); took != want {
+			t.Errorf("took %v; want %v", took, want)
+		}
+		time.Sleep(time.Hour) // the call comes back to nobody
+	})
 }
 
 // Whatever waits runs the hooks, on its own goroutine and with its own context: also
 // in a call whose context never ends.
 func TestHooks(t *testing.T) {
-	t.Parallel()
 	type key struct{}
 	ctx := context.WithValue(context.Background(), key{}, "caller")
-	for name, wait := range map[string]func(ctx context.Context, c *bounded.Conn, until <-chan struct{}) error{
-		"Until": func(ctx context.Context, _ *bounded.Conn, until <-chan struct{}) error {
-			_, _ = bounded.Until(ctx, until)
-			return nil
-		},
+	each(t, map[string]func(ctx context.Context, c *bounded.Conn, until <-chan struct{}) error{
 		"Do": func(ctx context.Context, _ *bounded.Conn, until <-chan struct{}) error {
 			return bounded.Do(ctx, func() error { <-until; return nil })
 		},
@@ -107,30 +107,28 @@ func TestHooks(t *testing.T) {
 			_, err := c.Exec(ctx, "SELECT 1")
 			return err
 		},
-	} {
-		bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-			c := begun(t, db)
-			hooks, told := make(chan func(context.Context), 1), make(chan struct{})
-			d.OnCall(recdriver.HangOn(recdriver.Exec, "", told))
-			var at, from any
-			hooks <- func(ctx context.Context) {
-				at, from = goroutine(), ctx.Value(key{})
-				close(told)
-			}
-			if err := wait(bounded.WithHooks(ctx, hooks), c, told); err != nil {
-				t.Errorf("%s: %v", name, err)
-			}
-			if want := goroutine(); at != want || from != "caller" {
-				t.Errorf("%s: the hook ran on goroutine %v, from %v; want %s, from the caller", name, at, from, want)
-			}
-			_ = c.Release(t.Context())
-		})
-	}
-	var at string
-	none := bounded.WithHooks(bounded.WithHooks(ctx, make(chan func(context.Context))), nil)
-	if _ = bounded.Do(none, func() error { at = goroutine(); return nil }); at != goroutine() {
-		t.Error("without hooks or an end of its context, the call has a goroutine of its own")
-	}
+	}, func(t *testing.T, wait func(context.Context, *bounded.Conn, <-chan struct{}) error, d *recdriver.Driver, db *sql.DB) {
+		c := begun(t, db)
+		hooks, told := make(chan func(context.Context), 1), make(chan struct{})
+		d.OnCall(recdriver.HangOn(recdriver.Exec, "", told))
+		var at, from any
+		hooks <- func(ctx context.Context) {
+			at, from = goroutine(), ctx.Value(key{})
+			close(told)
+		}
+		if err := wait(bounded.WithHooks(ctx, hooks), c, told); err != nil {
+			t.Error(err)
+		}
+		if want := goroutine(); at != want || from != "caller" {
+			t.Errorf("the hook ran on goroutine %v, from %v; want %s, from the caller", at, from, want)
+		}
+		_ = c.Release(t.Context())
+
+		none := bounded.WithHooks(bounded.WithHooks(ctx, hooks), nil)
+		if _ = bounded.Do(none, func() error { at = goroutine(); return nil }); at != goroutine() {
+			t.Error("without hooks or an end of its context, the call has a goroutine of its own")
+		}
+	})
 }
 
 func goroutine() string {
@@ -139,7 +137,6 @@ func goroutine() string {
 }
 
 func TestDoGoexit(t *testing.T) {
-	t.Parallel()
 	bubble(t, func(t *testing.T, _ *recdriver.Driver, db *sql.DB) {
 		err := bounded.Do(t.Context(), func() error { runtime.Goexit(); return nil })
 		if err == nil || !strings.Contains(err.Error(), "ended its goroutine") {
@@ -149,7 +146,6 @@ func TestDoGoexit(t *testing.T) {
 }
 
 func TestUserEndsTheTransaction(t *testing.T) {
-	t.Parallel()
 	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 		c := begun(t, db)
 		if err := c.Tx().Commit(); err != nil {
@@ -175,7 +171,6 @@ func TestUserEndsTheTransaction(t *testing.T) {
 }
 
 func TestDistrust(t *testing.T) {
-	t.Parallel()
 	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 		c := begun(t, db)
 		c.Distrust()
@@ -193,7 +188,6 @@ func TestDistrust(t *testing.T) {
 
 // With BeginTx(ctx), database/sql rolls back as soon as ctx ends.
 func TestTransactionOutlivesTheContextOfBegin(t *testing.T) {
-	t.Parallel()
 	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 		type key struct{}
 		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "value"))
@@ -224,16 +218,19 @@ func TestTransactionOutlivesTheContextOfBegin(t *testing.T) {
 
 // BEGIN may succeed at the moment at which its context ends.
 func TestBeginAtTheEndOfItsContext(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T, d *recdriver.Driver, _ *sql.DB) {
+	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		db := sql.OpenDB(connector{d, func(c driverConn) driver.Conn { return lateConn{c, func() { cancel(errBoom) }} }})
-		defer db.Close()
+		d.OnCall(func(_ context.Context, c *recdriver.Call) error {
+			if c.Kind == recdriver.Begin {
+				return recdriver.Later(func() { cancel(errBoom) })
+			}
+			return nil
+		})
 		c, err := bounded.Open(ctx, db)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Begin(ctx, nil); !errors.Is(err, errBoom) && !errors.Is(err, context.Canceled) {
+		if err := c.Begin(ctx, nil); !errors.Is(err, errBoom) || !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v; want the end of the context", err)
 		}
 		if c.Tx() != nil {
@@ -247,95 +244,60 @@ func TestBeginAtTheEndOfItsContext(t *testing.T) {
 	})
 }
 
-// connector puts something between database/sql and each connection.
-type connector struct {
-	driver.Connector
-	between func(driverConn) driver.Conn
-}
-
-func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
-	conn, err := c.Connector.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return c.between(conn.(driverConn)), nil
-}
-
-type driverConn interface {
-	driver.Conn
-	driver.ConnBeginTx
-}
-
-// lateConn calls afterBegin after each BEGIN that succeeded, before anybody hears of
-// it.
-type lateConn struct {
-	driverConn
-	afterBegin func()
-}
-
-func (c lateConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
-	tx, err := c.driverConn.BeginTx(ctx, opts)
-	if err == nil {
-		c.afterBegin()
-	}
-	return tx, err
-}
-
-// Once a call has not come back, nothing more is asked of the connection, and it
-// is closed when the driver lets go of it.
+// Once a call has not come back, nothing more is asked of the connection, and it is
+// closed when the driver lets go of it. The context of the transaction ends, for a
+// driver that heeds it: COMMIT and ROLLBACK get no other.
 func TestStuckConnection(t *testing.T) {
-	t.Parallel()
-	for kind, call := range map[recdriver.Kind]func(ctx context.Context, c *bounded.Conn) error{
-		recdriver.Begin: func(ctx context.Context, c *bounded.Conn) error { return c.Begin(ctx, nil) },
-		recdriver.Exec:  func(ctx context.Context, c *bounded.Conn) error { _, err := c.Exec(ctx, "SELECT 1"); return err },
-		recdriver.Query: func(ctx context.Context, c *bounded.Conn) error {
-			return c.Query(ctx, "SELECT 1", func(*sql.Rows) error { return nil })
-		},
-		recdriver.Commit:   func(ctx context.Context, c *bounded.Conn) error { return c.Commit(ctx) },
-		recdriver.Rollback: func(ctx context.Context, c *bounded.Conn) error { return c.Rollback(ctx) },
-	} {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				comeBack := make(chan struct{})
-				c, err := bounded.Open(t.Context(), db)
-				if err == nil && kind != recdriver.Begin {
-					err = c.Begin(t.Context(), nil)
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				d.OnCall(recdriver.HangOn(kind, "", comeBack))
-				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-				defer cancel()
-				if err := call(ctx, c); !errors.Is(err, bounded.ErrNoReturn) {
-					t.Errorf("got %v; want ErrNoReturn", err)
-				}
-				asked := len(d.Calls())
-				if _, err := c.Exec(ctx, "SELECT 1"); !errors.Is(err, bounded.ErrNoReturn) || !errors.Is(err, ctx.Err()) {
-					t.Errorf("next call: got %v; want ErrNoReturn, and the end of the context", err)
-				}
-				if err := c.Release(t.Context()); !errors.Is(err, bounded.ErrNoReturn) {
-					t.Errorf("Release: got %v; want ErrNoReturn", err)
-				}
-				if n := len(d.Calls()); n != asked {
-					t.Errorf("got %s; want nothing asked of it any more", d)
-				}
-				if in := db.Stats().InUse; in != 1 {
-					t.Errorf("got %d connections in use; want the one that is stuck", in)
-				}
-				close(comeBack)
-				synctest.Wait()
-				if got := d.String(); !strings.HasSuffix(got, "> close") {
-					t.Errorf("got %s; want it closed", got)
-				}
-			})
-		})
+	type test struct {
+		kind recdriver.Kind
+		call func(c *bounded.Conn, ctx context.Context) error
 	}
+	exec := func(c *bounded.Conn, ctx context.Context) error { _, err := c.Exec(ctx, "SELECT 1"); return err }
+	each(t, map[string]test{
+		"begin": {recdriver.Begin, func(c *bounded.Conn, ctx context.Context) error { return c.Begin(ctx, nil) }},
+		"exec":  {recdriver.Exec, exec},
+		"query": {recdriver.Query, func(c *bounded.Conn, ctx context.Context) error {
+			return c.Query(ctx, "SELECT 1", func(*sql.Rows) error { return nil })
+		}},
+		"commit":   {recdriver.Commit, (*bounded.Conn).Commit},
+		"rollback": {recdriver.Rollback, (*bounded.Conn).Rollback},
+	}, func(t *testing.T, test test, d *recdriver.Driver, db *sql.DB) {
+		comeBack := make(chan struct{})
+		c, err := bounded.Open(t.Context(), db)
+		if err == nil && test.kind != recdriver.Begin {
+			err = c.Begin(t.Context(), nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.OnCall(recdriver.HangOn(test.kind, "", comeBack))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := test.call(c, ctx); !errors.Is(err, bounded.ErrNoReturn) || c.TxContext().Err() == nil {
+			t.Errorf("got %v, and %v of the transaction's context; want ErrNoReturn, and its end", err, c.TxContext().Err())
+		}
+		asked := len(d.Calls())
+		if err := exec(c, ctx); !errors.Is(err, bounded.ErrNoReturn) || !errors.Is(err, ctx.Err()) {
+			t.Errorf("next call: got %v; want ErrNoReturn, and the end of the context", err)
+		}
+		if err := c.Release(t.Context()); !errors.Is(err, bounded.ErrNoReturn) {
+			t.Errorf("Release: got %v; want ErrNoReturn", err)
+		}
+		if n := len(d.Calls()); n != asked {
+			t.Errorf("got %s; want nothing asked of it any more", d)
+		}
+		if in := db.Stats().InUse; in != 1 {
+			t.Errorf("got %d connections in use; want the one that is stuck", in)
+		}
+		close(comeBack)
+		synctest.Wait()
+		if got := d.String(); !strings.HasSuffix(got, "> close") {
+			t.Errorf("got %s; want it closed", got)
+		}
+	})
 }
 
 func TestStuckOpen(t *testing.T) {
-	t.Parallel()
 	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
 		comeBack := make(chan struct{})
 		d.OnCall(recdriver.HangOn(recdriver.Connect, "", comeBack))
@@ -350,100 +312,35 @@ func TestStuckOpen(t *testing.T) {
 
 // With a context that goes on, clean-up has bounds of its own.
 func TestStuckCleanUp(t *testing.T) {
-	t.Parallel()
-	for _, kind := range []recdriver.Kind{recdriver.Rollback, recdriver.Close} {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			for name, of := range map[string]func(*testing.T) context.Context{
-				"never ends": func(*testing.T) context.Context { return context.Background() },
-				"goes on":    (*testing.T).Context,
-			} {
-				bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-					ctx := of(t)
-					comeBack := make(chan struct{})
-					c := begun(t, db)
-					c.Distrust()
-					d.OnCall(recdriver.HangOn(kind, "", comeBack))
-					start := time.Now()
-					first := c.Rollback(ctx)
-					second := c.Release(ctx)
-					if took, want := time.Since(start), bounded.CleanUp+bounded.Grace; took != want {
-						t.Errorf("context %s: took %v; want %v", name, took, want)
-					}
-					if rolledBack := kind != recdriver.Rollback; errors.Is(first, bounded.ErrNoReturn) == rolledBack || !errors.Is(second, bounded.ErrNoReturn) {
-						t.Errorf("context %s: got %v, then %v; want ErrNoReturn", name, first, second)
-					}
-					close(comeBack)
-					synctest.Wait()
-					if got := d.String(); !strings.HasSuffix(got, "> close") {
-						t.Errorf("context %s: got %s; want it closed", name, got)
-					}
-				})
-			}
-		})
+	type test struct {
+		kind recdriver.Kind
+		of   func(*testing.T) context.Context
 	}
-}
-
-// A driver that heeds its context gives the statement up with the transaction.
-func TestAbandonEndsTheTransactionContext(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+	never, goesOn := func(*testing.T) context.Context { return context.Background() }, (*testing.T).Context
+	each(t, map[string]test{
+		"rollback, never ends": {recdriver.Rollback, never}, "rollback, goes on": {recdriver.Rollback, goesOn},
+		"close, never ends": {recdriver.Close, never}, "close, goes on": {recdriver.Close, goesOn},
+	}, func(t *testing.T, test test, d *recdriver.Driver, db *sql.DB) {
+		ctx := test.of(t)
+		comeBack := make(chan struct{})
 		c := begun(t, db)
-		d.OnCall(recdriver.BlockOn(recdriver.Exec, "", nil))
-		started := d.Started(recdriver.Exec, "", 1)
-		p := c.Start("SELECT 1")
-		<-started
-		c.Abandon(p)
-		if c.TxContext().Err() == nil {
-			t.Error("the context of the transaction goes on")
+		c.Distrust()
+		d.OnCall(recdriver.HangOn(test.kind, "", comeBack))
+		start := time.Now()
+		first := c.Rollback(ctx)
+		second := c.Release(ctx)
+		if took, want := time.Since(start), bounded.CleanUp+bounded.Grace; took != want {
+			t.Errorf("took %v; want %v", took, want)
 		}
-		if err := c.Release(t.Context()); !errors.Is(err, bounded.ErrNoReturn) {
-			t.Errorf("got %v; want ErrNoReturn", err)
+		if rolledBack := test.kind != recdriver.Rollback; errors.Is(first, bounded.ErrNoReturn) == rolledBack || !errors.Is(second, bounded.ErrNoReturn) {
+			t.Errorf("got %v, then %v; want ErrNoReturn", first, second)
 		}
+		close(comeBack)
 		synctest.Wait()
-		if got := d.String(); !strings.HasSuffix(got, "close") {
+		if got := d.String(); !strings.HasSuffix(got, "> close") {
 			t.Errorf("got %s; want it closed", got)
 		}
 	})
-}
-
-// COMMIT and ROLLBACK get no context other than that of BEGIN: one that waits for
-// it to end comes back once the connection is given up.
-func TestEndingATransactionThatHangs(t *testing.T) {
-	t.Parallel()
-	for kind, end := range map[recdriver.Kind]func(*bounded.Conn, context.Context) error{
-		recdriver.Commit:   (*bounded.Conn).Commit,
-		recdriver.Rollback: (*bounded.Conn).Rollback,
-	} {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			bubble(t, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
-				c := begun(t, db)
-				tx := c.TxContext()
-				d.OnCall(func(_ context.Context, call *recdriver.Call) error {
-					if call.Kind != kind {
-						return nil
-					}
-					<-tx.Done()
-					return tx.Err()
-				})
-				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-				defer cancel()
-				start := time.Now()
-				err := end(c, ctx)
-				if took := time.Since(start); !errors.Is(err, bounded.ErrNoReturn) || took != time.Second+bounded.Grace {
-					t.Errorf("got %v after %v; want ErrNoReturn after %v", err, took, time.Second+bounded.Grace)
-				}
-				if err := c.Release(t.Context()); !errors.Is(err, bounded.ErrNoReturn) {
-					t.Errorf("Release: got %v; want ErrNoReturn", err)
-				}
-				synctest.Wait()
-				if !strings.HasSuffix(d.String(), "close") {
-					t.Errorf("got %s; want it closed", d)
-				}
-			})
-		})
-	}
 }
 
 func TestEnded(t *testing.T) {
@@ -468,26 +365,23 @@ func TestEnded(t *testing.T) {
 		{"pgx, no cause", plain, context.Canceled, "context canceled", []error{context.Canceled}},
 		{"cause alone", ended, errBoom, "context canceled: boom", []error{context.Canceled, errBoom}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			got := bounded.Ended(tt.ctx, tt.err)
-			if got == nil {
-				if tt.err != nil {
-					t.Errorf("got nil; want %s", tt.text)
-				}
-				return
+		got := bounded.Ended(tt.ctx, tt.err)
+		if got == nil || tt.err == nil {
+			if got != tt.err { //nolint:errorlint // itself
+				t.Errorf("%s: got %v; want %v", tt.name, got, tt.err)
 			}
-			if got.Error() != tt.text {
-				t.Errorf("got %v; want %s", got, tt.text)
+			continue
+		}
+		if got.Error() != tt.text {
+			t.Errorf("%s: got %v; want %s", tt.name, got, tt.text)
+		}
+		for _, want := range tt.is {
+			if !errors.Is(got, want) {
+				t.Errorf("%s: got %v; want %v in its chain", tt.name, got, want)
 			}
-			for _, want := range tt.is {
-				if !errors.Is(got, want) {
-					t.Errorf("got %v; want %v in its chain", got, want)
-				}
-			}
-			if again := bounded.Ended(tt.ctx, got); again != got { //nolint:errorlint // itself
-				t.Errorf("got %v the second time; want the same", again)
-			}
-		})
+		}
+		if again := bounded.Ended(tt.ctx, got); again != got { //nolint:errorlint // itself
+			t.Errorf("%s: got %v the second time; want the same", tt.name, again)
+		}
 	}
 }

@@ -2,15 +2,12 @@ package fence
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/bootlock/bootlock/internal/mocked"
 )
 
 func counter() func() uint32 {
@@ -49,17 +46,6 @@ func TestNumberIsNewForEachGrant(t *testing.T) {
 	first.End()
 	if !first.Ended() || second.Ended() {
 		t.Errorf("got ended %t and %t; want the first alone ended", first.Ended(), second.Ended())
-	}
-}
-
-// A mock cannot know a number that is drawn at random.
-func TestMockKnowsTheNumber(t *testing.T) {
-	t.Parallel()
-	mock := new(sql.DB)
-	mocked.Register(func(db *sql.DB) bool { return db == mock })
-	l := New(42, time.Second, Draw(mock))
-	if again := l.Redraw(); l.number != again.number || uint32(uint64(l.number)) != mocked.Number { //nolint:gosec // the lower half
-		t.Errorf("got the numbers %d and %d; want both to end in %d", l.number, again.number, mocked.Number)
 	}
 }
 

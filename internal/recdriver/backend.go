@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/bootlock/bootlock/internal/sqlstate"
 )
 
 // backend is the fake of PostgreSQL and its driver; the Driver in front of it
@@ -27,8 +29,7 @@ func (b *backend) Connect(ctx context.Context) (driver.Conn, error) {
 	return validatingConn{c}, nil
 }
 
-func (b *backend) Driver() driver.Driver            { return b }
-func (b *backend) Open(string) (driver.Conn, error) { return b.Connect(context.Background()) }
+func (b *backend) Driver() driver.Driver { return nil }
 
 // backendConn has no IsValid, as pgx; validatingConn has.
 type backendConn struct {
@@ -97,7 +98,7 @@ func (c *backendConn) cancelled(ctx context.Context) error {
 
 // failed learns what a call came to, be it by a hook.
 func (c *backendConn) failed(err error) {
-	if c.inTx && hasState(err) {
+	if c.inTx && sqlstate.Of(err) != "" {
 		c.aborted = true
 	}
 }

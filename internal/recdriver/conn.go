@@ -87,13 +87,6 @@ func (c *conn) IsValid() bool {
 	return err == nil
 }
 
-func (c *conn) CheckNamedValue(nv *driver.NamedValue) error {
-	if ch, ok := c.sqlConn.(driver.NamedValueChecker); ok {
-		return ch.CheckNamedValue(nv)
-	}
-	return driver.ErrSkip
-}
-
 func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
 	call := Call{Kind: Begin, Isolation: sql.IsolationLevel(opts.Isolation), ReadOnly: opts.ReadOnly}
 	var inner driver.Tx

@@ -32,9 +32,9 @@ type lockCalled struct {
 	exclusively bool
 }
 
-func lockCalls(of *regexp.Regexp, st string) []lockCalled {
+func lockCalls(st string) []lockCalled {
 	var calls []lockCalled
-	for _, m := range of.FindAllStringSubmatch(st, -1) {
+	for _, m := range lockCall.FindAllStringSubmatch(st, -1) {
 		key, _ := strconv.ParseInt(m[2], 10, 64) // it is one: the expression says so
 		calls = append(calls, lockCalled{key, m[1] == ""})
 	}
@@ -43,7 +43,7 @@ func lockCalls(of *regexp.Regexp, st string) []lockCalled {
 
 // own answers a statement of these packages, if st is one.
 func (b *backendConn) own(ctx context.Context, st string) (rows int, err error) {
-	calls := lockCalls(lockCall, st)
+	calls := lockCalls(st)
 	switch {
 	case strings.HasPrefix(st, "DO $bootlock$"):
 		return taken, b.queue(ctx)
@@ -165,7 +165,7 @@ func (b *backendConn) queue(ctx context.Context) error {
 	if b.session.server.plain.Load() {
 		return SQLError{Code: "42501", Message: "permission denied for language plpgsql"}
 	}
-	err := b.session.acquire(ctx, b.queued, true, burst)
+	err := b.session.acquire(ctx, b.queued, burst)
 	if errors.Is(err, errTimeout) {
 		b.inVain = true
 		b.session.setIdle(time.Second)

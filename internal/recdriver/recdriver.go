@@ -11,7 +11,7 @@
 //     [Driver.OnCall]
 //   - [Server]: advisory locks shared by the drivers of several processes or
 //     pools, with the manners of several real drivers ([Mode])
-//   - [SQLError], [LegacySQLError]: errors with a SQLSTATE
+//   - [SQLError]: an error with a SQLSTATE
 //
 // It is internal to this module and promises nothing to others.
 package recdriver
@@ -235,17 +235,14 @@ func (d *Driver) OnQuery(answer func(c Call) (columns []string, rows [][]driver.
 }
 
 // Kill ends connection number conn of the fake backend as
-// pg_terminate_backend does; see [Server.Kill]. It reports whether there was
-// one.
-func (d *Driver) Kill(conn int) bool {
+// pg_terminate_backend does; see [Server.Kill].
+func (d *Driver) Kill(conn int) {
 	d.mu.Lock()
 	b := backendOf(d.conns[conn])
 	d.mu.Unlock()
-	if b == nil {
-		return false
+	if b != nil {
+		b.session.terminate(errTerminated)
 	}
-	b.session.terminate(errTerminated)
-	return true
 }
 
 // Connect opens a connection. It is part of [driver.Connector].

@@ -35,12 +35,12 @@ var (
 
 // A Server simulates the transaction-level advisory locks of one PostgreSQL
 // database, for all connections of the drivers made by [Server.Driver]. It
-// understands the functions pg_advisory_xact_lock and pg_advisory_xact_lock_shared with
-// a number, idle_in_transaction_session_timeout in milliseconds until the end of the
-// transaction, and the statements that package advisorylock sends: see own.go.
+// understands pg_advisory_xact_lock with a number, idle_in_transaction_session_timeout
+// in milliseconds until the end of the transaction, and the statements that package
+// advisorylock sends: see own.go. All that wait for a lock want it for themselves.
 //
-// The queue of a lock is first in, first out, as in PostgreSQL: who asks for it
-// in shared mode waits behind a waiter for exclusive mode, and a try fails.
+// The queue of a lock is first in, first out, as in PostgreSQL: while others wait, a
+// try fails, also one for shared mode.
 // There are no savepoints, no prepared statements and no deadlock detection.
 type Server struct {
 	short, plain, pooled, standby atomic.Bool
@@ -132,9 +132,8 @@ type lock struct {
 }
 
 type waiter struct {
-	s         *session
-	exclusive bool
-	done      chan error // nil once granted
+	s    *session
+	done chan error // nil once granted
 }
 
 func (l *lock) compatible(s *session, exclusive bool) bool {
@@ -167,12 +166,12 @@ func (s *Server) get(key int64) *lock {
 	return l
 }
 
-// settle gives the lock to those whose turn it is. s.mu must be held.
+// settle gives the lock to the next waiter if it is free. s.mu must be held.
 func (s *Server) settle(key int64, l *lock) {
-	for len(l.queue) > 0 && l.compatible(l.queue[0].s, l.queue[0].exclusive) {
+	if len(l.queue) > 0 && l.compatible(l.queue[0].s, true) {
 		w := l.queue[0]
 		l.queue = l.queue[1:]
-		l.holders[w.s] = l.holders[w.s] || w.exclusive
+		l.holders[w.s] = true
 		w.done <- nil
 	}
 	if len(l.holders) == 0 && len(l.queue) == 0 {
@@ -235,8 +234,8 @@ func (s *session) try(key int64, exclusive bool) bool {
 
 // acquire waits for a lock. Its error is errCancelled, errTimeout or why the
 // session ended.
-func (s *session) acquire(ctx context.Context, key int64, exclusive bool, timeout time.Duration) error {
-	w := &waiter{s, exclusive, make(chan error, 1)}
+func (s *session) acquire(ctx context.Context, key int64, timeout time.Duration) error {
+	w := &waiter{s, make(chan error, 1)}
 	if granted, err := s.enqueue(key, w); granted || err != nil {
 		return err
 	}
@@ -273,14 +272,10 @@ func (s *session) enqueue(key int64, w *waiter) (granted bool, err error) {
 		return false, s.dead
 	}
 	l := s.server.get(key)
-	if l.grant(s, w.exclusive) {
+	if l.grant(s, true) {
 		return true, nil
 	}
-	if _, holds := l.holders[s]; holds {
-		l.queue = append([]*waiter{w}, l.queue...) // the others wait for s
-	} else {
-		l.queue = append(l.queue, w)
-	}
+	l.queue = append(l.queue, w)
 	return false, nil
 }
 

@@ -14,10 +14,7 @@ import (
 	"time"
 )
 
-const (
-	lock7      = "SELECT pg_catalog.pg_advisory_xact_lock(7)"
-	lockShared = "SELECT pg_catalog.pg_advisory_xact_lock_shared(7)"
-)
+const lock7 = "SELECT pg_catalog.pg_advisory_xact_lock(7)"
 
 func begin(t *testing.T, db *sql.DB) *sql.Tx {
 	t.Helper()
@@ -59,44 +56,48 @@ func on(t *testing.T, s *Server, held, waiting int) {
 	}
 }
 
-// Who comes first is served first; shared waiters behind an exclusive one wait
-// for it although they could go on, and then go on together.
+// Waiters are served in the order in which they came, and one that gives up lets the
+// others through. A try fails while others wait, if its session does not have the lock.
 func TestQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewServer()
 		db := pool(t, s.Driver(Plain))
-		holder := begin(t, db)
-		exec(t, holder, lockShared)
-		x1, x1Done := background(t, t.Context(), db, lock7)
-		s1, s1Done := background(t, t.Context(), db, lockShared)
-		s2, s2Done := background(t, t.Context(), db, lockShared)
-		x2, x2Done := background(t, t.Context(), db, lock7)
-		on(t, s, 1, 4)
-		exec(t, holder, lockShared) // again, not behind the queue
-
-		for _, step := range []struct {
-			end           *sql.Tx
-			held, waiting int
-			done          []<-chan error
-		}{
-			{holder, 1, 3, []<-chan error{x1Done}},
-			{x1, 2, 1, []<-chan error{s1Done, s2Done}},
-			{s1, 1, 1, nil},
-			{s2, 1, 0, []<-chan error{x2Done}},
-			{x2, 0, 0, nil},
-		} {
-			if err := step.end.Commit(); err != nil {
+		share := func(tx *sql.Tx, want int64) {
+			t.Helper()
+			res, err := tx.Exec("SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock_shared(7) THEN 1 END)")
+			if err != nil {
 				t.Fatal(err)
 			}
-			for _, done := range step.done {
-				if err := <-done; err != nil {
-					t.Fatal(err)
-				}
+			if n, _ := res.RowsAffected(); n != want {
+				t.Errorf("got %d rows; want %d", n, want)
 			}
-			on(t, s, step.held, step.waiting)
 		}
-		if len(s.locks) != 0 {
-			t.Errorf("%d locks are remembered; want none", len(s.locks))
+		holder, late := begin(t, db), begin(t, db)
+		share(holder, 1)
+		first, firstDone := background(t, t.Context(), db, lock7)
+		ctx, cancel := context.WithCancel(t.Context())
+		_, secondDone := background(t, ctx, db, lock7)
+		third, thirdDone := background(t, t.Context(), db, lock7)
+		on(t, s, 1, 3)
+		share(late, 0)
+		share(holder, 1)
+		cancel()
+		if err := <-secondDone; err == nil {
+			t.Error("the second got the lock")
+		}
+		on(t, s, 1, 2)
+		for _, step := range []struct {
+			end     *sql.Tx
+			waiting int
+			done    <-chan error
+		}{{holder, 1, firstDone}, {first, 0, thirdDone}} {
+			if err := errors.Join(step.end.Commit(), <-step.done); err != nil {
+				t.Fatal(err)
+			}
+			on(t, s, 1, step.waiting)
+		}
+		if err := third.Commit(); err != nil || len(s.locks) != 0 {
+			t.Errorf("got %v, and %d locks are remembered; want none", err, len(s.locks))
 		}
 	})
 }
@@ -108,10 +109,11 @@ func TestWaitEndsWithContext(t *testing.T) {
 		isCtx  bool
 		order  string
 		reused string
+		after  error // of a statement whose ctx has ended before
 	}{
-		Plain: {false, "exec! > rollback > release", "take > begin > rollback > release"},
-		PGX:   {true, "exec! > rollback! > release", "take! > close > connect > begin > rollback > release"},
-		LibPQ: {false, "exec! > rollback! > close", "connect > begin > rollback > release"},
+		Plain: {false, "exec! > rollback > release", "take > begin > rollback > release", errCancelled},
+		PGX:   {true, "exec! > rollback! > release", "take! > close > connect > begin > rollback > release", driver.ErrBadConn},
+		LibPQ: {false, "exec! > rollback! > close", "connect > begin > rollback > release", errCancelled},
 	} {
 		for _, deadline := range []bool{true, false} {
 			t.Run(fmt.Sprint(mode, deadline), func(t *testing.T) {
@@ -144,44 +146,16 @@ func TestWaitEndsWithContext(t *testing.T) {
 					if got := d.String(); got != want.reused {
 						t.Errorf("next:\ngot  %s\nwant %s", got, want.reused)
 					}
+					conn, err := db.Conn(t.Context()) // for a transaction, database/sql looks at ctx itself
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer conn.Close()
+					if _, err := conn.ExecContext(ctx, lock7); !errors.Is(err, want.after) {
+						t.Errorf("after the end: got %v; want %v", err, want.after)
+					}
 				})
 			})
-		}
-	}
-}
-
-// A waiter that gives up lets those behind it through.
-func TestGivingUpMovesTheQueue(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := NewServer()
-		db := pool(t, s.Driver(Plain))
-		exec(t, begin(t, db), lockShared)
-		ctx, cancel := context.WithCancel(t.Context())
-		_, first := background(t, ctx, db, lock7)
-		_, second := background(t, t.Context(), db, lockShared)
-		on(t, s, 1, 2)
-		cancel()
-		if err := <-first; err == nil {
-			t.Error("the first got the lock")
-		}
-		if err := <-second; err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-func TestStatementAfterContext(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	for mode, want := range map[Mode]error{Plain: errCancelled, PGX: driver.ErrBadConn, LibPQ: errCancelled} {
-		// Not a transaction: for that, database/sql looks at ctx itself.
-		conn, err := pool(t, NewServer().Driver(mode)).Conn(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		if _, err := conn.ExecContext(ctx, lock7); !errors.Is(err, want) {
-			t.Errorf("mode %d: error %v; want %v", mode, err, want)
 		}
 	}
 }
@@ -205,9 +179,7 @@ func TestKill(t *testing.T) {
 			waiter := s.Driver(mode)
 			_, waited := background(t, t.Context(), pool(t, waiter), lock7)
 			_, next := background(t, t.Context(), pool(t, s.Driver(Plain)), lock7)
-			if !waiter.Kill(1) || waiter.Kill(2) {
-				t.Error("Kill took the wrong connection")
-			}
+			waiter.Kill(1)
 			if err := <-waited; !errors.Is(err, want.err) {
 				t.Errorf("mode %d: the waiter got %v; want %v", mode, err, want.err)
 			}
@@ -265,54 +237,17 @@ func TestIdleInTransaction(t *testing.T) {
 	})
 }
 
-// What a simulation sees of the server.
-func TestServerTellsOfItsTransactions(t *testing.T) {
+// What the simulation does with a process and its server.
+func TestKillAll(t *testing.T) {
 	d := New()
-	db := pool(t, d)
-	var told [][]string
-	d.Server().OnCommit(func(statements []string) { told = append(told, statements) })
-	for name, end := range map[string]func(*sql.Tx) error{
-		"COMMIT":   (*sql.Tx).Commit,
-		"ROLLBACK": (*sql.Tx).Rollback,
-		"killed": func(tx *sql.Tx) error {
-			d.KillAll()
-			if tx.Commit() == nil {
-				return errors.New("a COMMIT of a session that had ended succeeded")
-			}
-			return nil
-		},
-	} {
-		tx := begin(t, db)
-		exec(t, tx, lock7)
-		exec(t, tx, "INSERT "+name)
-		if !d.Holds(7) || d.Holds(8) {
-			t.Errorf("%s: Holds is wrong about the lock", name)
-		}
-		if err := end(tx); err != nil || d.Holds(7) {
-			t.Errorf("%s: got %v, the lock is left: %t", name, err, d.Holds(7))
-		}
-	}
-	if fmt.Sprint(told) != "[[INSERT COMMIT]]" {
-		t.Errorf("told of %q; want the one transaction that was committed", told)
-	}
-}
-
-func TestLaterAnswersLate(t *testing.T) {
-	d := New()
-	db := pool(t, d)
-	locked := false
-	tx := begin(t, db)
-	d.OnCall(func(context.Context, *Call) error { return Later(func() { locked = d.Holds(7) }) })
+	tx := begin(t, pool(t, d))
 	exec(t, tx, lock7)
-	d.OnCall(nil)
-	if !locked {
-		t.Error("the answer was awaited before the lock was there")
+	if !d.Holds(7) || d.Holds(8) {
+		t.Errorf("holds 7: %t, 8: %t; want 7 alone", d.Holds(7), d.Holds(8))
 	}
 	d.Forget()
-	if err := tx.Rollback(); err != nil {
-		t.Error(err)
-	}
-	if n := len(d.Calls()); n != 0 {
-		t.Errorf("%d calls are recorded after Forget", n)
+	d.KillAll()
+	if err := tx.Commit(); !errors.Is(err, errTerminated) || d.Holds(7) || len(d.Calls()) != 0 {
+		t.Errorf("got %v, holds 7: %t, %d calls; want the lock gone with the session, and no record", err, d.Holds(7), len(d.Calls()))
 	}
 }

@@ -11,7 +11,7 @@ var (
 	// pieces matches statements. One that has a semicolon in quotes or in a comment
 	// falls apart, which matters to none that is about locks but the DO block.
 	pieces  = regexp.MustCompile(`(?s)DO \$bootlock\$.*?\$bootlock\$|[^;\s][^;]*`)
-	blocks  = regexp.MustCompile(`\bpg_advisory_xact_lock(_shared)?\((-?\d+)\)`)
+	blocks  = regexp.MustCompile(`\bpg_advisory_xact_lock\((-?\d+)\)`)
 	idleFor = regexp.MustCompile(`idle_in_transaction_session_timeout\W+(\d+)ms`)
 )
 
@@ -36,16 +36,15 @@ func (b *backendConn) run(ctx context.Context, text string) (rows int, err error
 // block takes the locks of a statement that waits for them.
 func (b *backendConn) block(ctx context.Context, st string) (rows int, err error) {
 	b.limitIdle(st)
-	calls := lockCalls(blocks, st)
-	for _, c := range calls {
-		if err := b.session.acquire(ctx, c.key, c.exclusively, 0); err != nil {
+	rows = other
+	for _, m := range blocks.FindAllStringSubmatch(st, -1) {
+		key, _ := strconv.ParseInt(m[1], 10, 64) // it is one: the expression says so
+		if err := b.session.acquire(ctx, key, 0); err != nil {
 			return other, err
 		}
+		rows = granted
 	}
-	if calls == nil {
-		return other, nil
-	}
-	return 1, nil
+	return rows, nil
 }
 
 func (b *backendConn) limitIdle(st string) {

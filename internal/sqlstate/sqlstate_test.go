@@ -17,120 +17,90 @@ import (
 	"github.com/bootlock/bootlock/internal/sqlstate"
 )
 
-// pgx and lib/pq since 1.10 have SQLState, older lib/pq and its forks only Get.
-func modern(code, text string) error { return recdriver.SQLError{Code: code, Message: text} }
-func legacy(code, text string) error { return recdriver.LegacySQLError{Code: code, Message: text} }
+// legacyError is an error of lib/pq before 1.10 and its forks: the code is reached
+// through Get only.
+type legacyError struct{ code, text string }
 
-func TestOf(t *testing.T) {
+func (e legacyError) Error() string { return e.text }
+
+func (e legacyError) Get(k byte) string {
+	if k == 'C' {
+		return e.code
+	}
+	return ""
+}
+
+func modern(code, text string) error { return recdriver.SQLError{Code: code, Message: text} }
+func legacy(code, text string) error { return legacyError{code, text} }
+
+// Only a clash on a system catalog is the race; a 23505 on a constraint of the user's
+// own is a mistake that must be reported. What pgx makes of the end of a session is a
+// SQLSTATE, io.ErrUnexpectedEOF or a text; lib/pq makes driver.ErrBadConn of nearly
+// everything.
+func TestErrors(t *testing.T) {
 	t.Parallel()
+	const (
+		namespace = "pg_namespace_nspname_index"
+		clash     = `duplicate key value violates unique constraint "`
+		updated   = "tuple concurrently updated"
+	)
 	boom := errors.New("boom")
 	for _, tt := range []struct {
-		name string
-		err  error
-		want string
+		err              error
+		code, index      string
+		concurrent, lost bool
 	}{
-		{"nil", nil, ""},
-		{"plain", boom, ""},
-		{"modern", modern("23505", ""), "23505"},
-		{"legacy", legacy("23505", ""), "23505"},
-		{"wrapped", fmt.Errorf("insert: %w", modern("42P06", "")), "42P06"},
-		{"wrapped legacy", fmt.Errorf("insert: %w", legacy("42P06", "")), "42P06"},
-		{"joined", errors.Join(boom, fmt.Errorf("x: %w", legacy("40001", ""))), "40001"},
-		{"modern before legacy", errors.Join(legacy("00001", ""), modern("00002", "")), "00002"},
-		{"no code", modern("", ""), ""},
-	} {
-		if got := sqlstate.Of(tt.err); got != tt.want {
-			t.Errorf("%s: got %q; want %q", tt.name, got, tt.want)
-		}
-	}
-}
+		{err: nil},
+		{err: boom},
+		{err: modern("", "")},
+		{err: legacy("42P06", ""), code: "42P06"},
+		{err: fmt.Errorf("insert: %w", modern("42P06", "")), code: "42P06"},
+		{err: errors.Join(boom, fmt.Errorf("x: %w", legacy("40001", ""))), code: "40001"},
+		{err: errors.Join(legacy("00001", ""), modern("00002", "")), code: "00002"},
 
-// Only a clash on a system catalog is the race; a 23505 on a constraint of the
-// user's own is a mistake that must be reported.
-func TestCatalogIndex(t *testing.T) {
-	t.Parallel()
-	clash := `duplicate key value violates unique constraint "pg_namespace_nspname_index"`
-	for _, tt := range []struct {
-		name string
-		err  error
-		want string
-	}{
-		{"nil", nil, ""},
-		{"schema", modern("23505", clash), "pg_namespace_nspname_index"},
-		{"schema, legacy", legacy("23505", clash), "pg_namespace_nspname_index"},
-		{"type", modern("23505", `duplicate key value violates unique constraint "pg_type_typname_nsp_index"`), "pg_type_typname_nsp_index"},
-		{"german", modern("23505", `doppelter Schlüsselwert verletzt Unique-Constraint »pg_namespace_nspname_index«`), "pg_namespace_nspname_index"},
-		{"wrapped", fmt.Errorf("create: %w", modern("23505", clash)), "pg_namespace_nspname_index"},
-		{"user's constraint", modern("23505", `duplicate key value violates unique constraint "users_pkey"`), ""},
-		{"user's index with a similar name", modern("23505", `duplicate key value violates unique constraint "my_pg_namespace_index"`), ""},
-		{"another code", modern("42P06", clash), ""},
-		{"no code", errors.New(clash), ""},
-	} {
-		if got := sqlstate.CatalogIndex(tt.err); got != tt.want {
-			t.Errorf("%s: got %q; want %q", tt.name, got, tt.want)
-		}
-	}
-}
+		{err: modern("23505", clash+namespace+`"`), code: "23505", index: namespace},
+		{err: legacy("23505", clash+namespace+`"`), code: "23505", index: namespace},
+		{err: modern("23505", clash+`pg_type_typname_nsp_index"`), code: "23505", index: "pg_type_typname_nsp_index"},
+		{err: modern("23505", `doppelter Schlüsselwert verletzt Unique-Constraint »pg_namespace_nspname_index«`), code: "23505", index: namespace},
+		{err: fmt.Errorf("create: %w", modern("23505", clash+namespace+`"`)), code: "23505", index: namespace},
+		{err: modern("23505", clash+`users_pkey"`), code: "23505"},
+		{err: modern("23505", clash+`my_pg_namespace_index"`), code: "23505"}, // a user's
+		{err: modern("42P06", clash+namespace+`"`), code: "42P06"},
+		{err: errors.New(clash + namespace + `"`)},
 
-func TestConcurrent(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		name string
-		err  error
-		want bool
-	}{
-		{"nil", nil, false},
-		{"updated", modern("XX000", "tuple concurrently updated"), true},
-		{"deleted, legacy", legacy("XX000", "tuple concurrently deleted"), true},
-		{"another internal error", modern("XX000", "cache lookup failed for relation 1"), false},
-		{"another code", modern("23505", "tuple concurrently updated"), false},
-		{"no code", errors.New("tuple concurrently updated"), false},
-	} {
-		if got := sqlstate.Concurrent(tt.err); got != tt.want {
-			t.Errorf("%s: got %t; want %t", tt.name, got, tt.want)
-		}
-	}
-}
+		{err: modern("XX000", updated), code: "XX000", concurrent: true},
+		{err: legacy("XX000", "tuple concurrently deleted"), code: "XX000", concurrent: true},
+		{err: modern("XX000", "cache lookup failed for relation 1"), code: "XX000"},
+		{err: modern("23505", updated), code: "23505"},
+		{err: errors.New(updated)},
 
-// What pgx makes of the end of a session is a SQLSTATE, io.ErrUnexpectedEOF or a
-// text; lib/pq makes driver.ErrBadConn of nearly everything.
-func TestLost(t *testing.T) {
-	t.Parallel()
-	reset := &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
-	for _, tt := range []struct {
-		name string
-		err  error
-		want bool
-	}{
-		{"nil", nil, false},
-		{"connection exception", modern("08006", ""), true},
-		{"protocol violation", modern("08P01", ""), true},
-		{"admin shutdown", modern("57P01", ""), true},
-		{"crash", modern("57P02", ""), true},
-		{"starting up", legacy("57P03", ""), true},
-		{"idle session", modern("57P05", ""), true},
-		{"idle in transaction", modern("25P03", ""), true},
-		{"transaction timeout", modern("25P04", ""), true},
-		{"cancelled", modern("57014", ""), false},
-		{"lock timeout", modern("55P03", ""), false},
-		{"aborted transaction", modern("25P02", ""), false},
-		{"unique violation", modern("23505", "conn closed"), false},
-		{"bad connection", driver.ErrBadConn, true},
-		{"wrapped bad connection", fmt.Errorf("commit: %w", driver.ErrBadConn), true},
-		{"closed connection", sql.ErrConnDone, true},
-		{"EOF", io.EOF, true},
-		{"unexpected EOF", fmt.Errorf("read: %w", io.ErrUnexpectedEOF), true},
-		{"closed network connection", net.ErrClosed, true},
-		{"reset", reset, true},
-		{"broken pipe", syscall.EPIPE, true},
-		{"aborted", syscall.ECONNABORTED, true},
-		{"pgx's text", errors.New("failed to deallocate: conn closed"), true},
-		{"transaction done", sql.ErrTxDone, false},
-		{"context", context.DeadlineExceeded, false},
-		{"another error", errors.New("boom"), false},
+		{err: modern("08006", ""), code: "08006", lost: true},
+		{err: modern("08P01", ""), code: "08P01", lost: true},
+		{err: modern("57P01", ""), code: "57P01", lost: true},
+		{err: modern("57P02", ""), code: "57P02", lost: true},
+		{err: legacy("57P03", ""), code: "57P03", lost: true},
+		{err: modern("57P05", ""), code: "57P05", lost: true},
+		{err: modern("25P03", ""), code: "25P03", lost: true},
+		{err: modern("25P04", ""), code: "25P04", lost: true},
+		{err: modern("57014", ""), code: "57014"}, // cancelled
+		{err: modern("55P03", ""), code: "55P03"}, // lock timeout
+		{err: modern("25P02", ""), code: "25P02"}, // aborted transaction
+		{err: modern("23505", "conn closed"), code: "23505"},
+		{err: fmt.Errorf("commit: %w", driver.ErrBadConn), lost: true},
+		{err: sql.ErrConnDone, lost: true},
+		{err: io.EOF, lost: true},
+		{err: fmt.Errorf("read: %w", io.ErrUnexpectedEOF), lost: true},
+		{err: net.ErrClosed, lost: true},
+		{err: &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, lost: true},
+		{err: syscall.EPIPE, lost: true},
+		{err: syscall.ECONNABORTED, lost: true},
+		{err: errors.New("failed to deallocate: conn closed"), lost: true}, // pgx
+		{err: sql.ErrTxDone},
+		{err: context.DeadlineExceeded},
 	} {
-		if got := sqlstate.Lost(tt.err); got != tt.want {
-			t.Errorf("%s: got %t; want %t", tt.name, got, tt.want)
+		code, index, concurrent, lost := sqlstate.Of(tt.err), sqlstate.CatalogIndex(tt.err), sqlstate.Concurrent(tt.err), sqlstate.Lost(tt.err)
+		if code != tt.code || index != tt.index || concurrent != tt.concurrent || lost != tt.lost {
+			t.Errorf("%v: got %q, %q, concurrent %t, lost %t; want %q, %q, %t, %t", tt.err, code, index, concurrent, lost, tt.code, tt.index, tt.concurrent, tt.lost)
 		}
 	}
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/bounded"
-	"github.com/bootlock/bootlock/internal/recdriver"
 	"github.com/bootlock/bootlock/internal/waiting"
 )
 
@@ -66,25 +65,13 @@ func forAWhile(ctx context.Context, d time.Duration) { _, _ = bounded.Until(ctx,
 // of the step that waits and on its goroutine.
 func TestReportsDuringACall(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		d := recdriver.New()
-		db := d.OpenDB()
-		defer db.Close()
-		conn, err := bounded.Open(t.Context(), db)
-		if err != nil {
-			t.Fatal(err)
-		}
-		comeBack := make(chan struct{})
-		d.OnCall(recdriver.HangOn(recdriver.Exec, "", comeBack))
-		time.AfterFunc(30*time.Second, func() { close(comeBack) })
-
 		var l told
 		ctx, report := begin(t.Context(), l.hook, look)
-		_, _ = conn.Exec(context.WithValue(ctx, stepKey{}, "lock"), "SELECT 1")
+		_ = bounded.Do(context.WithValue(ctx, stepKey{}, "lock"), func() error { time.Sleep(30 * time.Second); return nil })
 		l.want(t, time.Second, 11*time.Second, 21*time.Second)
 		report.End()
 		forAWhile(ctx, time.Hour)
 		l.want(t, time.Second, 11*time.Second, 21*time.Second)
-		_ = conn.Release(t.Context())
 
 		w := l.waits[0]
 		if w.Key != 42 || w.Name != "app" || len(w.Holders) != 1 || w.Holders[0].PID != holder.PID || w.Err != nil {

@@ -146,11 +146,19 @@ func (m *mockCase) run(t *testing.T, guard schemaguard.Guard, schema string, sce
 		t.Error(err)
 	}
 	schemaguardtest.CheckOrder(t, &rec, order)
-	if strings.HasSuffix(order, " > migrate") {
-		scene.Err = nil // Ensure went on
+	if strings.HasSuffix(order, " > migrate") || scene.Fail == "" { // or Ensure went on
+		if err != nil {
+			t.Errorf("got error %v; want none", err)
+		}
+		return
 	}
-	if !errors.Is(err, scene.Err) {
-		t.Errorf("got error %v; want %v", err, scene.Err)
+	at := scene.Fail
+	if at == locktrace.Commit && scene.FailAfter == 1 {
+		at = locktrace.Migrate // the lock's commit is the end of that
+	}
+	var failed *locktrace.StepError
+	if !errors.As(err, &failed) || failed.Step != at || !errors.Is(err, scene.Err) {
+		t.Errorf("got error %v; want one at %q, because of %v", err, at, scene.Err)
 	}
 }
 
@@ -231,6 +239,8 @@ func TestExpectGuard(t *testing.T) {
 
 		"once, up to date fails":                {once, fail(locktrace.UpToDate, 0), nil, "up to date!"},
 		"once, up to date fails under the lock": {once, fail(locktrace.UpToDate, 1), nil, "up to date > " + committed + " > connect > begin > lock > up to date! > rollback > release"},
+		"once, commit fails":                    {once, fail(locktrace.Commit, 1), nil, "up to date > " + committed + " > connect > begin > lock > up to date > migrate > record > commit! > release"},
+		"once, lock fails":                      {once, fail(locktrace.Lock, 1), nil, "up to date > " + committed + " > connect > begin > lock! > rollback > release"},
 		"bootstrap and serialize, commit fails": {schemaguard.Guard{Serialize: true, Bootstrap: bootstrap}, fail(locktrace.Commit, 0), nil, creating + " > bootstrap > commit! > release"},
 
 		// An error may mean something to Ensure.
