@@ -107,7 +107,10 @@ func (a *app) showLocks(parent context.Context, l *locker) error {
 		if !l.watch {
 			return nil
 		}
-		pause(ctx, l.interval)
+		select {
+		case <-time.After(l.interval):
+		case <-ctx.Done():
+		}
 	}
 }
 

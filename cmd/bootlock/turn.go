@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
+	"regexp"
 	"strings"
 	"time"
 
@@ -20,6 +20,7 @@ import (
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/server"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/signals"
 	"github.com/bootlock/bootlock/internal/fence"
+	"github.com/bootlock/bootlock/internal/waiting"
 )
 
 // turn is what run and ensure share: a wait, and then COMMAND under a lock.
@@ -238,7 +239,7 @@ func (t *turn) done(ctx context.Context) (bool, error) {
 		switch {
 		case ctx.Err() != nil:
 			return false, context.Cause(ctx)
-		case shortage(err):
+		case waiting.Short(err):
 			t.progress.server(t.server.Address, err)
 		case err != nil:
 			return false, err
@@ -247,7 +248,7 @@ func (t *turn) done(ctx context.Context) (bool, error) {
 			t.answered(yes, why)
 			return yes, nil
 		}
-		pause(ctx, wait)
+		waiting.Pause(ctx, wait)
 	}
 }
 
@@ -278,7 +279,7 @@ func (t *turn) explain(ctx context.Context, err error) error {
 	if errors.As(err, &wait) {
 		if len(wait.Holders) > 0 {
 			t.last = heldBy(wait.Holders)
-		} else if server := (*pgconn.PgError)(nil); shortage(wait.Err) && errors.As(wait.Err, &server) {
+		} else if server := (*pgconn.PgError)(nil); waiting.Short(wait.Err) && errors.As(wait.Err, &server) {
 			t.last = reason{text: "there is no connection for it: " + t.log.driver(server), noAnswer: true}
 		} else if !t.last.noAnswer {
 			t.ping()
@@ -325,12 +326,11 @@ func (t *turn) trace() *locktrace.Trace {
 	}
 }
 
+var plainWord = regexp.MustCompile(`^[\w./:@-]+$`)
+
 // shellQuote makes one word of text that can be pasted into a shell.
 func shellQuote(text string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_-./:@", r)
-	}
-	if text != "" && !slices.ContainsFunc([]rune(text), func(r rune) bool { return !plain(r) }) {
+	if plainWord.MatchString(text) {
 		return text
 	}
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
