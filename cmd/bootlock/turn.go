@@ -158,16 +158,10 @@ func commandError(err error) error {
 	return err
 }
 
-// errClosed is the loss of a lock that was seen before a heartbeat could fail.
-var errClosed = fmt.Errorf("%w: the server has closed the connection", advisorylock.ErrLost)
-
 // run runs COMMAND under the locks of keys, which are held.
 func (t *turn) run(ctx context.Context, keys []advisorylock.Key) error {
 	t.granted()
-	t.server.DB.SetMaxIdleConns(0) // an idle one would be one less for COMMAND
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer t.server.WatchLocks(func() { cancel(errClosed) })()
+	t.server.RememberLocks()
 	t.health.Run()
 	t.child.Setenv(heldVariable, heldWith(t.server.ID, keys))
 	t.child.Setenv("BOOTLOCK_FENCE_SQL", strings.Join(t.fences, "; "))
