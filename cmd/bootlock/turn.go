@@ -97,8 +97,11 @@ func (t *turn) begin(parent context.Context, a *app, command string, patient boo
 		stop()
 		return err
 	}
-	if t.child, err = t.newChild(args, caught); err != nil {
+	if t.child, err = a.newChild(args, caught); err != nil {
 		return nil, nil, finish(err)
+	}
+	if t.child != nil {
+		t.child.Grace, t.child.KillAfter = t.grace, t.killAfter
 	}
 	if t.healthAddress != "" {
 		if t.health, err = health.Listen(t.healthAddress); err != nil {
@@ -135,17 +138,30 @@ func (t *turn) wanted() {
 	}
 }
 
-func (t *turn) newChild(args []string, caught *signals.Catcher) (*child.Command, error) {
+// newChild prepares COMMAND, if there is one.
+func (a *app) newChild(args []string, caught *signals.Catcher) (*child.Command, error) {
 	if len(args) == 0 {
 		return nil, nil
 	}
-	c, err := child.New(args, t.app.in, t.app.out, t.app.err)
+	c, err := child.New(args, a.in, a.out, a.err)
 	if err != nil {
 		return nil, commandError(err)
 	}
-	c.Grace, c.KillAfter, c.Signals = t.grace, t.killAfter, caught
-	c.Say = func(text string) { t.log.say(text, text, slog.String("command", args[0])) }
+	c.Signals = caught
+	c.Say = func(text string) { a.log.say(text, text, slog.String("command", args[0])) }
 	return c, nil
+}
+
+// replace lets COMMAND, if there is one, take the place of this process.
+func replace(c *child.Command) error {
+	if c == nil {
+		return nil
+	}
+	code, err := c.Replace()
+	if err != nil {
+		return commandError(err)
+	}
+	return exitWith(code)
 }
 
 func commandError(err error) error {
