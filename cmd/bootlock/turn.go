@@ -178,7 +178,7 @@ func commandError(err error) error {
 func (t *turn) run(ctx context.Context, keys []advisorylock.Key) error {
 	t.granted()
 	t.server.RememberLocks()
-	t.health.Run()
+	t.health.Set(health.Report{State: health.Running})
 	t.child.Setenv(heldVariable, heldWith(t.server.ID, keys))
 	t.child.Setenv("BOOTLOCK_FENCE_SQL", strings.Join(t.fences, "; "))
 

@@ -111,15 +111,13 @@ func (d *doctor) transactions(ctx context.Context) error {
 	return tx.Rollback()
 }
 
-type lockProof struct {
-	name, good string
-	try        func(ctx context.Context, key advisorylock.Key) error
-}
-
 func (d *doctor) locks(ctx context.Context) {
 	const advice = "do not rely on advisory locks here: let one process create the schema and migrate, such as a deploy job"
 	protects := true
-	for _, p := range []lockProof{
+	for _, p := range []struct {
+		name, good string
+		try        func(ctx context.Context, key advisorylock.Key) error
+	}{
 		{"exclusive lock", "a second session was kept out", d.excludes},
 		{"shared lock", "sharers get in together, and keep an exclusive one out, and the other way round", d.sharing},
 		{"wait", "a second session waited, and was let in when the first had committed", d.wait},
@@ -150,8 +148,6 @@ func attempt(ctx context.Context, try func(context.Context, advisorylock.Key) er
 	defer cancel()
 	return try(ctx, advisorylock.Key(rand.Uint64())) //nolint:gosec // not a secret
 }
-
-type txFunc = func(ctx context.Context, tx *sql.Tx) error
 
 func nothing(context.Context, *sql.Tx) error { return nil }
 
@@ -236,7 +232,7 @@ func (d *doctor) wait(ctx context.Context, key advisorylock.Key) error {
 
 func (d *doctor) release(ctx context.Context, key advisorylock.Key) error {
 	errRollback := errors.New("roll back")
-	for how, fn := range map[string]txFunc{
+	for how, fn := range map[string]func(context.Context, *sql.Tx) error{
 		"COMMIT":   nothing,
 		"ROLLBACK": func(context.Context, *sql.Tx) error { return errRollback },
 	} {
