@@ -67,18 +67,28 @@ func parse(text string) (*pgx.ConnConfig, error) {
 	}
 	// libpq takes PGHOSTADDR even where a DSN names a host.
 	address := cmp.Or(config.RuntimeParams["hostaddr"], os.Getenv("PGHOSTADDR"))
+	delete(config.RuntimeParams, "hostaddr")
+	if address != "" {
+		return hostaddr(config, text, address)
+	}
+	return config, nil
+}
+
+// hostaddr connects to address in place of the host's, which is then only for TLS to
+// verify, unless it is the driver's default.
+func hostaddr(config *pgx.ConnConfig, text, address string) (*pgx.ConnConfig, error) {
+	var err error
 	switch {
-	case address == "":
-	case strings.HasPrefix(config.Host, "/") || config.Host == "localhost": // the driver's default, and not for TLS to verify
+	case strings.HasPrefix(config.Host, "/") || config.Host == "localhost":
 		if config, err = pgx.ParseConfig(with(text, "host", address)); err != nil {
 			return nil, err
 		}
+		delete(config.RuntimeParams, "hostaddr")
 	case net.ParseIP(address) == nil || slices.ContainsFunc(config.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.Host != config.Host }):
 		return nil, errors.New(oneAddress)
 	default:
 		config.LookupFunc = func(context.Context, string) ([]string, error) { return []string{address}, nil }
 	}
-	delete(config.RuntimeParams, "hostaddr")
 	return config, nil
 }
 
