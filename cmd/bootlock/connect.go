@@ -85,13 +85,6 @@ func (a *app) open(command string, locks bool) (*server.Server, error) {
 	return server.Open(config, locks, dropped), nil
 }
 
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
-}
-
 // applicationName tells people who look at pg_stat_activity where to look next.
 func applicationName(command string) string {
 	host, err := os.Hostname()

@@ -18,6 +18,7 @@ import (
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/locks"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/server"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/signals"
+	"github.com/bootlock/bootlock/internal/waiting"
 	"github.com/bootlock/bootlock/schemaguard"
 )
 
@@ -241,6 +242,6 @@ func untilTrue(ctx context.Context, db *sql.DB, question string) error {
 		if yes || err != nil {
 			return err
 		}
-		pause(ctx, 20*time.Millisecond)
+		waiting.Pause(ctx, 20*time.Millisecond)
 	}
 }

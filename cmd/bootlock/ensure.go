@@ -80,14 +80,10 @@ With --serialize and --once: ` + strings.TrimPrefix(childHelp, "Signals") + `
 			if err := e.ensure(ctx, guard); err != nil || e.serialize {
 				return finish(err)
 			}
-			if err := finish(context.Cause(ctx)); err != nil || e.child == nil {
+			if err := finish(context.Cause(ctx)); err != nil {
 				return err
 			}
-			code, err := e.child.Replace()
-			if err != nil {
-				return commandError(err)
-			}
-			return exitWith(code)
+			return replace(e.child)
 		},
 	}
 	cmd.Flags().StringVar(&e.schema, "schema", "", "the schema's name, as it is, without quotes")

@@ -14,17 +14,14 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/bootlock/bootlock/advisorylock"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/locks"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/signals"
 )
 
 type locker struct {
-	names, schemas    []string
-	keys              []int64
-	all, allDatabases bool
-	asJSON, watch     bool
-	interval          time.Duration
+	locks.Query
+	asJSON, watch bool
+	interval      time.Duration
 }
 
 func (a *app) locksCommand() *cobra.Command {
@@ -48,8 +45,7 @@ pg_read_all_stats helps. A process that waits is shown only while it stands in t
 server's queue, where it stays for a second at a time, and for how long it has this time.
 Through a pooler, and where connections are short, it polls instead.
 
-With --watch they are shown again and again, on a terminal in place. Colour is
-used on a terminal only, and not if NO_COLOR is set.`,
+With --watch they are shown again and again, on a terminal in place.`,
 		Example: `  bootlock locks
   bootlock locks --lock nightly --schema app
   bootlock locks --all --watch`,
@@ -61,25 +57,17 @@ used on a terminal only, and not if NO_COLOR is set.`,
 			return a.showLocks(cmd.Context(), l)
 		},
 	}
-	cmd.Flags().StringArrayVar(&l.names, "lock", nil, "show this lock, held or not; can be repeated")
-	cmd.Flags().Int64SliceVar(&l.keys, "key", nil, "show the lock with this key, held or not; can be repeated")
+	cmd.Flags().StringArrayVar(&l.Names, "lock", nil, "show this lock, held or not; can be repeated")
+	cmd.Flags().Int64SliceVar(&l.Keys, "key", nil, "show the lock with this key, held or not; can be repeated")
 	cmd.Flags().Lookup("key").DefValue = ""
-	cmd.Flags().StringArrayVar(&l.schemas, "schema", nil, "show the locks of this schema, held or not; can be repeated")
-	cmd.Flags().BoolVar(&l.all, "all", false, "show all advisory locks of the database")
-	cmd.Flags().BoolVar(&l.allDatabases, "all-databases", false, "show those of the other databases of the server too")
+	cmd.Flags().StringArrayVar(&l.Schemas, "schema", nil, "show the locks of this schema, held or not; can be repeated")
+	cmd.Flags().BoolVar(&l.Everything, "all", false, "show all advisory locks of the database")
+	cmd.Flags().BoolVar(&l.AllDatabases, "all-databases", false, "show those of the other databases of the server too")
 	cmd.Flags().BoolVar(&l.watch, "watch", false, "show them again and again, until interrupted")
 	l.interval = time.Second
 	duration(cmd.Flags(), &l.interval, "interval", "the time between two looks with --watch")
 	cmd.Flags().BoolVar(&l.asJSON, "json", false, "as JSON: an array, with --watch one a line")
 	return cmd
-}
-
-func (l *locker) query() locks.Query {
-	q := locks.Query{Names: l.names, Schemas: l.schemas, AllDatabases: l.allDatabases, Everything: l.all}
-	for _, key := range l.keys {
-		q.Keys = append(q.Keys, advisorylock.Key(key))
-	}
-	return q
 }
 
 func (a *app) showLocks(parent context.Context, l *locker) error {
@@ -91,10 +79,10 @@ func (a *app) showLocks(parent context.Context, l *locker) error {
 	}
 	defer s.Close() //nolint:errcheck // nothing was changed
 	a.warnOfStandby(ctx, s.DB)
-	show, end := l.printer(a, s.Address)
+	show, end := l.printer(a.out)
 	defer end()
 	for {
-		found, err := locks.Look(ctx, s.DB, l.query())
+		found, err := locks.Look(ctx, s.DB, l.Query)
 		switch {
 		case l.watch && ctx.Err() != nil:
 			return nil
@@ -107,7 +95,10 @@ func (a *app) showLocks(parent context.Context, l *locker) error {
 		if !l.watch {
 			return nil
 		}
-		pause(ctx, l.interval)
+		select {
+		case <-time.After(l.interval):
+		case <-ctx.Done():
+		}
 	}
 }
 
@@ -118,85 +109,69 @@ func (a *app) warnOfStandby(ctx context.Context, db *sql.DB) {
 	}
 }
 
-// split tells the locks that are known to be bootlock's from the others. The
-// numbers of leases are among neither: they go with a lock that is shown. With --all
+// split tells the locks that are known to be bootlock's from the others. With --all
 // there are no others.
 func (l *locker) split(found []*locks.Lock) (own, others []*locks.Lock) {
+	own = []*locks.Lock{} // a list in JSON
 	for _, lock := range found {
-		switch lock.Kind {
-		case locks.Unknown:
+		if lock.Kind == locks.Unknown {
 			others = append(others, lock)
-		case locks.Lease:
-		default:
+		} else {
 			own = append(own, lock)
 		}
 	}
-	if l.all {
+	if l.Everything {
 		return append(own, others...), nil
 	}
 	return own, others
 }
 
 // printer returns what shows the locks, and what is to be called at the end.
-func (l *locker) printer(a *app, address string) (show func([]*locks.Lock) error, end func()) {
-	switch terminal, ok := a.out.(*os.File); {
-	case l.asJSON:
-		return l.printJSON(a.out), func() {}
-	case l.watch && ok && term.IsTerminal(int(terminal.Fd())):
-		_, _ = terminal.WriteString(locks.Enter)
-		return func(found []*locks.Lock) error { return l.draw(terminal, found, address) },
-			func() { _, _ = terminal.WriteString(locks.Leave) }
-	}
-	return func(found []*locks.Lock) error {
-		var b strings.Builder
-		l.write(&b, found)
-		if l.watch {
-			b.WriteString("\n")
-		}
-		_, err := io.WriteString(a.out, b.String())
-		return err
-	}, func() {}
-}
-
-func (l *locker) printJSON(out io.Writer) func([]*locks.Lock) error {
+func (l *locker) printer(out io.Writer) (show func([]*locks.Lock) error, end func()) {
 	encoder := json.NewEncoder(out)
 	if !l.watch {
 		encoder.SetIndent("", "  ")
 	}
+	switch terminal, ok := out.(*os.File); {
+	case l.asJSON:
+		return func(found []*locks.Lock) error {
+			own, _ := l.split(found)
+			return encoder.Encode(own)
+		}, func() {}
+	case l.watch && ok && term.IsTerminal(int(terminal.Fd())):
+		_, _ = terminal.WriteString(locks.Enter)
+		return func(found []*locks.Lock) error {
+			width, height, err := term.GetSize(int(terminal.Fd()))
+			if err != nil || width <= 20 || height <= 4 {
+				width, height = 80, 24
+			}
+			_, err = terminal.WriteString(locks.Fit(l.text(found), width, height))
+			return err
+		}, func() { _, _ = terminal.WriteString(locks.Leave) }
+	}
 	return func(found []*locks.Lock) error {
-		own, _ := l.split(found)
-		if own == nil {
-			own = []*locks.Lock{}
-		}
-		return encoder.Encode(own)
-	}
+		_, err := io.WriteString(out, l.text(found))
+		return err
+	}, func() {}
 }
 
-func (l *locker) draw(terminal *os.File, found []*locks.Lock, address string) error {
-	screen := locks.Screen{Width: 80, Height: 24, Colour: os.Getenv("NO_COLOR") == "", Database: l.allDatabases}
-	if width, height, err := term.GetSize(int(terminal.Fd())); err == nil && width > 20 && height > 4 {
-		screen.Width, screen.Height = width, height
-	}
-	own, _ := l.split(found)
-	_, err := terminal.WriteString(screen.Draw(own, "bootlock locks on "+address+", Ctrl-C ends", time.Now()))
-	return err
-}
-
-func (l *locker) write(w io.Writer, found []*locks.Lock) {
+func (l *locker) text(found []*locks.Lock) string {
+	var b strings.Builder
 	own, others := l.split(found)
 	if l.watch {
-		fmt.Fprintln(w, time.Now().Format(time.TimeOnly))
+		fmt.Fprintf(&b, "\n%s\n", time.Now().Format(time.TimeOnly))
 	}
 	if len(own) == 0 {
-		fmt.Fprintln(w, "Nobody holds a lock of bootlock in this database, or waits for one.")
+		b.WriteString("Nobody holds a lock of bootlock in this database, or waits for one.\n")
 	}
 	for _, lock := range own {
-		lock.Write(w, l.allDatabases)
+		lock.Write(&b, l.AllDatabases)
 	}
 	if n := len(others); n > 0 {
-		fmt.Fprintf(w, "%d advisory lock(s) of which it is not known whose they are: --all shows them.\n", n)
+		fmt.Fprintf(&b, "%d advisory lock(s) of which it is not known whose they are: --all shows them.\n", n)
 		if slices.ContainsFunc(others, (*locks.Lock).Hidden) {
-			fmt.Fprintln(w, "Names that other roles gave are seen by members of pg_read_all_stats; --lock NAME looks for one.")
+			b.WriteString("Names that other roles gave are seen by members of pg_read_all_stats; --lock NAME looks for one.\n")
 		}
 	}
+	return b.String()
 }

@@ -18,11 +18,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/child"
 )
@@ -115,18 +115,11 @@ var more []func(a *app) *cobra.Command
 // logEarly is what --log says, for messages about a command line that cannot be
 // read.
 func logEarly(args []string) string {
-	format := os.Getenv("BOOTLOCK_LOG")
-	for i, arg := range args {
-		if arg == "--" {
-			break
-		}
-		if value, ok := strings.CutPrefix(arg, "--log="); ok {
-			format = value
-		} else if arg == "--log" && i+1 < len(args) {
-			format = args[i+1]
-		}
-	}
-	return cmp.Or(format, "text")
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.ParseErrorsAllowlist.UnknownFlags, flags.Usage = true, func() {}
+	format := flags.String("log", os.Getenv("BOOTLOCK_LOG"), "")
+	_ = flags.Parse(args)
+	return cmp.Or(*format, "text")
 }
 
 func (a *app) watchdogCommand() *cobra.Command {

@@ -54,7 +54,7 @@ func (p *progress) server(address string, err error) {
 
 func (p *progress) is(state, what string, r reason) {
 	p.last = r
-	p.health.Wait(state, what, r.text, r.holders)
+	p.health.Set(health.Report{State: state, For: what, Reason: r.text, Holders: r.holders})
 }
 
 // say says the reason, or if paced, only now and then.

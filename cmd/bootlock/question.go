@@ -8,8 +8,6 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/bootlock/bootlock/internal/sqlstate"
 )
 
 // question is the query of --unless or --until, or that for --once. Its answer is one
@@ -68,11 +66,4 @@ func (q question) read(rows *sql.Rows) (yes bool, err error) {
 
 func (q question) refuse(got string) error {
 	return usage("%s: the answer must be one boolean, and is %s: write SELECT count(*) > 0 FROM …, or SELECT EXISTS (…)", q.flag, got)
-}
-
-// shortage reports whether err may go away when others disconnect, or when the
-// server has started.
-func shortage(err error) bool {
-	code := sqlstate.Of(err)
-	return code == "53300" || code == "57P03"
 }

@@ -112,8 +112,8 @@ const childHelp = `Signals go to COMMAND and its children; on a terminal it stay
 with whatever is typed there. A second Ctrl-C within two seconds makes it a SIGTERM,
 a third SIGKILL; --kill-after does that for any signal. When the lock is lost while
 COMMAND runs, because the server or the network is, COMMAND gets SIGTERM, and after
---grace SIGKILL. On Linux a session that the server ends is noticed at once,
-elsewhere by the next heartbeat, a second later at most.
+--grace SIGKILL. If the server ends the session, the next heartbeat notices it, a
+second later at most.
 
 When bootlock itself is killed, its lock is free at once, and COMMAND and its
 children are killed; on Windows they are not, nor, on a terminal, are the children.

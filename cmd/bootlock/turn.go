@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
+	"regexp"
 	"strings"
 	"time"
 
@@ -20,6 +20,7 @@ import (
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/server"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/signals"
 	"github.com/bootlock/bootlock/internal/fence"
+	"github.com/bootlock/bootlock/internal/waiting"
 )
 
 // turn is what run and ensure share: a wait, and then COMMAND under a lock.
@@ -96,8 +97,11 @@ func (t *turn) begin(parent context.Context, a *app, command string, patient boo
 		stop()
 		return err
 	}
-	if t.child, err = t.newChild(args, caught); err != nil {
+	if t.child, err = a.newChild(args, caught); err != nil {
 		return nil, nil, finish(err)
+	}
+	if t.child != nil {
+		t.child.Grace, t.child.KillAfter = t.grace, t.killAfter
 	}
 	if t.healthAddress != "" {
 		if t.health, err = health.Listen(t.healthAddress); err != nil {
@@ -134,17 +138,30 @@ func (t *turn) wanted() {
 	}
 }
 
-func (t *turn) newChild(args []string, caught *signals.Catcher) (*child.Command, error) {
+// newChild prepares COMMAND, if there is one.
+func (a *app) newChild(args []string, caught *signals.Catcher) (*child.Command, error) {
 	if len(args) == 0 {
 		return nil, nil
 	}
-	c, err := child.New(args, t.app.in, t.app.out, t.app.err)
+	c, err := child.New(args, a.in, a.out, a.err)
 	if err != nil {
 		return nil, commandError(err)
 	}
-	c.Grace, c.KillAfter, c.Signals = t.grace, t.killAfter, caught
-	c.Say = func(text string) { t.log.say(text, text, slog.String("command", args[0])) }
+	c.Signals = caught
+	c.Say = func(text string) { a.log.say(text, text, slog.String("command", args[0])) }
 	return c, nil
+}
+
+// replace lets COMMAND, if there is one, take the place of this process.
+func replace(c *child.Command) error {
+	if c == nil {
+		return nil
+	}
+	code, err := c.Replace()
+	if err != nil {
+		return commandError(err)
+	}
+	return exitWith(code)
 }
 
 func commandError(err error) error {
@@ -157,17 +174,11 @@ func commandError(err error) error {
 	return err
 }
 
-// errClosed is the loss of a lock that was seen before a heartbeat could fail.
-var errClosed = fmt.Errorf("%w: the server has closed the connection", advisorylock.ErrLost)
-
 // run runs COMMAND under the locks of keys, which are held.
 func (t *turn) run(ctx context.Context, keys []advisorylock.Key) error {
 	t.granted()
-	t.server.DB.SetMaxIdleConns(0) // an idle one would be one less for COMMAND
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer t.server.WatchLocks(func() { cancel(errClosed) })()
-	t.health.Run()
+	t.server.RememberLocks()
+	t.health.Set(health.Report{State: health.Running})
 	t.child.Setenv(heldVariable, heldWith(t.server.ID, keys))
 	t.child.Setenv("BOOTLOCK_FENCE_SQL", strings.Join(t.fences, "; "))
 
@@ -238,7 +249,7 @@ func (t *turn) done(ctx context.Context) (bool, error) {
 		switch {
 		case ctx.Err() != nil:
 			return false, context.Cause(ctx)
-		case shortage(err):
+		case waiting.Short(err):
 			t.progress.server(t.server.Address, err)
 		case err != nil:
 			return false, err
@@ -247,7 +258,7 @@ func (t *turn) done(ctx context.Context) (bool, error) {
 			t.answered(yes, why)
 			return yes, nil
 		}
-		pause(ctx, wait)
+		waiting.Pause(ctx, wait)
 	}
 }
 
@@ -278,7 +289,7 @@ func (t *turn) explain(ctx context.Context, err error) error {
 	if errors.As(err, &wait) {
 		if len(wait.Holders) > 0 {
 			t.last = heldBy(wait.Holders)
-		} else if server := (*pgconn.PgError)(nil); shortage(wait.Err) && errors.As(wait.Err, &server) {
+		} else if server := (*pgconn.PgError)(nil); waiting.Short(wait.Err) && errors.As(wait.Err, &server) {
 			t.last = reason{text: "there is no connection for it: " + t.log.driver(server), noAnswer: true}
 		} else if !t.last.noAnswer {
 			t.ping()
@@ -325,12 +336,11 @@ func (t *turn) trace() *locktrace.Trace {
 	}
 }
 
+var plainWord = regexp.MustCompile(`^[\w./:@-]+$`)
+
 // shellQuote makes one word of text that can be pasted into a shell.
 func shellQuote(text string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_-./:@", r)
-	}
-	if text != "" && !slices.ContainsFunc([]rune(text), func(r rune) bool { return !plain(r) }) {
+	if plainWord.MatchString(text) {
 		return text
 	}
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"

@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
-	"strings"
 
 	"github.com/spf13/cobra"
 )
 
-// version is set by the linker in a release build. Otherwise it is what go
-// install knows.
+// version is set by the linker in a release build. Otherwise it is what the go command
+// knows.
 var version string
 
 func (a *app) versionCommand() *cobra.Command {
@@ -27,25 +26,8 @@ func (a *app) versionCommand() *cobra.Command {
 }
 
 func buildVersion() string {
-	info, _ := debug.ReadBuildInfo()
-	return versionOf(version, info)
-}
-
-// versionOf adds the revision to what does not say it.
-func versionOf(version string, info *debug.BuildInfo) string {
-	if info == nil {
-		info = &debug.BuildInfo{}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return cmp.Or(version, info.Main.Version, "(devel)")
 	}
-	version = cmp.Or(version, info.Main.Version, "(devel)")
-	setting := map[string]string{}
-	for _, s := range info.Settings {
-		setting[s.Key] = s.Value
-	}
-	if revision := setting["vcs.revision"]; len(revision) >= 12 && !strings.Contains(version, revision[:12]) {
-		version += " " + revision[:12]
-		if setting["vcs.modified"] == "true" {
-			version += "+dirty"
-		}
-	}
-	return version
+	return cmp.Or(version, "(devel)")
 }

@@ -8,7 +8,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/bootlock/bootlock/cmd/bootlock/internal/child"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/health"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/server"
 	"github.com/bootlock/bootlock/cmd/bootlock/internal/signals"
@@ -89,13 +88,9 @@ func (w *waiter) question() question {
 func (a *app) wait(parent context.Context, w *waiter, args []string) error {
 	ctx, caught, stop := signals.Catch(parent)
 	defer stop()
-	var command *child.Command
-	if len(args) > 0 {
-		var err error
-		if command, err = child.New(args, a.in, a.out, a.err); err != nil {
-			return commandError(err)
-		}
-		command.Signals, command.Say = caught, func(text string) { a.log.say(text, text) }
+	command, err := a.newChild(args, caught)
+	if err != nil {
+		return err
 	}
 	s, err := a.open("wait", false)
 	if err != nil {
@@ -117,15 +112,8 @@ func (a *app) wait(parent context.Context, w *waiter, args []string) error {
 		}
 		return a.failure(ctx, err)
 	}
-	if command == nil {
-		return nil
-	}
 	_ = s.Close()
-	code, err := command.Replace()
-	if err != nil {
-		return commandError(err)
-	}
-	return exitWith(code)
+	return replace(command)
 }
 
 func (w *waiter) ask(ctx context.Context, s *server.Server, p *progress) error {

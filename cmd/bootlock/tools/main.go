@@ -18,13 +18,11 @@ import (
 	"flag"
 	"fmt"
 	"log"
-	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -122,16 +120,18 @@ type result struct {
 	missing        error // why it was not run
 	version        string
 	alone, guarded []outcome // one for each size
-	errors         map[string]int
 }
 
 type outcome struct {
 	processes, failed int
-	bad               int // rounds that left something broken behind
+	bad               int    // rounds that left something broken behind
+	why               string // the first of them failed
 }
 
+func (o *outcome) because(why string) { o.why = cmp.Or(o.why, why) }
+
 func (r *racer) tool(ctx context.Context, t tool) (*result, error) {
-	res := &result{tool: t, errors: map[string]int{}}
+	res := &result{tool: t}
 	cmd := exec.CommandContext(ctx, "sh", "-c", t.ask)
 	cmd.Dir = filepath.Join(r.folder, t.folder)
 	version, err := cmd.Output()
@@ -142,22 +142,22 @@ func (r *racer) tool(ctx context.Context, t tool) (*result, error) {
 	for _, s := range r.sizes {
 		var alone, guarded outcome
 		for range s.rounds {
-			if err := r.round(ctx, t.command, t, s.processes, &alone, res.errors); err != nil {
+			if err := r.round(ctx, t.command, t, s.processes, &alone); err != nil {
 				return nil, err
 			}
-			if err := r.round(ctx, r.bootlock+" run -q --lock "+t.name+" -- "+t.command, t, s.processes, &guarded, map[string]int{}); err != nil {
+			if err := r.round(ctx, r.bootlock+" run -q --lock "+t.name+" -- "+t.command, t, s.processes, &guarded); err != nil {
 				return nil, err
 			}
 		}
 		res.alone, res.guarded = append(res.alone, alone), append(res.guarded, guarded)
-		log.Printf("%s %s: %d of %d fail alone, %d under the guard", t.name, res.version, alone.failed, alone.processes, guarded.failed)
+		log.Printf("%s %s: %d of %d fail alone, %d under the guard\n%s", t.name, res.version, alone.failed, alone.processes, guarded.failed, cmp.Or(guarded.why, alone.why))
 	}
 	return res, nil
 }
 
 // round starts the processes on a fresh database, and looks at what they leave:
 // the next start, alone, must succeed and find all migrations there, once.
-func (r *racer) round(ctx context.Context, command string, t tool, n int, o *outcome, errors map[string]int) error {
+func (r *racer) round(ctx context.Context, command string, t tool, n int, o *outcome) error {
 	dsn, drop, err := r.server.CreateDatabase(ctx, "tools")
 	if err != nil {
 		return err
@@ -179,12 +179,12 @@ func (r *racer) round(ctx context.Context, command string, t tool, n int, o *out
 	for range n {
 		if reason := <-why; reason != "" {
 			o.failed++
-			errors[reason]++
+			o.because(reason)
 		}
 	}
 	if reason := cmp.Or(run(), check(ctx, dsn, t.check)); reason != "" {
-		errors["later: "+reason]++
 		o.bad++
+		o.because("later: " + reason)
 	}
 	return ctx.Err()
 }
@@ -226,7 +226,7 @@ func (r *racer) run(ctx context.Context, command, folder, url string) (why strin
 	case ctx.Err() != nil:
 		return fmt.Sprintf("given up after %v", patience)
 	}
-	return reason(string(said), err)
+	return fmt.Sprintf("%v: %s", err, said)
 }
 
 func check(ctx context.Context, dsn, query string) (why string) {
@@ -242,34 +242,7 @@ func check(ctx context.Context, dsn, query string) (why string) {
 	return ""
 }
 
-var (
-	errorLine = regexp.MustCompile(`(?i)(duplicate key|already exists|already locked|concurrent|deadlock|error|exception|lock)`)
-	colours   = regexp.MustCompile("\x1b\\[[0-9;]*m")
-	numbers   = regexp.MustCompile(`\b[0-9a-f]*\d{4,}[0-9a-f]*\b`)
-	position  = regexp.MustCompile(`^/\S+:\d+$`) // where in a source file Node threw
-)
-
-// reason is the line of what a process said that tells most about why it failed.
-func reason(said string, err error) string {
-	best, rank := err.Error(), 100
-	for line := range strings.Lines(colours.ReplaceAllString(said, "")) {
-		line = strings.TrimSpace(line)
-		found := errorLine.FindString(line)
-		if found == "" || len(line) > 300 || position.MatchString(line) {
-			continue
-		}
-		order := slices.Index([]string{"duplicate key", "already exists", "already locked", "concurrent", "deadlock"}, strings.ToLower(found))
-		if order < 0 {
-			order = 50
-		}
-		if order < rank {
-			best, rank = line, order
-		}
-	}
-	return numbers.ReplaceAllString(best, "…")
-}
-
-// print prints the section of docs/tools.md, and the most frequent errors.
+// print prints the section of docs/tools.md.
 func (r *racer) print(results []*result) {
 	var how, heads []string
 	rounds := 0
@@ -278,7 +251,7 @@ func (r *racer) print(results []*result) {
 		heads = append(heads, fmt.Sprintf("of %d", s.processes*s.rounds))
 		rounds += s.rounds
 	}
-	var rows, errors strings.Builder
+	var rows strings.Builder
 	guarded, failed, lost, raced := 0, 0, 0, 0
 	for _, res := range results {
 		if res.missing != nil {
@@ -295,10 +268,6 @@ func (r *racer) print(results []*result) {
 		raced++
 		lost += min(sum, 1)
 		fmt.Fprintf(&rows, "| %s | %s | %s | %s | %d of %d |\n", res.name, res.version, res.lock, strings.Join(alone, " · "), broken, rounds)
-		most := slices.SortedFunc(maps.Keys(res.errors), func(a, b string) int { return cmp.Or(res.errors[b]-res.errors[a], strings.Compare(a, b)) })
-		for _, e := range most[:min(2, len(most))] {
-			fmt.Fprintf(&errors, "- %s, %d ×: `%s`\n", res.name, res.errors[e], strings.ReplaceAll(e, "`", "'"))
-		}
 	}
 	fmt.Printf(`## Tools that are not Go
 
@@ -306,8 +275,5 @@ Processes that failed, %s. A round counts as broken if the next start, by a sing
 
 | tool | version | its own lock | alone: failed %s | rounds left broken |
 |---|---|---|---|---|
-%s
-## How they fail
-
-%s`, strings.Join(how, " and "), failed, guarded, lost, raced, r.server.Version, strings.Join(heads, " · "), rows.String(), errors.String())
+%s`, strings.Join(how, " and "), failed, guarded, lost, raced, r.server.Version, strings.Join(heads, " · "), rows.String())
 }

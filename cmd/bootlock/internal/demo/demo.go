@@ -4,6 +4,7 @@
 package demo
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,10 +29,6 @@ type Options struct {
 
 // ErrNoServer says that there is no PostgreSQL to play on.
 var ErrNoServer = errors.New("no server for the demo")
-
-// moreRounds bounds how often the rounds without the guard are repeated while
-// not one of them fails.
-const moreRounds = 3
 
 type demo struct {
 	Options
@@ -60,7 +57,9 @@ func Run(ctx context.Context, out io.Writer, o Options) (proved bool, err error)
 	}
 	fmt.Fprintln(out, report(d, without, with))
 	if d.SVG != "" {
-		if err := drawFile(d.SVG, d.server.version, without.worst(), with.worst()); err != nil {
+		var b bytes.Buffer
+		draw(&b, d.server.version, without.worst(), with.worst())
+		if err := os.WriteFile(d.SVG, b.Bytes(), 0o644); err != nil {
 			return false, err
 		}
 		fmt.Fprintf(out, "The picture is in %s.\n", d.SVG)
@@ -84,24 +83,17 @@ type round struct {
 
 func (d *demo) play(ctx context.Context, sides ...*side) error {
 	for _, s := range sides {
-		for n := 1; d.goesOn(s, n); n++ {
+		for n := range d.Rounds {
 			r, err := d.round(ctx, s.guarded)
 			if err != nil {
 				return err
 			}
-			r.number = n
+			r.number = n + 1
 			s.rounds = append(s.rounds, r)
-			d.Say(fmt.Sprintf("%s: round %d of %d, %d failures so far", s.name, n, max(n, d.Rounds), s.failures()))
+			d.Say(fmt.Sprintf("%s: round %d of %d, %d failures so far", s.name, r.number, d.Rounds, s.failures()))
 		}
 	}
 	return nil
-}
-
-// goesOn reports whether round n is to be played: a race that was not seen yet is
-// given more rounds to show.
-func (d *demo) goesOn(s *side, n int) bool {
-	unseen := !s.guarded && s.failures() == 0
-	return n <= d.Rounds || unseen && n <= moreRounds*d.Rounds
 }
 
 // round starts the processes on a fresh database, and lets them go together.

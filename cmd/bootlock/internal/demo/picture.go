@@ -1,12 +1,9 @@
 package demo
 
 import (
-	"bytes"
 	"encoding/xml"
 	"fmt"
 	"io"
-	"math"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -55,12 +52,6 @@ const css = `
     .page { fill: #0d1117; stroke: #30363d; }
   }
 `
-
-func drawFile(path, version string, without, with round) error {
-	var b bytes.Buffer
-	draw(&b, version, without, with)
-	return os.WriteFile(path, b.Bytes(), 0o644)
-}
 
 // picture is the canvas with its time scale.
 type picture struct {
@@ -190,12 +181,9 @@ func (r round) commonError() string {
 
 // niceStep is 1, 2 or 5 times a power of ten, so that about eight fit into end.
 func niceStep(end time.Duration) time.Duration {
-	raw := float64(end) / 8
-	power := math.Pow(10, math.Floor(math.Log10(raw)))
-	for _, factor := range []float64{1, 2, 5} {
-		if raw <= factor*power {
-			return time.Duration(factor * power)
-		}
+	step := time.Microsecond
+	for i := 0; step*8 < end; i++ {
+		step = step * []time.Duration{4, 5, 4}[i%3] / 2
 	}
-	return time.Duration(10 * power)
+	return step
 }

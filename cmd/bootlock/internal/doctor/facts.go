@@ -5,7 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"math/rand/v2"
+	"fmt"
 	"strconv"
 	"strings"
 )
@@ -37,13 +37,12 @@ func (d *doctor) server(ctx context.Context) {
 	if !ok {
 		return
 	}
-	if !strings.HasPrefix(version, "PostgreSQL ") || strings.Contains(version, "-YB-") {
+	major, level := 0, OK
+	if _, err := fmt.Sscanf(version, "PostgreSQL %d", &major); err != nil || strings.Contains(version, "-YB-") {
 		d.add(Warn, "server", version, "this is not PostgreSQL itself: what was proved below counts, its documentation does not")
 		return
 	}
-	number, _ := ask(ctx, d.a, "SELECT pg_catalog.current_setting('server_version_num')")
-	level := OK
-	if n, err := strconv.Atoi(number); err != nil || n < 130000 {
+	if major < 13 {
 		level = Warn
 	}
 	d.add(level, "server", version, "tested are PostgreSQL 13 and later")
@@ -78,68 +77,40 @@ func (d *doctor) standby(ctx context.Context) bool {
 // the server. While b has a transaction open on the session that a had before, a
 // pooler in transaction mode must give a another one.
 func (d *doctor) pooler(ctx context.Context) {
-	pooled, kept, err := d.switches(ctx)
-	switch {
+	switch pooled, err := d.switches(ctx); {
 	case err != nil:
 		d.add(Warn, "pooler", "could not be found out: "+err.Error(), "if a pooler has one server connection only, give it more: the holder of a lock and who waits for it need one each")
-	case pooled && !kept:
-		d.add(OK, "pooler", "there is a pooler in transaction mode: the session changes between transactions, and what was SET is gone. The locks of bootlock live in one transaction each, and need no session", "")
 	case pooled:
-		d.add(OK, "pooler", "there is a pooler that changes the session between transactions, and carries settings over", "")
-	case !kept:
-		d.add(OK, "pooler", "the session stays the same between transactions, but what was SET is gone", "")
+		d.add(OK, "pooler", "there is a pooler in transaction mode: the session changes between transactions. The locks of bootlock live in one transaction each, and need no session", "")
 	default:
-		d.add(OK, "pooler", "none, or one in session mode: the session stays the same between transactions, and so do its settings", "")
+		d.add(OK, "pooler", "none, or one in session mode: the session stays the same between transactions", "")
 	}
 }
 
-const rounds = 5
-
-func (d *doctor) switches(ctx context.Context) (pooled, kept bool, err error) {
+func (d *doctor) switches(ctx context.Context) (pooled bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, stepTime)
 	defer cancel()
 	a, err := d.a.Conn(ctx)
 	if err != nil {
-		return false, false, err
+		return false, err
 	}
 	defer a.Close()
-	token := strconv.FormatUint(rand.Uint64(), 36) //nolint:gosec // not a secret
-	kept = true
-	for range rounds {
-		first, _, err := session(ctx, a, "pg_catalog.set_config('bootlock.doctor', '"+token+"', false)")
-		if err != nil {
-			return false, false, err
+	const pid = "SELECT pg_catalog.pg_backend_pid()"
+	for range 5 {
+		var first, other, second int
+		if err := a.QueryRowContext(ctx, pid).Scan(&first); err != nil {
+			return false, err
 		}
 		b, err := d.b.BeginTx(ctx, readCommitted)
 		if err != nil {
-			return false, false, err
+			return false, err
 		}
-		defer b.Rollback() //nolint:errcheck // it is for an error
-		const setting = "pg_catalog.current_setting('bootlock.doctor', true)"
-		other, _, otherErr := session(ctx, b, setting)
-		second, found, secondErr := session(ctx, a, setting)
-		var has rower = a // the session with the setting, where none is to be left behind
-		if other == first {
-			has = b
+		err = cmp.Or(b.QueryRowContext(ctx, pid).Scan(&other), a.QueryRowContext(ctx, pid).Scan(&second), b.Rollback())
+		if err != nil || first == other || first != second {
+			return err == nil, err
 		}
-		_, _, err = session(ctx, has, "pg_catalog.set_config('bootlock.doctor', '', false)")
-		if err = cmp.Or(otherErr, secondErr, err, b.Commit()); err != nil {
-			return false, false, err
-		}
-		pooled = pooled || first == other || first != second
-		kept = kept && found == token
 	}
-	return pooled, kept, nil
-}
-
-type rower interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
-// session returns which one a statement runs on, and what an expression is there.
-func session(ctx context.Context, on rower, expression string) (pid int, value string, err error) {
-	err = on.QueryRowContext(ctx, "SELECT pg_catalog.pg_backend_pid(), COALESCE("+expression+", '')").Scan(&pid, &value)
-	return pid, value, err
+	return false, nil
 }
 
 func (d *doctor) role(ctx context.Context) {
@@ -164,6 +135,11 @@ func (d *doctor) role(ctx context.Context) {
 		"it may end a holder with another role, superusers aside",
 		"it may end a holder with its own role only",
 		"GRANT pg_signal_backend TO it, or leave it to an administrator")
+	d.right(ctx, "read only",
+		"(NOT pg_catalog.current_setting('default_transaction_read_only')::pg_catalog.bool)",
+		"transactions may write",
+		"default_transaction_read_only is on: transactions may lock, but nothing can be created with pgx (lib/pq asks for READ WRITE)",
+		"lift it for the role that creates the schema")
 }
 
 func (d *doctor) right(ctx context.Context, name, has, yes, no, advice string) {
@@ -174,30 +150,6 @@ func (d *doctor) right(ctx context.Context, name, has, yes, no, advice string) {
 		d.add(OK, name, yes, "")
 	default:
 		d.add(Warn, name, no, advice)
-	}
-}
-
-func (d *doctor) settings(ctx context.Context) {
-	if level, ok := d.fact(ctx, "isolation", "SELECT pg_catalog.current_setting('default_transaction_isolation')"); ok {
-		d.add(OK, "isolation", "the default is "+level+"; the transactions of bootlock are READ COMMITTED whatever it is", "")
-	}
-	if readOnly, ok := d.fact(ctx, "read only", "SELECT pg_catalog.current_setting('default_transaction_read_only')"); ok {
-		if readOnly == "on" {
-			d.add(Warn, "read only", "default_transaction_read_only is on: transactions may lock, but nothing can be created with pgx (lib/pq asks for READ WRITE)",
-				"lift it for the role that creates the schema")
-		} else {
-			d.add(OK, "read only", "transactions may write", "")
-		}
-	}
-	limits, ok := d.fact(ctx, "time limits", `SELECT pg_catalog.string_agg(pg_catalog.concat(name, ' ', pg_catalog.current_setting(name)), ', ' ORDER BY name)
-FROM pg_catalog.pg_settings
-WHERE name OPERATOR(pg_catalog.=) ANY (ARRAY['lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout']) AND setting OPERATOR(pg_catalog.<>) '0'`)
-	switch {
-	case !ok:
-	case limits == "":
-		d.add(OK, "time limits", "none", "")
-	default:
-		d.add(OK, "time limits", limits+"; they hold for your statements, and do not cut short the wait for a lock", "")
 	}
 }
 

@@ -3,6 +3,7 @@
 package dsn
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,13 +43,14 @@ func Parse(text string) (*Config, error) {
 	if err != nil {
 		return nil, errors.New(problem(text, err))
 	}
-	return config, nil
+	dropped, err := drop(config.RuntimeParams)
+	return &Config{config, dropped}, err
 }
 
 // adoNet is how .NET writes a list.
 var adoNet = regexp.MustCompile(`(?i)^(?:host|server)\s*=[^;'\s]*;`)
 
-func parse(text string) (*Config, error) {
+func parse(text string) (*pgx.ConnConfig, error) {
 	config, err := pgx.ParseConfig(text)
 	if err != nil && strings.Contains(err.Error(), "sslmode is invalid") {
 		// node-postgres encrypts and does not verify with no-verify, as libpq with require.
@@ -63,18 +65,34 @@ func parse(text string) (*Config, error) {
 			return nil, err
 		}
 	}
-	// A host that is the driver's default is not one for TLS to verify.
-	if addresses := hostaddr(config); addresses != "" && (strings.HasPrefix(config.Host, "/") || config.Host == "localhost") {
-		if config, err = pgx.ParseConfig(with(text, "host", addresses)); err != nil {
+	// libpq takes PGHOSTADDR even where a DSN names a host.
+	address := cmp.Or(config.RuntimeParams["hostaddr"], os.Getenv("PGHOSTADDR"))
+	delete(config.RuntimeParams, "hostaddr")
+	if address != "" {
+		return hostaddr(config, text, address)
+	}
+	return config, nil
+}
+
+// hostaddr connects to address in place of the host's, which is then only for TLS to
+// verify, unless it is the driver's default.
+func hostaddr(config *pgx.ConnConfig, text, address string) (*pgx.ConnConfig, error) {
+	var err error
+	switch {
+	case strings.HasPrefix(config.Host, "/") || config.Host == "localhost":
+		if config, err = pgx.ParseConfig(with(text, "host", address)); err != nil {
 			return nil, err
 		}
 		delete(config.RuntimeParams, "hostaddr")
-	} else if err := dial(config, addresses); err != nil {
-		return nil, err
+	case net.ParseIP(address) == nil || slices.ContainsFunc(config.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.Host != config.Host }):
+		return nil, errors.New(oneAddress)
+	default:
+		config.LookupFunc = func(context.Context, string) ([]string, error) { return []string{address}, nil }
 	}
-	dropped, err := drop(config.RuntimeParams)
-	return &Config{config, dropped}, err
+	return config, nil
 }
+
+const oneAddress = "hostaddr is one IP address, for one host"
 
 // demandsTLS reports whether ssl=…, which Node.js and asyncpg write, asks for it.
 func demandsTLS(ssl string) bool {
@@ -101,7 +119,7 @@ func drop(params map[string]string) (dropped []string, err error) {
 	for name, value := range params {
 		switch {
 		case slices.Contains(demanding, name), name == "gssencmode" && value == "require":
-			return nil, unsupportedError(name)
+			return nil, errors.New(name + " is not supported here")
 		case foreign.MatchString(name), name == "client_encoding" && !utf8.MatchString(value):
 			delete(params, name)
 			dropped = append(dropped, name)
@@ -129,22 +147,6 @@ func (c *Config) Drop(err error) (dropped []string) {
 	return dropped
 }
 
-// unsupportedError names a keyword that is not supported.
-type unsupportedError string
-
-func (e unsupportedError) Error() string {
-	return string(e) + " is not supported here"
-}
-
-// hostaddr is the address to connect to in place of the host's, which is then
-// only for TLS to verify. libpq takes PGHOSTADDR even where a DSN names a host.
-func hostaddr(config *pgx.ConnConfig) string {
-	if address := config.RuntimeParams["hostaddr"]; address != "" {
-		return address
-	}
-	return os.Getenv("PGHOSTADDR")
-}
-
 // with is text with one more parameter.
 func with(text, name, value string) string {
 	u, err := url.Parse(text)
@@ -155,33 +157,6 @@ func with(text, name, value string) string {
 	q.Set(name, value)
 	u.RawQuery = q.Encode()
 	return u.String()
-}
-
-// dial makes config connect to addresses, one for each host.
-func dial(config *pgx.ConnConfig, addresses string) error {
-	delete(config.RuntimeParams, "hostaddr")
-	if addresses == "" {
-		return nil
-	}
-	hosts := []string{config.Host}
-	for _, f := range config.Fallbacks {
-		if !slices.Contains(hosts, f.Host) { // there is one for each way to do TLS, too
-			hosts = append(hosts, f.Host)
-		}
-	}
-	list := strings.Split(addresses, ",")
-	if len(list) != len(hosts) {
-		return errors.New("hostaddr has not one address for each host")
-	}
-	address := map[string]string{}
-	for i, host := range hosts {
-		if net.ParseIP(list[i]) == nil {
-			return errors.New("hostaddr is not an IP address")
-		}
-		address[host] = list[i]
-	}
-	config.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{address[host]}, nil }
-	return nil
 }
 
 // plainScheme takes for postgres:// what other tools write in its place, such as
@@ -221,11 +196,8 @@ func encoded(text string) bool {
 // problem says what is wrong without showing any of the text: what the parser
 // says has parts of it.
 func problem(text string, err error) string {
-	var unsupported unsupportedError
 	what := "it is neither a URL nor a list of key=value"
-	if errors.As(err, &unsupported) {
-		what = unsupported.Error()
-	} else if i := slices.IndexFunc(problems, func(known string) bool { return strings.Contains(err.Error(), known) }); i >= 0 {
+	if i := slices.IndexFunc(problems, func(known string) bool { return strings.Contains(err.Error(), known) }); i >= 0 {
 		what = problems[i]
 	} else if strings.Contains(text, "://") {
 		what = "it is not a valid URL"
@@ -238,8 +210,7 @@ func problem(text string, err error) string {
 
 // problems are those of what the parser says that have nothing of the text in them.
 var problems = []string{
-	"hostaddr is not an IP address", "hostaddr has not one address for each host",
-	"invalid port", "invalid sslcertmode", "invalid connect_timeout", "invalid require_auth",
+	oneAddress, "invalid port", "invalid sslcertmode", "invalid connect_timeout", "invalid require_auth",
 	"unknown target_session_attrs", "invalid min_protocol_version", "invalid max_protocol_version",
 	"unknown channel_binding", "sslmode is invalid", "failed to read service", "failed to configure TLS",
 }

@@ -69,24 +69,15 @@ func (s *Server) answer(w http.ResponseWriter, readiness bool) {
 	_ = json.NewEncoder(w).Encode(report)
 }
 
-// Wait says what is waited for, why, and who has it.
-func (s *Server) Wait(state, what, reason string, holders []locktrace.Session) {
+// Set says how far the start is, without Waited.
+func (s *Server) Set(r Report) {
 	if s == nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.report = Report{State: state, For: what, Reason: reason, Holders: holders}
-}
-
-// Run says that the command runs.
-func (s *Server) Run() {
-	if s == nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.report = Report{State: Running, Waited: time.Since(s.since).Seconds()}
+	r.Waited = time.Since(s.since).Seconds()
+	s.report = r
 }
 
 // Close gives the address back.

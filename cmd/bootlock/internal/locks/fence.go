@@ -44,7 +44,7 @@ func (f fences) find(key advisorylock.Key) (kind string, of advisorylock.Key) {
 		return Fence, of
 	}
 	if of, ok := f.families[uint32(uint64(key)>>32)]; ok { //nolint:gosec // the half of the bits
-		return Lease, of
+		return number, of
 	}
 	return Unknown, 0
 }

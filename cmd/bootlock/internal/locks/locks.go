@@ -19,8 +19,9 @@ const (
 	Named   = "lock"    // of bootlock run, or a Locker with a name
 	Schema  = "schema"  // under which a schema is created
 	Migrate = "migrate" // under which its migrations run
-	Lease   = "lease"   // the number of a lease, which goes with another lock
 	Fence   = "fence"   // the gate for the fenced transactions of a lease
+
+	number = "lease" // that of a lease, which goes with another lock, and is not shown
 )
 
 // Lock is one advisory lock that somebody has or waits for.
@@ -33,7 +34,7 @@ type Lock struct {
 	Name     string            `json:"name,omitempty"`
 	Sessions []Session         `json:"sessions"` // holders first, then those who wait, the longest first
 
-	of advisorylock.Key // the lock that a Lease or a Fence goes with, where its key says so
+	of advisorylock.Key // the lock that a Fence goes with
 }
 
 // Session is one that has the lock, or waits for it.
@@ -52,7 +53,7 @@ func (l *Lock) Hidden() bool {
 // Query says what to look for.
 type Query struct {
 	Names, Schemas []string
-	Keys           []advisorylock.Key
+	Keys           []int64
 	AllDatabases   bool
 	Everything     bool // the locks that are not asked for by name, too
 }
@@ -81,9 +82,6 @@ func Look(ctx context.Context, db *sql.DB, q Query) ([]*Lock, error) {
 		return nil, err
 	}
 	identify(locks, known)
-	for _, l := range locks {
-		slices.SortStableFunc(l.Sessions, byTurn)
-	}
 	return q.choose(locks), nil
 }
 
@@ -110,7 +108,7 @@ JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) l.database
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
 WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory'
   AND ($1::pg_catalog.bool OR d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
-ORDER BY d.datname, l.objsubid, l.classid, l.objid, l.pid`
+ORDER BY d.datname, l.objsubid, l.classid, l.objid, l.granted DESC, a.xact_start, l.pid`
 
 func scan(rows *sql.Rows) (*Lock, Session, error) {
 	l, s := &Lock{}, Session{}
@@ -145,18 +143,6 @@ func add(locks []*Lock, l *Lock, s Session) []*Lock {
 	return append(locks, l)
 }
 
-func byTurn(a, b Session) int {
-	switch {
-	case a.Granted && !b.Granted:
-		return -1
-	case b.Granted && !a.Granted, a.Seconds < b.Seconds:
-		return 1
-	case a.Seconds > b.Seconds:
-		return -1
-	}
-	return 0
-}
-
 type meaning struct{ kind, name string }
 
 type meanings map[advisorylock.Key]meaning
@@ -169,7 +155,8 @@ func (m meanings) addSchema(name string) {
 
 func (q Query) wanted() meanings {
 	m := meanings{}
-	for _, key := range q.Keys {
+	for _, n := range q.Keys {
+		key := advisorylock.Key(n)
 		m[key] = meaning{Named, key.String()}
 	}
 	for _, schema := range q.Schemas {
@@ -234,7 +221,7 @@ func identify(locks []*Lock, known meanings) {
 		}
 	}
 	for _, l := range locks {
-		if l.Kind == Fence || l.Kind == Lease {
+		if l.Kind == Fence {
 			l.Name = nameOf(l.of, locks, known)
 		}
 	}
@@ -288,6 +275,7 @@ func nameOf(key advisorylock.Key, locks []*Lock, known meanings) string {
 
 // choose leaves out what was not asked for, and adds what was and is free.
 func (q Query) choose(locks []*Lock) []*Lock {
+	locks = slices.DeleteFunc(locks, func(l *Lock) bool { return l.Kind == number })
 	asked := q.wanted()
 	if len(asked) == 0 {
 		return locks

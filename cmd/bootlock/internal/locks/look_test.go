@@ -3,6 +3,7 @@ package locks_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"slices"
 	"strconv"
 	"testing"
@@ -21,44 +22,60 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// The server shows sessions by their number; the one with the lower number waits
-// here. A holder that waits itself is shown with the session that it waits for.
+// Holders come first, then those who wait, the longest first, whatever their numbers are.
+// A holder that waits itself is shown with the session that it waits for.
 func TestLookHoldersFirst(t *testing.T) {
 	db := sqltest.Open(t, "pgx", pgtest.Shared(t).NewDB(t))
-	pid := func(tx *sql.Tx) int { return sqltest.Ask[int](t, tx, "SELECT pg_backend_pid()") }
-	third, waiter, holder := sqltest.Begin(t, db), sqltest.Begin(t, db), sqltest.Begin(t, db)
-	if pid(waiter) > pid(holder) {
-		waiter, holder = holder, waiter
+	pid := func(on sqltest.Querier) int { return sqltest.Ask[int](t, on, "SELECT pg_backend_pid()") }
+	conns := make([]*sql.Conn, 4)
+	for i := range conns {
+		var err error
+		if conns[i], err = db.Conn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		defer conns[i].Close()
 	}
-	want := []int{pid(holder), pid(waiter)}
-	blocker := strconv.Itoa(pid(third))
+	slices.SortFunc(conns, func(a, b *sql.Conn) int { return pid(b) - pid(a) })
+	var txs []*sql.Tx
+	var pids []int
+	for _, conn := range conns {
+		tx, err := conn.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		txs, pids = append(txs, tx), append(pids, pid(tx))
+	}
+	third, first, second, holder := txs[0], txs[1], txs[2], txs[3]
+	blocker, want := strconv.Itoa(pids[0]), []int{pids[3], pids[1], pids[2]}
 	sqltest.Exec(t, third, "SELECT pg_advisory_xact_lock(43)")
 	sqltest.Exec(t, holder, "SELECT pg_advisory_xact_lock(42)")
 	lock := func(tx *sql.Tx, key int) <-chan error {
 		return await.Go(func() error {
 			_, err := tx.ExecContext(context.Background(), "SELECT pg_advisory_xact_lock($1)", key)
-			return err
+			return errors.Join(err, tx.Commit())
 		})
 	}
-	granted := []<-chan error{lock(holder, 43), lock(waiter, 42)}
-	var sessions []locks.Session
-	await.True(t, "two that wait", func() bool {
-		found, err := locks.Look(t.Context(), db, locks.Query{Keys: []advisorylock.Key{42}})
+	granted := []<-chan error{lock(holder, 43), lock(second, 42), lock(first, 42)}
+	var got []int
+	await.True(t, "three that wait", func() bool {
+		found, err := locks.Look(t.Context(), db, locks.Query{Keys: []int64{42}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		sessions = found[0].Sessions
-		return len(sessions) == 2 && slices.ContainsFunc(sessions, func(s locks.Session) bool { return s.BlockedBy == blocker })
+		got = nil
+		for _, s := range found[0].Sessions {
+			got = append(got, s.PID)
+		}
+		return len(got) == 3 && slices.ContainsFunc(found[0].Sessions, func(s locks.Session) bool { return s.PID == pids[3] && s.BlockedBy == blocker })
 	})
-	if got := []int{sessions[0].PID, sessions[1].PID}; !slices.Equal(got, want) || sessions[0].BlockedBy != blocker {
-		t.Errorf("got sessions %v; want the holder first: %v, and that it waits for %s", sessions, want, blocker)
+	if !slices.Equal(got, want) {
+		t.Errorf("got sessions %v; want the holder first: %v", got, want)
 	}
 	sqltest.Commit(t, third)
-	for i, tx := range []*sql.Tx{holder, waiter} {
-		if err := await.Value(t, granted[i]); err != nil {
+	for _, err := range granted {
+		if err := await.Value(t, err); err != nil {
 			t.Error(err)
 		}
-		sqltest.Commit(t, tx)
 	}
 }
 
@@ -82,10 +99,10 @@ func TestLookFence(t *testing.T) {
 			for _, l := range found {
 				kinds[l.Kind] = l.Name
 			}
-			if err != nil || len(found) != 3 || kinds[locks.Fence] != name || kinds[locks.Lease] != name {
-				t.Errorf("got %v, %v of a lease with a fenced transaction; want its lock, its number and its gate, named %s", kinds, err, name)
+			if err != nil || len(found) != 2 || kinds[locks.Fence] != name {
+				t.Errorf("got %v, %v of a lease with a fenced transaction; want its lock and its gate, named %s", kinds, err, name)
 			}
-			asked, err := locks.Look(ctx, db, locks.Query{Keys: []advisorylock.Key{key}})
+			asked, err := locks.Look(ctx, db, locks.Query{Keys: []int64{int64(key)}})
 			if err != nil || len(asked) != 2 {
 				t.Errorf("got %d locks, %v by the key; want the lock and its fence", len(asked), err)
 			}

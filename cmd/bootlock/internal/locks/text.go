@@ -6,27 +6,44 @@ import (
 	"strings"
 	"time"
 
+	pretty "github.com/jedib0t/go-pretty/v6/text"
+
 	"github.com/bootlock/bootlock/internal/printable"
 )
 
-// Title is what the lock is called in one line.
-func (l *Lock) Title() string {
+// Control sequences of terminals, from ECMA-48 and xterm.
+const (
+	Enter = "\x1b[?1049h\x1b[?25l" // the alternate screen, without a cursor
+	Leave = "\x1b[?25h\x1b[?1049l"
+)
+
+// Fit shows lines in place, on a terminal: as many as there is room for, and none wider.
+func Fit(text string, width, height int) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	if len(lines) > height {
+		lines = append(lines[:height-1], fmt.Sprintf("… and %d more lines", len(lines)-height+1))
+	}
+	for i, line := range lines {
+		lines[i] = pretty.Snip(line, width, "…")
+	}
+	// Overwriting line by line does not flicker, as clearing the screen would.
+	return "\x1b[H" + strings.Join(lines, "\x1b[K\r\n") + "\x1b[K\x1b[J"
+}
+
+// title is what the lock is called in one line.
+func (l *Lock) title() string {
 	switch {
 	case l.Key == nil:
 		return fmt.Sprintf("advisory lock (%d, %d)", int32(l.ClassID), int32(l.ObjID)) //nolint:gosec // as they were given
 	case l.Kind == Unknown:
 		return fmt.Sprintf("advisory lock %d", *l.Key)
 	}
-	return l.Kind + " " + OneLine(l.Name, 63)
+	return fmt.Sprintf("%s %s  key %d", l.Kind, OneLine(l.Name, 63), *l.Key)
 }
 
 // Write describes the lock and all its sessions, with the SQL that ends a holder.
 func (l *Lock) Write(w io.Writer, database bool) {
-	fmt.Fprint(w, l.Title())
-	if l.Key != nil && l.Kind != Unknown {
-		fmt.Fprintf(w, "  key %d", *l.Key)
-	}
-	fmt.Fprintf(w, "  classid %d  objid %d", l.ClassID, l.ObjID)
+	fmt.Fprintf(w, "%s  classid %d  objid %d", l.title(), l.ClassID, l.ObjID)
 	if database && l.Database != "" {
 		fmt.Fprintf(w, "  database %s", OneLine(l.Database, 63))
 	}
@@ -40,7 +57,17 @@ func (l *Lock) Write(w io.Writer, database bool) {
 }
 
 func (s Session) write(w io.Writer) {
-	fmt.Fprintf(w, "  %s%s: %s\n", s.verb(), s.duration(" for "), OneLine(s.String(), 300))
+	does := "waits"
+	if s.Granted {
+		does = "holds"
+	}
+	if s.Shared {
+		does += " shared"
+	}
+	if !s.Since.IsZero() { // else the role may not see it
+		does += " for " + time.Duration(s.Seconds*float64(time.Second)).Round(100*time.Millisecond).String()
+	}
+	fmt.Fprintf(w, "  %s: %s\n", does, OneLine(s.String(), 300))
 	if s.Query != "" {
 		fmt.Fprintf(w, "    last statement: %s\n", OneLine(s.Query, 100))
 	}
@@ -49,30 +76,7 @@ func (s Session) write(w io.Writer) {
 	}
 }
 
-func (s Session) verb() string {
-	verb := "waits"
-	if s.Granted {
-		verb = "holds"
-	}
-	if s.Shared {
-		verb += " shared"
-	}
-	return verb
-}
-
-// duration is empty where the role may not see it.
-func (s Session) duration(before string) string {
-	if s.Since.IsZero() {
-		return ""
-	}
-	return before + time.Duration(s.Seconds*float64(time.Second)).Round(100*time.Millisecond).String()
-}
-
 // OneLine is the beginning of text, fit for a terminal.
 func OneLine(text string, room int) string {
-	runes := []rune(strings.Join(strings.Fields(printable.Text(text, ' ', "")), " "))
-	if len(runes) > room {
-		return string(runes[:room-1]) + "…"
-	}
-	return string(runes)
+	return pretty.Snip(strings.Join(strings.Fields(printable.Text(text, ' ', "")), " "), room, "…")
 }

@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -40,10 +42,12 @@ type Server struct {
 	Address string // for people
 	ID      string // tells this database from others, since locks are per database
 
-	config  *pgx.ConnConfig
-	drop    func(err error) bool // what the server does not know in config
-	sockets sockets
-	held    []uint32 // the server processes of the locks, see WatchLocks
+	config *pgx.ConnConfig
+	drop   func(err error) bool // what the server does not know in config
+	held   []uint32             // the server processes of the locks, see RememberLocks
+
+	mu   sync.Mutex
+	open []*pgconn.PgConn
 }
 
 // Open makes a pool. With locks it takes nothing for a server but a primary: of
@@ -69,10 +73,23 @@ func Open(config *dsn.Config, locks bool, dropped func([]string)) *Server {
 		// address leads to after a failover.
 		config.ValidateConnect = primary
 	}
-	config.DialFunc = s.sockets.register(config.DialFunc)
-	config.AfterConnect = number
+	config.AfterConnect = func(_ context.Context, conn *pgconn.PgConn) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.open = append(slices.DeleteFunc(s.open, closed), conn)
+		return nil
+	}
 	s.DB = stdlib.OpenDB(*config.ConnConfig)
 	return s
+}
+
+func closed(conn *pgconn.PgConn) bool {
+	select {
+	case <-conn.CleanupDone():
+		return true
+	default:
+		return false
+	}
 }
 
 // primary refuses a standby. From PostgreSQL 14 on a server says by itself what
@@ -237,6 +254,19 @@ const (
 	// seenTime is for how long its session can be seen at least.
 	seenTime = 250 * time.Millisecond
 )
+
+// RememberLocks is called when all locks are held. It closes the idle connections, of
+// which each would be one less for COMMAND, and remembers the server processes of the
+// others for [Server.Linger].
+func (s *Server) RememberLocks() {
+	s.DB.SetMaxIdleConns(0)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open = slices.DeleteFunc(s.open, closed)
+	for _, conn := range s.open {
+		s.held = append(s.held, conn.PID())
+	}
+}
 
 // Linger connects once more, after a lock was lost, under the given name and
 // until this process ends: bootlock end can then see that the command is not gone
