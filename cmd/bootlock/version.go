@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
 
-// version is set by the linker in a release build. Otherwise it is what the go command
-// knows.
+// version is set by the linker in a release build. Otherwise it is what go
+// install knows.
 var version string
 
 func (a *app) versionCommand() *cobra.Command {
@@ -26,8 +27,25 @@ func (a *app) versionCommand() *cobra.Command {
 }
 
 func buildVersion() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		return cmp.Or(version, info.Main.Version, "(devel)")
+	info, _ := debug.ReadBuildInfo()
+	return versionOf(version, info)
+}
+
+// versionOf adds the revision to what does not say it.
+func versionOf(version string, info *debug.BuildInfo) string {
+	if info == nil {
+		info = &debug.BuildInfo{}
 	}
-	return cmp.Or(version, "(devel)")
+	version = cmp.Or(version, info.Main.Version, "(devel)")
+	setting := map[string]string{}
+	for _, s := range info.Settings {
+		setting[s.Key] = s.Value
+	}
+	if revision := setting["vcs.revision"]; len(revision) >= 12 && !strings.Contains(version, revision[:12]) {
+		version += " " + revision[:12]
+		if setting["vcs.modified"] == "true" {
+			version += "+dirty"
+		}
+	}
+	return version
 }

@@ -30,6 +30,10 @@ type Options struct {
 // ErrNoServer says that there is no PostgreSQL to play on.
 var ErrNoServer = errors.New("no server for the demo")
 
+// moreRounds bounds how often the rounds without the guard are repeated while
+// not one of them fails.
+const moreRounds = 3
+
 type demo struct {
 	Options
 	server *server
@@ -83,17 +87,24 @@ type round struct {
 
 func (d *demo) play(ctx context.Context, sides ...*side) error {
 	for _, s := range sides {
-		for n := range d.Rounds {
+		for n := 1; d.goesOn(s, n); n++ {
 			r, err := d.round(ctx, s.guarded)
 			if err != nil {
 				return err
 			}
-			r.number = n + 1
+			r.number = n
 			s.rounds = append(s.rounds, r)
-			d.Say(fmt.Sprintf("%s: round %d of %d, %d failures so far", s.name, r.number, d.Rounds, s.failures()))
+			d.Say(fmt.Sprintf("%s: round %d of %d, %d failures so far", s.name, n, max(n, d.Rounds), s.failures()))
 		}
 	}
 	return nil
+}
+
+// goesOn reports whether round n is to be played: a race that was not seen yet is
+// given more rounds to show.
+func (d *demo) goesOn(s *side, n int) bool {
+	unseen := !s.guarded && s.failures() == 0
+	return n <= d.Rounds || unseen && n <= moreRounds*d.Rounds
 }
 
 // round starts the processes on a fresh database, and lets them go together.

@@ -68,3 +68,26 @@ func TestPictureIsXML(t *testing.T) {
 		}
 	}
 }
+
+func TestMoreRoundsWhileNoRaceIsSeen(t *testing.T) {
+	d := &demo{Options: Options{Rounds: 2}}
+	for _, test := range []struct {
+		name string
+		side *side
+		want int // the last round
+	}{
+		{"a race was seen", sideOf(false, "", "duplicate key"), 2},
+		{"no race was seen", sideOf(false, "", ""), 2 * moreRounds},
+		{"the guarded side", sideOf(true, "", ""), 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			n := 1
+			for d.goesOn(test.side, n) {
+				n++
+			}
+			if n-1 != test.want {
+				t.Errorf("got %d rounds; want %d", n-1, test.want)
+			}
+		})
+	}
+}
