@@ -124,9 +124,10 @@ func (s *Server) StartAgain(t *testing.T) {
 	await.True(t, "the server answers; its log is "+filepath.Join(s.dir, serverLog), func() bool { return db.PingContext(t.Context()) == nil })
 }
 
-// DSN is the URL of the database postgres, as a superuser.
+// DSN is the URL of the database postgres, as a superuser. Any password will do for the
+// server; PgBouncer wants one.
 func (s *Server) DSN() string {
-	return "postgres://postgres@127.0.0.1:" + strconv.Itoa(s.Port) + "/postgres?sslmode=disable"
+	return pgserver.LoopbackDSN("127.0.0.1:"+strconv.Itoa(s.Port), "any")
 }
 
 // Dir is where its files are.
