@@ -45,10 +45,30 @@ var ErrNoReturn = errors.New("the driver did not come back in time; its connecti
 // ErrNoReturn when ctx has ended and Grace has passed. What call assigns must not be
 // read after ErrNoReturn.
 func Do(ctx context.Context, call func() error) error {
+	_, err := do(ctx, call)
+	return err
+}
+
+// do is Do. If the call has not come back, its error will come through under.
+func do(ctx context.Context, call func() error) (under <-chan error, err error) {
 	if ctx.Done() == nil && hooksOf(ctx) == nil {
-		return call()
+		return nil, call()
 	}
-	return await(ctx, start(call))
+	done := start(call)
+	err, ok := Until(ctx, done)
+	if !ok {
+		grace := time.NewTimer(Grace)
+		defer grace.Stop()
+		select {
+		case err = <-done:
+		case <-grace.C:
+			return done, Ended(ctx, ErrNoReturn)
+		}
+	}
+	if p, ok := err.(panicked); ok { //nolint:errorlint // what start made, not what the driver returned
+		panic(p.value)
+	}
+	return nil, Ended(ctx, err)
 }
 
 func start(call func() error) <-chan error {
@@ -71,23 +91,6 @@ func start(call func() error) <-chan error {
 type panicked struct{ value any }
 
 func (p panicked) Error() string { return fmt.Sprint("panic: ", p.value) }
-
-func await(ctx context.Context, done <-chan error) error {
-	err, ok := Until(ctx, done)
-	if !ok {
-		grace := time.NewTimer(Grace)
-		defer grace.Stop()
-		select {
-		case err = <-done:
-		case <-grace.C:
-			return Ended(ctx, ErrNoReturn)
-		}
-	}
-	if p, ok := err.(panicked); ok { //nolint:errorlint // what start made, not what the driver returned
-		panic(p.value)
-	}
-	return Ended(ctx, err)
-}
 
 // state is what may still be done with a connection. It only ever moves down
 // this table.
@@ -154,14 +157,8 @@ func (c *Conn) do(ctx context.Context, call func() error) error {
 	if c.state >= stuck {
 		return Ended(ctx, ErrNoReturn)
 	}
-	if ctx.Done() == nil && hooksOf(ctx) == nil {
-		return call()
-	}
-	done := start(call)
-	err := await(ctx, done)
-	if errors.Is(err, ErrNoReturn) {
-		c.Abandon(done)
-	}
+	under, err := do(ctx, call)
+	c.Abandon(under)
 	return err
 }
 
@@ -340,10 +337,9 @@ func (c *Conn) Release(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, cleanUp)
 	defer cancel()
-	done := start(func() error { return c.close(was == sound) })
-	err := await(ctx, done)
-	if errors.Is(err, ErrNoReturn) {
-		go c.finishOff(done)
+	under, err := do(ctx, func() error { return c.close(was == sound) })
+	if under != nil {
+		go c.finishOff(under)
 	}
 	return err
 }
