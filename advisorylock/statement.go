@@ -125,25 +125,13 @@ func newStatements(c bridge.Call, lease bool) statements {
 	return s
 }
 
-// takeFirst is for the first try: it may miss a free lease where another database has
-// one under the same key.
-func (s *statements) takeFirst() string {
+// take is takeXact or takeLease. The quick form, for the first try, may miss a free
+// lease where another database has one under the same key.
+func (s *statements) take(quick bool) string {
 	if !s.lease {
 		return s.takeXact("", "")
 	}
-	return s.takeLease(s.fence.PassSQL(true))
-}
-
-// take is takeXact or takeLease.
-func (s *statements) take() string {
-	if !s.lease {
-		return s.takeXact("", "")
-	}
-	return s.takeLease(s.fence.PassSQL(false))
-}
-
-func (s *statements) takeLease(pass string) string {
-	return s.fill(takeLease, "{limited}", setIdleLimit(s.ttl)+" IS NOT NULL", "{pass}", pass)
+	return s.fill(takeLease, "{limited}", setIdleLimit(s.ttl)+" IS NOT NULL", "{pass}", s.fence.PassSQL(quick))
 }
 
 func (s *statements) takeXact(asBefore, inVain string) string {

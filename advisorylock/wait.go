@@ -204,7 +204,7 @@ func (a *acquisition) letGo(ctx context.Context, leave bool) {
 // first tries to take the lock in the open transaction, with the statement that is
 // cheapest if the lock is free.
 func (a *acquisition) first(ctx context.Context) attempt {
-	made := a.takeBy(ctx, a.sql.takeFirst())
+	made := a.takeBy(ctx, a.sql.take(true))
 	if a.try && a.sql.lease && made.err == nil && made.answer == taken && !a.isMock() {
 		made = a.take(ctx)
 	}
@@ -332,7 +332,7 @@ func (a *acquisition) queueForLease(ctx context.Context) attempt {
 
 // take takes the lock if it is free.
 func (a *acquisition) take(ctx context.Context) attempt {
-	return a.takeBy(ctx, a.sql.take())
+	return a.takeBy(ctx, a.sql.take(false))
 }
 
 // takeBy sends a statement that may grant the lock. One that is granted later than it
