@@ -122,8 +122,7 @@ func (l Locker) TryWithXactLock(ctx context.Context, db *sql.DB, key Key, fn fun
 }
 
 func (l Locker) withXactLock(ctx context.Context, op string, db *sql.DB, key Key, try bool, fn func(ctx context.Context, tx *sql.Tx) error) error {
-	checkArgs(op, ctx, db)
-	checkFn(op, fn == nil)
+	checkArgs(op, ctx, db, fn == nil)
 	return withXactLock(ctx, l.call(op, db, key), try, fn)
 }
 
@@ -146,17 +145,13 @@ func init() {
 	}
 }
 
-func checkArgs(op string, ctx context.Context, db *sql.DB) {
-	if ctx == nil {
+func checkArgs(op string, ctx context.Context, db *sql.DB, noFn bool) {
+	switch {
+	case ctx == nil:
 		panic("advisorylock." + op + ": nil context")
-	}
-	if db == nil {
+	case db == nil:
 		panic("advisorylock." + op + ": nil *sql.DB")
-	}
-}
-
-func checkFn(op string, isNil bool) {
-	if isNil {
+	case noFn:
 		panic("advisorylock." + op + ": nil function")
 	}
 }

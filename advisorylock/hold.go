@@ -89,8 +89,7 @@ func (l Locker) TryHold(ctx context.Context, db *sql.DB, key Key, fn func(ctx co
 }
 
 func (l Locker) hold(ctx context.Context, op string, db *sql.DB, key Key, try bool, fn func(ctx context.Context) error) error {
-	checkArgs(op, ctx, db)
-	checkFn(op, fn == nil)
+	checkArgs(op, ctx, db, fn == nil)
 	return hold(ctx, l.call(op, db, key), try, fn)
 }
 
