@@ -12,11 +12,6 @@ import (
 	"github.com/bootlock/bootlock/internal/bounded"
 )
 
-// Callers of one key queue inside the process, so that only the first of them
-// costs a connection; and lock connections together leave one connection of the
-// pool to the callbacks, without which N waiters on a pool of N would wait for
-// a callback that waits for a connection.
-
 // held is a lock that a callback's context knows of.
 type held struct {
 	db       *sql.DB

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -15,21 +16,7 @@ import (
 )
 
 // A waiter queues where that keeps nothing from the holder, and polls everywhere
-// else.
-//
-// The holder of WithXactLock works in its own transaction, so its waiters stand in the
-// server's queue, in bursts. The holder of a lease works through other connections:
-// its waiters queue only on a connection that is a server process's own, which a
-// pooler's is not, and only while connections are not short. Otherwise they keep none
-// and poll, and begin a transaction only when the lock is free.
-//
-// A holder of a lease that is refused a connection for its work tells the waiters, which
-// then keep none. If it has got none after a second it lets go, so that the holders of many
-// locks do not fill what their own work needs, and from then on tries only after a quick
-// answer to a poll. A slow one means that work under way is waiting for connections.
-
-// A process that gives a lock back and wants it again would find it free before all
-// waiters that pause: see [returned].
+// else: see "Waiting" in docs/how-it-works.md.
 
 // silence is how long an attempt may take before its waiter believes that the network
 // has gone silent, and starts anew. A pooler may keep a BEGIN waiting for long.
@@ -467,11 +454,7 @@ func (a *acquisition) remember(granted time.Time) {
 	}
 	returned.Lock()
 	defer returned.Unlock()
-	for k, g := range returned.of {
-		if time.Since(g.contended) > recently {
-			delete(returned.of, k)
-		}
-	}
+	maps.DeleteFunc(returned.of, func(_ lookKey, g givenBack) bool { return time.Since(g.contended) > recently })
 	held := time.Since(granted)
 	returned.of[lookKey{a.DB, Key(a.Key)}] = givenBack{a.wait.contended.Add(held), held}
 }

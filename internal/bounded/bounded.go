@@ -1,12 +1,8 @@
 // Package bounded pins one connection of a pool and bounds every call on it by
-// a context, even where the driver does not look at the context.
-//
-// On a network that goes silent lib/pq hangs in Exec, Rollback, Close and even
-// in a new connection until TCP gives up, whatever the context says, and
-// nothing in database/sql can interrupt it. pgx hangs too, with a hook that
-// ignores its context or over a net.Conn without deadlines. So each call runs
-// on a goroutine of its own, and when the context has ended and the driver has
-// not come back within [Grace], the caller goes on without it.
+// a context, even where the driver does not look at the context: see "Drivers
+// that do not return" in docs/how-it-works.md. Each call runs on a goroutine of
+// its own, and when the context has ended and the driver has not come back
+// within [Grace], the caller goes on without it.
 //
 // No driver is exempt. One that was recognised by its import path would be
 // trusted with whatever its user has plugged into it, and the goroutine costs
