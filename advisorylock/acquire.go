@@ -19,7 +19,6 @@ import (
 // the lock.
 type acquisition struct {
 	bridge.Call
-	try    bool
 	sql    statements
 	place  place
 	conn   *bounded.Conn // nil while a waiter has none
@@ -29,10 +28,9 @@ type acquisition struct {
 	held   *held // what the callback's context knows of; nil before the lock is there
 }
 
-func newAcquisition(c bridge.Call, try, lease bool) *acquisition {
+func newAcquisition(c bridge.Call, lease bool) *acquisition {
 	return &acquisition{
 		Call:  c,
-		try:   try,
 		sql:   newStatements(c, lease),
 		place: place{db: c.DB, key: Key(c.Key)},
 		wait:  wait{polls: c.Done != nil},
@@ -107,7 +105,7 @@ func (a *acquisition) get(ctx context.Context) (at locktrace.Step, err error) {
 // connection is back: a pool of one has no other.
 func (a *acquisition) explain(ctx context.Context, err error) error {
 	var failed *locktrace.StepError
-	if a.held != nil || a.try || !a.wait.lasted || ctx.Err() == nil || !errors.As(err, &failed) {
+	if a.held != nil || a.Try || !a.wait.lasted || ctx.Err() == nil || !errors.As(err, &failed) {
 		return err
 	}
 	return a.failed(failed.Step, a.waitError(ctx, failed.Err))
@@ -130,7 +128,7 @@ func (a *acquisition) withHeld(ctx context.Context) context.Context {
 // connect waits for the place in the process and takes a connection.
 func (a *acquisition) connect(ctx context.Context) error {
 	two := a.sql.lease && (a.Work == nil || a.Work == a.DB) // the work needs one too
-	if err := a.place.enter(ctx, two, a.try); err != nil {
+	if err := a.place.enter(ctx, two, a.Try); err != nil {
 		a.wait.lasted = ctx.Err() != nil
 		return err
 	}

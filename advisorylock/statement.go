@@ -142,10 +142,8 @@ func (s *statements) takeXact(asBefore, inVain string) string {
 // work. Waiters that find it taken keep none between two polls.
 var needKey = KeyOf("bootlock/need")
 
-// need takes needKey, unless another holder has it, or a waiter polls at this moment.
-func need() string {
-	return fmt.Sprintf("SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock(%v) THEN 1 END)", needKey)
-}
+// needSQL takes needKey, unless another holder has it, or a waiter polls at this moment.
+var needSQL = fmt.Sprintf("SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock(%v) THEN 1 END)", needKey)
 
 // free is freeSQL; it may also count connections.
 func (s *statements) free(count bool) string {

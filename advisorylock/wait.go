@@ -141,7 +141,7 @@ func (a *acquisition) lock(ctx context.Context) error {
 		if ctx.Err() != nil && (made.err != nil || made.answer != granted && !made.over) {
 			return a.ended(ctx, made.err)
 		}
-		if a.try {
+		if a.Try {
 			return tried(made)
 		}
 		var n next
@@ -192,11 +192,11 @@ func (a *acquisition) letGo(ctx context.Context, leave bool) {
 // cheapest if the lock is free.
 func (a *acquisition) first(ctx context.Context) attempt {
 	made := a.takeBy(ctx, a.sql.take(true))
-	if a.try && a.sql.lease && made.err == nil && made.answer == taken && !a.isMock() {
+	if a.Try && a.sql.lease && made.err == nil && made.answer == taken && !a.isMock() {
 		made = a.take(ctx)
 	}
 	made.over = errors.Is(made.err, errStandby) // later, a waiter may be led to one for a while
-	if a.try || a.wait.polls || made.err != nil || made.answer != taken {
+	if a.Try || a.wait.polls || made.err != nil || made.answer != taken {
 		return made
 	}
 	return a.queue(ctx)
@@ -330,7 +330,7 @@ func (a *acquisition) takeBy(ctx context.Context, statement string) attempt {
 	if made.err != nil || made.answer != granted {
 		return made
 	}
-	if a.sql.lease && a.Work != nil && !a.try && !a.isMock() {
+	if a.sql.lease && a.Work != nil && !a.Try && !a.isMock() {
 		made.err = a.makeSure(ctx)
 	}
 	if made.err == nil && a.late() {
@@ -353,7 +353,7 @@ func (a *acquisition) exec(ctx context.Context, statement string) attempt {
 	case ctx.Err() != nil:
 		a.conn.Distrust()
 		return attempt{err: ctx.Err()}
-	case a.conn.Mock() && (n > 0 || !a.try): // it says what it was told by hand
+	case a.conn.Mock() && (n > 0 || !a.Try): // it says what it was told by hand
 		return attempt{answer: granted}
 	case answer(n) == standby:
 		return attempt{err: errStandby}
@@ -382,7 +382,7 @@ func (a *acquisition) makeSure(ctx context.Context) error {
 			return nil
 		}
 		if !told && bound.Err() == nil {
-			n, failed := a.conn.Exec(bound, need())
+			n, failed := a.conn.Exec(bound, needSQL)
 			if failed != nil { // and with its transaction the lock is gone
 				return fmt.Errorf("%w: %w", errStarved, err)
 			}
@@ -438,7 +438,7 @@ func (a *acquisition) yield(ctx context.Context) {
 	last, ok := returned.of[lookKey{a.DB, Key(a.Key)}]
 	delete(returned.of, lookKey{a.DB, Key(a.Key)})
 	returned.Unlock()
-	if ok && a.sql.lease && !a.try && time.Since(last.contended) < recently {
+	if ok && a.sql.lease && !a.Try && time.Since(last.contended) < recently {
 		a.wait.older, a.wait.contended = heldFor*last.held, last.contended
 		waiting.Pause(ctx, waiting.Next(a.wait.older, 0, false))
 	}
