@@ -15,14 +15,6 @@
 // The command bootlock, in cmd/bootlock, does the same for programs that are not
 // written in Go.
 //
-// # The order
-//
-//	connect  begin  lock  create schema  [bootstrap]  commit  release  migrate
-//
-// This takes one connection, once, and holds none during migrate. If a step fails,
-// the remaining steps are skipped: roll back, release. No rollback follows a failed
-// commit.
-//
 // # What is left out, and why
 //
 // Session-level advisory locks survive [database/sql.Conn.Close], which returns

@@ -15,39 +15,10 @@ import (
 	"github.com/bootlock/bootlock/internal/waiting"
 )
 
-// call describes one call, for traces and errors.
-type call struct{ bridge.Call }
-
-// step runs fn as one traced step, and says in its error which.
-func (c *call) step(ctx context.Context, s locktrace.Step, fn func(ctx context.Context) error) error {
-	err := step.Do(ctx, c.Trace, locktrace.Event{Step: s, For: c.For, Key: c.Key, Name: c.Name}, func(ctx context.Context) error {
-		return classify(fn(ctx))
-	})
-	if err != nil {
-		return c.failed(s, err)
-	}
-	return nil
-}
-
-func (c *call) failed(s locktrace.Step, err error) error {
-	if s == locktrace.Connect && (errors.Is(err, ErrNotAcquired) || errors.Is(err, ErrNested) || errors.Is(err, errCircle)) {
-		s = locktrace.Lock // found out inside the process, before a connection was needed
-	}
-	return &locktrace.StepError{Op: c.Op, Name: c.title(), Step: s, Err: err}
-}
-
-func (c *call) title() string {
-	if c.Name != "" {
-		return c.Name
-	}
-	return Key(c.Key).String()
-}
-
 // acquisition is one call's way to its lock: a place in the process, a connection,
 // the lock.
 type acquisition struct {
-	call
-	try    bool
+	bridge.Call
 	sql    statements
 	place  place
 	conn   *bounded.Conn // nil while a waiter has none
@@ -57,14 +28,38 @@ type acquisition struct {
 	held   *held // what the callback's context knows of; nil before the lock is there
 }
 
-func newAcquisition(c bridge.Call, try, lease bool) *acquisition {
+func newAcquisition(c bridge.Call, lease bool) *acquisition {
 	return &acquisition{
-		call:  call{c},
-		try:   try,
+		Call:  c,
 		sql:   newStatements(c, lease),
 		place: place{db: c.DB, key: Key(c.Key)},
 		wait:  wait{polls: c.Done != nil},
 	}
+}
+
+// step runs fn as one traced step, and says in its error which.
+func (a *acquisition) step(ctx context.Context, s locktrace.Step, fn func(ctx context.Context) error) error {
+	err := step.Do(ctx, a.Trace, locktrace.Event{Step: s, For: a.For, Key: a.Key, Name: a.Name}, func(ctx context.Context) error {
+		return classify(fn(ctx))
+	})
+	if err != nil {
+		return a.failed(s, err)
+	}
+	return nil
+}
+
+func (a *acquisition) failed(s locktrace.Step, err error) error {
+	if s == locktrace.Connect && (errors.Is(err, ErrNotAcquired) || errors.Is(err, ErrNested) || errors.Is(err, errCircle)) {
+		s = locktrace.Lock // found out inside the process, before a connection was needed
+	}
+	return &locktrace.StepError{Op: a.Op, Name: a.title(), Step: s, Err: err}
+}
+
+func (a *acquisition) title() string {
+	if a.Name != "" {
+		return a.Name
+	}
+	return Key(a.Key).String()
 }
 
 // run takes the lock, runs inside, which ends the transaction, and gives
@@ -110,7 +105,7 @@ func (a *acquisition) get(ctx context.Context) (at locktrace.Step, err error) {
 // connection is back: a pool of one has no other.
 func (a *acquisition) explain(ctx context.Context, err error) error {
 	var failed *locktrace.StepError
-	if a.held != nil || a.try || !a.wait.lasted || ctx.Err() == nil || !errors.As(err, &failed) {
+	if a.held != nil || a.Try || !a.wait.lasted || ctx.Err() == nil || !errors.As(err, &failed) {
 		return err
 	}
 	return a.failed(failed.Step, a.waitError(ctx, failed.Err))
@@ -133,7 +128,7 @@ func (a *acquisition) withHeld(ctx context.Context) context.Context {
 // connect waits for the place in the process and takes a connection.
 func (a *acquisition) connect(ctx context.Context) error {
 	two := a.sql.lease && (a.Work == nil || a.Work == a.DB) // the work needs one too
-	if err := a.place.enter(ctx, two, a.try); err != nil {
+	if err := a.place.enter(ctx, two, a.Try); err != nil {
 		a.wait.lasted = ctx.Err() != nil
 		return err
 	}

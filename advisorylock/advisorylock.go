@@ -111,52 +111,38 @@ func TryWithXactLock(ctx context.Context, db *sql.DB, key Key, fn func(ctx conte
 // and the error says so. A wait that ended
 // without the lock is a [WaitError]; a session that ended under fn is [ErrLost].
 func (l Locker) WithXactLock(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Context, tx *sql.Tx) error) error {
-	return l.withXactLock(ctx, "WithXactLock", db, key, false, fn)
+	return withXactLock(ctx, l.call(ctx, "WithXactLock", db, key, fn == nil), fn)
 }
 
 // TryWithXactLock is [Locker.WithXactLock] without the wait: it returns
 // [ErrNotAcquired] if somebody else has the lock or is about to take it, on the
 // server or inside this process. It may still wait for a connection.
 func (l Locker) TryWithXactLock(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Context, tx *sql.Tx) error) error {
-	return l.withXactLock(ctx, "TryWithXactLock", db, key, true, fn)
+	c := l.call(ctx, "TryWithXactLock", db, key, fn == nil)
+	c.Try = true
+	return withXactLock(ctx, c, fn)
 }
 
-func (l Locker) withXactLock(ctx context.Context, op string, db *sql.DB, key Key, try bool, fn func(ctx context.Context, tx *sql.Tx) error) error {
-	checkArgs(op, ctx, db)
-	checkFn(op, fn == nil)
-	return withXactLock(ctx, l.call(op, db, key), try, fn)
-}
-
-// call is what package schemaguard makes by itself.
-func (l Locker) call(op string, db *sql.DB, key Key) bridge.Call {
+// call checks the arguments of a call. Package schemaguard makes its calls by itself.
+func (l Locker) call(ctx context.Context, op string, db *sql.DB, key Key, noFn bool) bridge.Call {
+	checkArgs(op, ctx, db, noFn)
 	return bridge.Call{Op: "advisorylock." + op, DB: db, Key: int64(key), Name: l.Name, TTL: l.TTL, Trace: l.Trace}
 }
 
-func withXactLock(ctx context.Context, c bridge.Call, try bool, fn func(ctx context.Context, tx *sql.Tx) error) error {
-	a := newAcquisition(c, try, false)
+func withXactLock(ctx context.Context, c bridge.Call, fn func(ctx context.Context, tx *sql.Tx) error) error {
+	a := newAcquisition(c, false)
 	return a.run(ctx, func(ctx context.Context) error { return a.inXact(ctx, fn) })
 }
 
-func init() {
-	bridge.WithXactLock = func(ctx context.Context, c bridge.Call, fn func(ctx context.Context, tx *sql.Tx) error) error {
-		return withXactLock(ctx, c, false, fn)
-	}
-	bridge.Hold = func(ctx context.Context, c bridge.Call, fn func(ctx context.Context) error) error {
-		return hold(ctx, c, false, fn)
-	}
-}
+func init() { bridge.WithXactLock, bridge.Hold = withXactLock, hold }
 
-func checkArgs(op string, ctx context.Context, db *sql.DB) {
-	if ctx == nil {
+func checkArgs(op string, ctx context.Context, db *sql.DB, noFn bool) {
+	switch {
+	case ctx == nil:
 		panic("advisorylock." + op + ": nil context")
-	}
-	if db == nil {
+	case db == nil:
 		panic("advisorylock." + op + ": nil *sql.DB")
-	}
-}
-
-func checkFn(op string, isNil bool) {
-	if isNil {
+	case noFn:
 		panic("advisorylock." + op + ": nil function")
 	}
 }

@@ -38,8 +38,7 @@ func TryHold(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Conte
 // in the last second before the grant, may wait until Hold returns: it waits
 // for the transaction that had a snapshot then, and that one has the lock now.)
 // The pool must allow at least two connections; otherwise Hold returns
-// [ErrPoolTooSmall] at once. (Hold sees the limit of a pool within the driver, such as
-// pgxpool's, only if it was passed to [sql.DB.SetMaxOpenConns].)
+// [ErrPoolTooSmall] at once.
 //
 // # The lease
 //
@@ -78,32 +77,26 @@ func TryHold(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Conte
 // panic or runtime.Goexit in fn frees the lock and goes on. A wait that its context
 // ended is a [WaitError], and fn was not called.
 func (l Locker) Hold(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Context) error) error {
-	return l.hold(ctx, "Hold", db, key, false, fn)
+	return hold(ctx, l.call(ctx, "Hold", db, key, fn == nil), fn)
 }
 
 // TryHold is [Locker.Hold] without the wait: it returns [ErrNotAcquired] if
 // somebody else has the lock or is about to take it, on the server or inside
 // this process. It may still wait for a connection.
 func (l Locker) TryHold(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Context) error) error {
-	return l.hold(ctx, "TryHold", db, key, true, fn)
+	c := l.call(ctx, "TryHold", db, key, fn == nil)
+	c.Try = true
+	return hold(ctx, c, fn)
 }
 
-func (l Locker) hold(ctx context.Context, op string, db *sql.DB, key Key, try bool, fn func(ctx context.Context) error) error {
-	checkArgs(op, ctx, db)
-	checkFn(op, fn == nil)
-	return hold(ctx, l.call(op, db, key), try, fn)
-}
-
-func hold(ctx context.Context, c bridge.Call, try bool, fn func(ctx context.Context) error) error {
-	a := newAcquisition(c, try, true)
-	return a.run(ctx, func(ctx context.Context) error {
-		defer a.remember(time.Now())
-		return a.inLease(ctx, fn)
-	})
+func hold(ctx context.Context, c bridge.Call, fn func(ctx context.Context) error) error {
+	a := newAcquisition(c, true)
+	return a.run(ctx, func(ctx context.Context) error { return a.inLease(ctx, fn) })
 }
 
 // inLease runs fn while heartbeats keep the lease, and ends the transaction.
 func (a *acquisition) inLease(ctx context.Context, fn func(ctx context.Context) error) error {
+	defer a.remember(time.Now())
 	if a.late() { // a hook took long
 		a.rollback(ctx)
 		return a.leaseLost(errQuiet, nil)

@@ -39,14 +39,11 @@ func keep(ctx context.Context, conn *bounded.Conn, st *statements, mock bool, se
 		ctx: ctx, conn: conn, query: st.beat(), ttl: st.ttl, onLost: onLost,
 		stop: make(chan struct{}), ended: make(chan error, 1),
 	}
-	go func() {
-		if mock { // it does not know when heartbeats are due
-			<-l.stop
-			l.ended <- nil
-			return
-		}
-		l.ended <- l.beat(sent)
-	}()
+	if mock { // it does not know when heartbeats are due
+		l.ended <- nil
+	} else {
+		go func() { l.ended <- l.beat(sent) }()
+	}
 	return l
 }
 

@@ -12,11 +12,6 @@ import (
 	"github.com/bootlock/bootlock/internal/bounded"
 )
 
-// Callers of one key queue inside the process, so that only the first of them
-// costs a connection; and lock connections together leave one connection of the
-// pool to the callbacks, without which N waiters on a pool of N would wait for
-// a callback that waits for a connection.
-
 // held is a lock that a callback's context knows of.
 type held struct {
 	db       *sql.DB
@@ -61,9 +56,8 @@ type turn struct {
 // poolState is what the process knows of one *sql.DB, for as long as anybody
 // calls.
 type poolState struct {
-	callers int
-	keys    map[Key]*keyState
-	conns   queue // the connections that locks may have
+	keys  map[Key]*keyState // those that are called for
+	conns queue             // the connections that locks may have
 
 	// idled counts, for each lock that is held, the turns that its call chain
 	// waits for: its connection does nothing meanwhile.
@@ -132,7 +126,6 @@ func (p *place) register(capacity int) {
 		p.pool = &poolState{keys: map[Key]*keyState{}, idled: map[*held]int{}}
 		registry.of[p.db] = p.pool
 	}
-	p.pool.callers++
 	p.at = p.pool.keys[p.key]
 	if p.at == nil {
 		p.at = &keyState{queue: queue{capacity: 1}}
@@ -238,12 +231,8 @@ func (p *poolState) stepOut(q *queue, t *turn, element *list.Element) {
 }
 
 func (p *poolState) letThrough(q *queue) {
-	for front := q.waiting.Front(); front != nil; front = q.waiting.Front() {
-		t := front.Value.(*turn)
-		if q.used >= q.capacity {
-			return
-		}
-		q.waiting.Remove(front)
+	for q.used < q.capacity && q.waiting.Len() > 0 {
+		t := q.waiting.Remove(q.waiting.Front()).(*turn)
 		q.used++
 		p.idle(t, -1)
 		close(t.ready)
@@ -268,7 +257,7 @@ func (p *place) leave() {
 	if p.at.callers--; p.at.callers == 0 {
 		delete(p.pool.keys, p.key)
 	}
-	if p.pool.callers--; p.pool.callers == 0 {
+	if len(p.pool.keys) == 0 {
 		delete(registry.of, p.db)
 	}
 	p.pool, p.turn, p.conn = nil, false, false

@@ -29,7 +29,7 @@ type Session = locktrace.Session
 // A waiter has a session only while it stands in the server's queue or polls: not while
 // it waits inside its process, nor between two bursts or polls.
 func Sessions(ctx context.Context, db *sql.DB, key Key) ([]Session, error) {
-	checkArgs("Sessions", ctx, db)
+	checkArgs("Sessions", ctx, db, false)
 	found, err := look(ctx, db, key)
 	if err != nil {
 		return nil, fmt.Errorf("advisorylock.Sessions %v: %w", key, err)

@@ -125,25 +125,13 @@ func newStatements(c bridge.Call, lease bool) statements {
 	return s
 }
 
-// takeFirst is for the first try: it may miss a free lease where another database has
-// one under the same key.
-func (s *statements) takeFirst() string {
+// take is takeXact or takeLease. The quick form, for the first try, may miss a free
+// lease where another database has one under the same key.
+func (s *statements) take(quick bool) string {
 	if !s.lease {
 		return s.takeXact("", "")
 	}
-	return s.takeLease(s.fence.PassSQL(true))
-}
-
-// take is takeXact or takeLease.
-func (s *statements) take() string {
-	if !s.lease {
-		return s.takeXact("", "")
-	}
-	return s.takeLease(s.fence.PassSQL(false))
-}
-
-func (s *statements) takeLease(pass string) string {
-	return s.fill(takeLease, "{limited}", setIdleLimit(s.ttl)+" IS NOT NULL", "{pass}", pass)
+	return s.fill(takeLease, "{limited}", setIdleLimit(s.ttl)+" IS NOT NULL", "{pass}", s.fence.PassSQL(quick))
 }
 
 func (s *statements) takeXact(asBefore, inVain string) string {
@@ -154,10 +142,8 @@ func (s *statements) takeXact(asBefore, inVain string) string {
 // work. Waiters that find it taken keep none between two polls.
 var needKey = KeyOf("bootlock/need")
 
-// need takes needKey, unless another holder has it, or a waiter polls at this moment.
-func need() string {
-	return fmt.Sprintf("SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock(%v) THEN 1 END)", needKey)
-}
+// needSQL takes needKey, unless another holder has it, or a waiter polls at this moment.
+var needSQL = fmt.Sprintf("SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock(%v) THEN 1 END)", needKey)
 
 // free is freeSQL; it may also count connections.
 func (s *statements) free(count bool) string {

@@ -20,9 +20,9 @@ func TestStatementsAreShort(t *testing.T) {
 		text string
 		most int
 	}{
-		"take":             {xact.take(), 400},
+		"take":             {xact.take(false), 400},
 		"queue":            {xact.queue(), 1200},
-		"take a lease":     {lease.take(), 1200},
+		"take a lease":     {lease.take(false), 1200},
 		"queue, lease":     {lease.queue(), 1000},
 		"free":             {lease.free(false), 300},
 		"free, counting":   {lease.free(true), 1200},
@@ -48,11 +48,11 @@ func TestStatementsStayTheSame(t *testing.T) {
 	for _, c := range []bridge.Call{long, {Key: 42}} {
 		for _, lease := range []bool{false, true} {
 			s := newStatements(c, lease)
-			first := s.take()
+			first := s.take(false)
 			if lease {
 				s.fence = s.fence.Redraw()
 			}
-			if again := s.take(); digits.ReplaceAllString(first, "0") != digits.ReplaceAllString(again, "0") {
+			if again := s.take(false); digits.ReplaceAllString(first, "0") != digits.ReplaceAllString(again, "0") {
 				t.Errorf("got\n%s\nand then\n%s; want the same apart from numbers", first, again)
 			}
 			if first, again := s.queue(), s.queue(); first != again {

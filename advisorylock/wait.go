@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -15,21 +16,7 @@ import (
 )
 
 // A waiter queues where that keeps nothing from the holder, and polls everywhere
-// else.
-//
-// The holder of WithXactLock works in its own transaction, so its waiters stand in the
-// server's queue, in bursts. The holder of a lease works through other connections:
-// its waiters queue only on a connection that is a server process's own, which a
-// pooler's is not, and only while connections are not short. Otherwise they keep none
-// and poll, and begin a transaction only when the lock is free.
-//
-// A holder of a lease that is refused a connection for its work tells the waiters, which
-// then keep none. If it has got none after a second it lets go, so that the holders of many
-// locks do not fill what their own work needs, and from then on tries only after a quick
-// answer to a poll. A slow one means that work under way is waiting for connections.
-
-// A process that gives a lock back and wants it again would find it free before all
-// waiters that pause: see [returned].
+// else: see "Waiting" in docs/how-it-works.md.
 
 // silence is how long an attempt may take before its waiter believes that the network
 // has gone silent, and starts anew. A pooler may keep a BEGIN waiting for long.
@@ -154,7 +141,7 @@ func (a *acquisition) lock(ctx context.Context) error {
 		if ctx.Err() != nil && (made.err != nil || made.answer != granted && !made.over) {
 			return a.ended(ctx, made.err)
 		}
-		if a.try {
+		if a.Try {
 			return tried(made)
 		}
 		var n next
@@ -204,12 +191,12 @@ func (a *acquisition) letGo(ctx context.Context, leave bool) {
 // first tries to take the lock in the open transaction, with the statement that is
 // cheapest if the lock is free.
 func (a *acquisition) first(ctx context.Context) attempt {
-	made := a.takeBy(ctx, a.sql.takeFirst())
-	if a.try && a.sql.lease && made.err == nil && made.answer == taken && !a.isMock() {
+	made := a.takeBy(ctx, a.sql.take(true))
+	if a.Try && a.sql.lease && made.err == nil && made.answer == taken && !a.isMock() {
 		made = a.take(ctx)
 	}
 	made.over = errors.Is(made.err, errStandby) // later, a waiter may be led to one for a while
-	if a.try || a.wait.polls || made.err != nil || made.answer != taken {
+	if a.Try || a.wait.polls || made.err != nil || made.answer != taken {
 		return made
 	}
 	return a.queue(ctx)
@@ -332,7 +319,7 @@ func (a *acquisition) queueForLease(ctx context.Context) attempt {
 
 // take takes the lock if it is free.
 func (a *acquisition) take(ctx context.Context) attempt {
-	return a.takeBy(ctx, a.sql.take())
+	return a.takeBy(ctx, a.sql.take(false))
 }
 
 // takeBy sends a statement that may grant the lock. One that is granted later than it
@@ -343,7 +330,7 @@ func (a *acquisition) takeBy(ctx context.Context, statement string) attempt {
 	if made.err != nil || made.answer != granted {
 		return made
 	}
-	if a.sql.lease && a.Work != nil && !a.try && !a.isMock() {
+	if a.sql.lease && a.Work != nil && !a.Try && !a.isMock() {
 		made.err = a.makeSure(ctx)
 	}
 	if made.err == nil && a.late() {
@@ -366,7 +353,7 @@ func (a *acquisition) exec(ctx context.Context, statement string) attempt {
 	case ctx.Err() != nil:
 		a.conn.Distrust()
 		return attempt{err: ctx.Err()}
-	case a.conn.Mock() && (n > 0 || !a.try): // it says what it was told by hand
+	case a.conn.Mock() && (n > 0 || !a.Try): // it says what it was told by hand
 		return attempt{answer: granted}
 	case answer(n) == standby:
 		return attempt{err: errStandby}
@@ -395,7 +382,7 @@ func (a *acquisition) makeSure(ctx context.Context) error {
 			return nil
 		}
 		if !told && bound.Err() == nil {
-			n, failed := a.conn.Exec(bound, need())
+			n, failed := a.conn.Exec(bound, needSQL)
 			if failed != nil { // and with its transaction the lock is gone
 				return fmt.Errorf("%w: %w", errStarved, err)
 			}
@@ -451,7 +438,7 @@ func (a *acquisition) yield(ctx context.Context) {
 	last, ok := returned.of[lookKey{a.DB, Key(a.Key)}]
 	delete(returned.of, lookKey{a.DB, Key(a.Key)})
 	returned.Unlock()
-	if ok && a.sql.lease && !a.try && time.Since(last.contended) < recently {
+	if ok && a.sql.lease && !a.Try && time.Since(last.contended) < recently {
 		a.wait.older, a.wait.contended = heldFor*last.held, last.contended
 		waiting.Pause(ctx, waiting.Next(a.wait.older, 0, false))
 	}
@@ -467,11 +454,7 @@ func (a *acquisition) remember(granted time.Time) {
 	}
 	returned.Lock()
 	defer returned.Unlock()
-	for k, g := range returned.of {
-		if time.Since(g.contended) > recently {
-			delete(returned.of, k)
-		}
-	}
+	maps.DeleteFunc(returned.of, func(_ lookKey, g givenBack) bool { return time.Since(g.contended) > recently })
 	held := time.Since(granted)
 	returned.of[lookKey{a.DB, Key(a.Key)}] = givenBack{a.wait.contended.Add(held), held}
 }

@@ -19,7 +19,7 @@ func TestYield(t *testing.T) {
 		db := recdriver.New().OpenDB()
 		defer db.Close()
 		next := func() (a *acquisition, yielded time.Duration) {
-			a = newAcquisition(bridge.Call{DB: db, Key: 42}, false, true)
+			a = newAcquisition(bridge.Call{DB: db, Key: 42}, true)
 			began := time.Now()
 			a.yield(t.Context())
 			return a, time.Since(began)

@@ -423,16 +423,13 @@ func clash(at locktrace.Step, err error) bool {
 		return false
 	}
 	switch sqlstate.Of(err) {
-	case "23505": // unique_violation: on a catalog it is a clash, on a user's table it is not
-		return sqlstate.CatalogIndex(err) != ""
 	case "42P06", "42P07", "42710": // duplicate schema, table, object
 		return true
 	case "40001", "40P01": // serialization_failure, deadlock_detected
 		return true
-	case "XX000": // two GRANTs: the server has no code of its own for it
-		return sqlstate.Concurrent(err)
 	}
-	return false
+	// A unique_violation is a clash on a catalog, and none on a user's table.
+	return sqlstate.CatalogIndex(err) != "" || sqlstate.Concurrent(err)
 }
 
 // refused reports whether err leaves it open that the schema is there: the

@@ -1,11 +1,14 @@
 package locktrace
 
-import "context"
+import (
+	"context"
+	"slices"
+)
 
 // Join returns hooks that call those of all traces, in their order: Start of each with
 // the context that the one before returned. Nil traces are left out.
 func Join(traces ...*Trace) *Trace {
-	return &Trace{
+	joined := &Trace{
 		Start: func(ctx context.Context, e Event) context.Context {
 			for _, t := range traces {
 				if t == nil || t.Start == nil {
@@ -24,24 +27,17 @@ func Join(traces ...*Trace) *Trace {
 				}
 			}
 		},
-		Waiting: joinWaiting(traces),
 	}
-}
-
-// joinWaiting is nil if nobody listens, since each call costs a look at pg_locks.
-func joinWaiting(traces []*Trace) func(ctx context.Context, w Wait) {
-	var hooks []func(ctx context.Context, w Wait)
-	for _, t := range traces {
-		if t != nil && t.Waiting != nil {
-			hooks = append(hooks, t.Waiting)
+	listens := func(t *Trace) bool { return t != nil && t.Waiting != nil }
+	if !slices.ContainsFunc(traces, listens) {
+		return joined // each call of Waiting costs a look at pg_locks
+	}
+	joined.Waiting = func(ctx context.Context, w Wait) {
+		for _, t := range traces {
+			if listens(t) {
+				t.Waiting(ctx, w)
+			}
 		}
 	}
-	if hooks == nil {
-		return nil
-	}
-	return func(ctx context.Context, w Wait) {
-		for _, hook := range hooks {
-			hook(ctx, w)
-		}
-	}
+	return joined
 }

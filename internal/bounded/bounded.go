@@ -1,12 +1,8 @@
 // Package bounded pins one connection of a pool and bounds every call on it by
-// a context, even where the driver does not look at the context.
-//
-// On a network that goes silent lib/pq hangs in Exec, Rollback, Close and even
-// in a new connection until TCP gives up, whatever the context says, and
-// nothing in database/sql can interrupt it. pgx hangs too, with a hook that
-// ignores its context or over a net.Conn without deadlines. So each call runs
-// on a goroutine of its own, and when the context has ended and the driver has
-// not come back within [Grace], the caller goes on without it.
+// a context, even where the driver does not look at the context: see "Drivers
+// that do not return" in docs/how-it-works.md. Each call runs on a goroutine of
+// its own, and when the context has ended and the driver has not come back
+// within [Grace], the caller goes on without it.
 //
 // No driver is exempt. One that was recognised by its import path would be
 // trusted with whatever its user has plugged into it, and the goroutine costs
@@ -45,10 +41,30 @@ var ErrNoReturn = errors.New("the driver did not come back in time; its connecti
 // ErrNoReturn when ctx has ended and Grace has passed. What call assigns must not be
 // read after ErrNoReturn.
 func Do(ctx context.Context, call func() error) error {
+	_, err := do(ctx, call)
+	return err
+}
+
+// do is Do. If the call has not come back, its error will come through under.
+func do(ctx context.Context, call func() error) (under <-chan error, err error) {
 	if ctx.Done() == nil && hooksOf(ctx) == nil {
-		return call()
+		return nil, call()
 	}
-	return await(ctx, start(call))
+	done := start(call)
+	err, ok := Until(ctx, done)
+	if !ok {
+		grace := time.NewTimer(Grace)
+		defer grace.Stop()
+		select {
+		case err = <-done:
+		case <-grace.C:
+			return done, Ended(ctx, ErrNoReturn)
+		}
+	}
+	if p, ok := err.(panicked); ok { //nolint:errorlint // what start made, not what the driver returned
+		panic(p.value)
+	}
+	return nil, Ended(ctx, err)
 }
 
 func start(call func() error) <-chan error {
@@ -71,23 +87,6 @@ func start(call func() error) <-chan error {
 type panicked struct{ value any }
 
 func (p panicked) Error() string { return fmt.Sprint("panic: ", p.value) }
-
-func await(ctx context.Context, done <-chan error) error {
-	err, ok := Until(ctx, done)
-	if !ok {
-		grace := time.NewTimer(Grace)
-		defer grace.Stop()
-		select {
-		case err = <-done:
-		case <-grace.C:
-			return Ended(ctx, ErrNoReturn)
-		}
-	}
-	if p, ok := err.(panicked); ok { //nolint:errorlint // what start made, not what the driver returned
-		panic(p.value)
-	}
-	return Ended(ctx, err)
-}
 
 // state is what may still be done with a connection. It only ever moves down
 // this table.
@@ -154,14 +153,8 @@ func (c *Conn) do(ctx context.Context, call func() error) error {
 	if c.state >= stuck {
 		return Ended(ctx, ErrNoReturn)
 	}
-	if ctx.Done() == nil && hooksOf(ctx) == nil {
-		return call()
-	}
-	done := start(call)
-	err := await(ctx, done)
-	if errors.Is(err, ErrNoReturn) {
-		c.Abandon(done)
-	}
+	under, err := do(ctx, call)
+	c.Abandon(under)
 	return err
 }
 
@@ -340,10 +333,9 @@ func (c *Conn) Release(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, cleanUp)
 	defer cancel()
-	done := start(func() error { return c.close(was == sound) })
-	err := await(ctx, done)
-	if errors.Is(err, ErrNoReturn) {
-		go c.finishOff(done)
+	under, err := do(ctx, func() error { return c.close(was == sound) })
+	if under != nil {
+		go c.finishOff(under)
 	}
 	return err
 }

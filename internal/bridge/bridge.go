@@ -19,6 +19,7 @@ type Call struct {
 	Name  string
 	TTL   time.Duration
 	Trace *locktrace.Trace
+	Try   bool           // do not wait for the lock
 	For   locktrace.Step // what the steps are for
 
 	// Work, if not nil, is where the work under a lease is done: it begins only when

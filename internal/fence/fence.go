@@ -1,26 +1,11 @@
 // Package fence keeps the transactions of a lease that is lost from being
-// committed once the next one has begun.
+// committed once the next one has begun. docs/fence.md explains why it works.
 //
-// Besides its lock, a lease takes a number, drawn at random for each grant, as
-// an advisory lock in the same session: the number is taken for exactly as long
-// as the lease lives. A transaction that must not be late shares a gate, whose
-// key follows from that of the lock, until it ends, and then looks whether the
-// number is still taken. The next holder, when it has the lock and before it
-// begins, looks at the server's list of locks, which shows all of them as of one
-// moment: if an old number is still taken, or anybody is in the gate, it has to try
-// again. So it waits for every transaction that saw the number taken, and each one
-// that comes to the gate after that moment finds the number free.
-//
-//	old holder    ──lock, number────────────┤ session ends
-//	its tx              ──share gate, number taken?───── yes ──work── commit┤
-//	next holder                             ├─lock, own number, look──── look ─begins
-//	late tx of old                              gate, number taken? no: refused
-//
-// That the next one has the lock does not say that the number is free. A server
-// process frees its locks one after another, in an order that follows from their
-// hashes, and may be interrupted in between: in 4 of 100 takeovers by
-// pg_terminate_backend, the number was still taken when the lock and the gate
-// had been free.
+// A lease has a number, drawn at random for each grant, which its session locks, and a
+// gate, whose key follows from that of the lock. A transaction that must not be late
+// shares the gate until it ends, and then looks whether the number is still taken. The
+// next holder begins when the server's list of locks shows no old number and nobody in
+// the gate.
 package fence
 
 import (

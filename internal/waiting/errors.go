@@ -2,6 +2,7 @@ package waiting
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -17,25 +18,18 @@ func Short(err error) bool {
 	case "53300", "57P03": // too_many_connections, cannot_connect_now
 		return true
 	case "08P01", "58000", "XX000": // PgBouncer and pgpool-II have no better code for it
-	default:
-		return false
-	}
-	text := err.Error()
-	for _, words := range []string{
-		"no more connections allowed",    // PgBouncer's max_client_conn, max_db_connections
-		"query_wait_timeout",             // PgBouncer: no server connection in time
-		"too many connections",           // PgBouncer, repeating the server
-		"too many clients already",       // the server's words for 53300, repeated by a pooler
-		"remaining connection slots are", // the same, for roles without a right to the last ones
-		"the database system is starting up",
-		"the database system is shutting down",
-		"the database system is not accepting connections",
-		"the database system is not yet accepting connections",
-		"server login has been failing", // PgBouncer, after one of these
-	} {
-		if strings.Contains(text, words) {
-			return true
-		}
+		return slices.ContainsFunc([]string{
+			"no more connections allowed",    // PgBouncer's max_client_conn, max_db_connections
+			"query_wait_timeout",             // PgBouncer: no server connection in time
+			"too many connections",           // PgBouncer, repeating the server
+			"too many clients already",       // the server's words for 53300, repeated by a pooler
+			"remaining connection slots are", // the same, for roles without a right to the last ones
+			"the database system is starting up",
+			"the database system is shutting down",
+			"the database system is not accepting connections",
+			"the database system is not yet accepting connections",
+			"server login has been failing", // PgBouncer, after one of these
+		}, func(words string) bool { return strings.Contains(err.Error(), words) })
 	}
 	return false
 }

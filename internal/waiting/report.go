@@ -3,6 +3,7 @@ package waiting
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
@@ -32,11 +33,11 @@ type Report struct {
 	timer  *time.Timer
 	busy   sync.WaitGroup // a look that is under way
 
-	mu     sync.Mutex
-	wait   locktrace.Wait
-	began  time.Time
-	reason error
-	spent  time.Duration // by hooks: it counts as nobody's wait
+	began time.Time
+	spent atomic.Int64 // nanoseconds, by hooks: it counts as nobody's wait
+
+	mu   sync.Mutex
+	wait locktrace.Wait
 }
 
 // Begin begins a wait that w describes. The wait must run with the context that it
@@ -62,26 +63,13 @@ func (r *Report) Waited() time.Duration { return time.Since(r.began) }
 func (r *Report) Because(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.reason = err
-}
-
-// Reason returns what Because was last told.
-func (r *Report) Reason() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.reason
+	r.wait.Err = err
 }
 
 // Since is the time since then, without what hooks spent of it.
 func (r *Report) Since() func() time.Duration {
-	then, before := time.Now(), r.hooks()
-	return func() time.Duration { return time.Since(then) - (r.hooks() - before) }
-}
-
-func (r *Report) hooks() time.Duration {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.spent
+	then, before := time.Now(), r.spent.Load()
+	return func() time.Duration { return time.Since(then) - time.Duration(r.spent.Load()-before) }
 }
 
 // End ends the wait. No hook is called from then on, and nothing goes on in the
@@ -100,33 +88,27 @@ func (r *Report) End() {
 	}
 }
 
-// again arms the timer once more, unless the wait is over.
-func (r *Report) again() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.ctx.Err() != nil {
-		return false
-	}
-	r.busy.Add(1)
-	r.timer.Reset(reportEvery)
-	return true
-}
-
 // find runs when a report is due, on the timer's goroutine.
 func (r *Report) find() {
 	defer r.busy.Done()
 	ctx, cancel := context.WithTimeout(r.ctx, lookTime)
 	defer cancel()
+	r.mu.Lock()
 	w := r.wait
-	if w.Err = r.Reason(); w.Err == nil {
+	r.mu.Unlock()
+	if w.Err == nil {
 		var err error
 		if w.Holders, err = r.look(ctx); err != nil && len(w.Holders) == 0 && ctx.Err() == nil {
 			w.Err = err
 		}
 	}
-	if !r.again() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx.Err() != nil { // the wait is over
 		return
 	}
+	r.busy.Add(1)
+	r.timer.Reset(reportEvery)
 	select {
 	case r.due <- func(ctx context.Context) { r.tell(ctx, w) }:
 	default: // the last report has not been heard yet
@@ -136,10 +118,6 @@ func (r *Report) find() {
 func (r *Report) tell(ctx context.Context, w locktrace.Wait) {
 	w.Waited = r.Waited()
 	began := time.Now()
-	defer func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.spent += time.Since(began)
-	}()
+	defer func() { r.spent.Add(int64(time.Since(began))) }()
 	r.hook(ctx, w)
 }
