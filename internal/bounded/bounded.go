@@ -62,6 +62,7 @@ func start(call func() error) <-chan error {
 				err = panicked{v}
 			}
 			done <- err
+			close(done)
 		}()
 		err = call()
 	}()
@@ -122,12 +123,17 @@ type Conn struct {
 // Open takes a connection from db, waiting for one as [sql.DB.Conn] does.
 func Open(ctx context.Context, db *sql.DB) (*Conn, error) {
 	c := &Conn{kill: func() {}}
+	opened := false
+	defer func() {
+		if !opened {
+			_ = c.Release(ctx)
+		}
+	}()
 	err := c.do(ctx, func() (err error) {
 		c.conn, err = db.Conn(ctx)
 		return err
 	})
-	if err != nil {
-		_ = c.Release(ctx)
+	if opened = err == nil; !opened {
 		return nil, secret.Hide(poolHint(ctx, db, err))
 	}
 	return c, nil
@@ -158,10 +164,13 @@ func (c *Conn) do(ctx context.Context, call func() error) error {
 		return call()
 	}
 	done := start(call)
-	err := await(ctx, done)
-	if errors.Is(err, ErrNoReturn) {
-		c.Abandon(done)
-	}
+	err := ErrNoReturn
+	defer func() { // deferred, for a hook or driver that panics
+		if errors.Is(err, ErrNoReturn) {
+			c.Abandon(done)
+		}
+	}()
+	err = await(ctx, done)
 	return err
 }
 
