@@ -134,7 +134,7 @@ func lookUp(ctx context.Context, db *sql.DB, key Key) ([]Session, error) {
 		if _, ok := bounded.Until(ctx, l.done); !ok {
 			return nil, ctx.Err()
 		}
-		if errors.Is(l.err, context.Canceled) { // with the wait of the caller that began the look
+		if errors.Is(l.err, context.Canceled) || errors.Is(l.err, context.DeadlineExceeded) { // with the wait of the caller that began the look
 			return lookUp(ctx, db, key)
 		}
 		return l.holders, l.err

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/bootlock/bootlock/advisorylock"
+	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/bounded"
 	"github.com/bootlock/bootlock/internal/recdriver"
 )
@@ -167,4 +168,38 @@ func TestSessionsIsBoundedByItsContext(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Callers of one key share a look, and one that it was not begun for does not take the end
+// of that call's context for the reason of its own wait.
+func TestSharedLookEndsWithAnotherCall(t *testing.T) {
+	t.Parallel()
+	bubble(t, recdriver.Plain, func(t *testing.T, d *recdriver.Driver, db *sql.DB) {
+		time.AfterFunc(5*time.Second, lockElsewhere(t, d, key))
+		d.OnQuery(func(recdriver.Call) ([]string, [][]driver.Value, error) {
+			columns, rows := sessionRows(blocker)
+			return columns, rows, nil
+		})
+		other, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		d.OnCall(func(ctx context.Context, c *recdriver.Call) error {
+			if c.Kind == recdriver.Query && other.Err() == nil {
+				<-ctx.Done()
+			}
+			return ctx.Err()
+		})
+		wait := queued(1, func(int) {
+			trace := &locktrace.Trace{Waiting: func(context.Context, locktrace.Wait) {}}
+			_ = advisorylock.Locker{Trace: trace}.WithXactLock(other, db, key, nothing)
+		})
+		time.Sleep(time.Millisecond) // its look is the first
+		var r locktrace.Recorder
+		if err := (advisorylock.Locker{Trace: r.Trace()}).WithXactLock(t.Context(), db, key, nothing); err != nil {
+			t.Error(err)
+		}
+		wait()
+		if waits := r.Waits(); len(waits) != 1 || waits[0].Err != nil || len(waits[0].Holders) != 1 {
+			t.Errorf("told of %+v; want one wait, for the one session", waits)
+		}
+	})
 }

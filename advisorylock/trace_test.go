@@ -228,3 +228,25 @@ func TestWaitingHookThatDoesNotReturn(t *testing.T) {
 		})
 	}
 }
+
+// A hook that panics while the driver is still at work leaves its connection to nobody:
+// it is closed when the driver comes back.
+func TestWaitingHookThatDoesNotReturnLeavesNoConnection(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []recdriver.Kind{recdriver.Connect, recdriver.Begin} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			each(t, waiters, func(t *testing.T, f form, d *recdriver.Driver, db *sql.DB) {
+				d.OnCall(recdriver.DelayOn(kind, "", 20*time.Second))
+				trace := &locktrace.Trace{Waiting: func(context.Context, locktrace.Wait) { panic("hook") }}
+				got := run(func() error {
+					return f.call(advisorylock.Locker{Trace: trace}, context.Background(), db, key, noFn)
+				})
+				if want := (outcome{panicked: "hook"}); got != want {
+					t.Errorf("got %+v; want %+v", got, want)
+				}
+				time.Sleep(time.Minute) // and nothingLeft looks for the connection
+			})
+		})
+	}
+}

@@ -157,8 +157,12 @@ func (e *ensurer) upToDate(ctx context.Context, underLock bool) (done bool, err 
 	if !e.once() {
 		return false, nil
 	}
+	stale := 0 // UpToDate has the retries of database/sql
+	if e.Once != "" {
+		stale = e.rowDB.Stats().OpenConnections
+	}
 	err = e.step(ctx, locktrace.UpToDate, func(ctx context.Context) error {
-		return e.patiently(ctx, func(ctx context.Context) (err error) {
+		return e.patiently(ctx, stale, func(ctx context.Context) (err error) {
 			done, _, err = e.ask(ctx)
 			if underLock && e.Once != "" && e.rowDB == e.lockDB && !done && err == nil {
 				err = e.checkRecord(ctx)
@@ -180,14 +184,20 @@ func (e *ensurer) report(ctx context.Context) (context.Context, *waiting.Report)
 }
 
 // patiently asks again while there is no connection for it, or a pooler has lost a
-// prepared statement.
-func (e *ensurer) patiently(ctx context.Context, ask func(ctx context.Context) error) error {
+// prepared statement. So many times it asks again where the session is gone: the pool may
+// be full of connections that the server closed long ago.
+func (e *ensurer) patiently(ctx context.Context, stale int, ask func(ctx context.Context) error) error {
 	ctx, report := e.report(ctx)
 	defer report.End()
 	for {
 		took := report.Since()
 		err := ask(ctx)
-		if !waiting.Short(err) && !waiting.Stale(err) {
+		switch {
+		case waiting.Short(err), waiting.Stale(err):
+		case stale > 0 && sqlstate.Lost(err):
+			stale--
+			continue
+		default:
 			return bounded.Ended(ctx, err)
 		}
 		report.Because(err)

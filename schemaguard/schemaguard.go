@@ -354,21 +354,36 @@ func (e *ensurer) transact(ctx context.Context, create string) (locktrace.Step, 
 // begin one on a standby.
 func (e *ensurer) look(ctx context.Context) (there bool, err error) {
 	var conn *bounded.Conn
-	err = e.step(ctx, locktrace.Connect, func(ctx context.Context) (err error) {
-		return e.patiently(ctx, func(ctx context.Context) (err error) {
-			conn, err = bounded.Open(ctx, e.lockDB)
-			return err
-		})
-	})
+	open := func(ctx context.Context) (err error) {
+		conn, err = bounded.Open(ctx, e.lockDB)
+		return err
+	}
+	err = e.step(ctx, locktrace.Connect, func(ctx context.Context) error { return e.patiently(ctx, 0, open) })
 	if err != nil {
 		return false, e.failed(locktrace.Connect, err)
 	}
 	err = e.step(ctx, locktrace.Look, func(ctx context.Context) error {
-		rows, err := conn.Exec(ctx, e.lookSQL())
-		there = rows == 1
-		return err
+		return e.patiently(ctx, e.lockDB.Stats().OpenConnections, func(ctx context.Context) error {
+			if conn == nil {
+				if err := open(ctx); err != nil {
+					return err
+				}
+			}
+			rows, err := conn.Exec(ctx, e.lookSQL())
+			there = rows == 1
+			if sqlstate.Lost(err) {
+				_ = conn.Release(ctx)
+				conn = nil
+			}
+			return err
+		})
 	})
-	_ = e.step(ctx, locktrace.Release, conn.Release)
+	_ = e.step(ctx, locktrace.Release, func(ctx context.Context) error {
+		if conn == nil {
+			return nil
+		}
+		return conn.Release(ctx)
+	})
 	return there, e.failed(locktrace.Look, err)
 }
 

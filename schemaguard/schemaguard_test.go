@@ -191,3 +191,26 @@ func TestMigrateIsNotCalledAfterTheEnd(t *testing.T) {
 		}
 	})
 }
+
+// A pool may be full of connections that the server closed long ago. Whatever is sent
+// first finds the next one.
+func TestStaleConnectionsAreReplaced(t *testing.T) {
+	each(t, map[string]schemaguard.Guard{"Once": {Once: "v1"}, "SkipIfExists": {SkipIfExists: true}}, func(t *testing.T, guard schemaguard.Guard) {
+		for _, mode := range []recdriver.Mode{recdriver.Plain, recdriver.PGX, recdriver.LibPQ} {
+			f := newWorld().process(t, mode, 3)
+			f.world.set(true, "v1")
+			f.db.SetMaxIdleConns(3)
+			var conns [3]*sql.Conn
+			for i := range conns {
+				conns[i], _ = f.db.Conn(t.Context())
+			}
+			for _, c := range conns {
+				c.Close()
+			}
+			f.KillAll()
+			if err := f.ensure(t, guard); err != nil {
+				t.Errorf("mode %v: got %v; want it to try each of the three, and then a new one", mode, err)
+			}
+		}
+	})
+}

@@ -20,7 +20,7 @@ import (
 // While migrate runs, a line at level Info says so once a minute. A timer writes it, on
 // a goroutine of its own, until Done of the step has been called or its context ends.
 func Log(l *slog.Logger) *Trace {
-	log := waitLog{l}
+	log := &waitLog{l}
 	return &Trace{Start: log.start, Done: log.done, Waiting: log.waiting}
 }
 
@@ -30,10 +30,10 @@ type waitLog struct{ l *slog.Logger }
 // all hooks of a step run on one goroutine.
 type lines int
 
-type linesKey struct{}
+type linesKey struct{ of *waitLog } // a trace may be joined from two
 
-func linesOf(ctx context.Context) *lines {
-	n, _ := ctx.Value(linesKey{}).(*lines)
+func (w *waitLog) linesOf(ctx context.Context) *lines {
+	n, _ := ctx.Value(linesKey{w}).(*lines)
 	return n
 }
 
@@ -45,10 +45,10 @@ func waits(s Step) bool {
 }
 
 // start makes a context for the steps that may wait, and for migrate.
-func (w waitLog) start(ctx context.Context, e Event) context.Context {
+func (w *waitLog) start(ctx context.Context, e Event) context.Context {
 	switch {
 	case waits(e.Step):
-		return context.WithValue(ctx, linesKey{}, new(lines))
+		return context.WithValue(ctx, linesKey{w}, new(lines))
 	case e.Step == Migrate:
 		return w.watch(ctx, e)
 	}
@@ -64,10 +64,10 @@ type progress struct {
 	timer *time.Timer // nil when migrate is done
 }
 
-type progressKey struct{}
+type progressKey struct{ of *waitLog }
 
 // watch says that migrate is running, until stop.
-func (w waitLog) watch(ctx context.Context, e Event) context.Context {
+func (w *waitLog) watch(ctx context.Context, e Event) context.Context {
 	p, began := new(progress), time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -81,7 +81,7 @@ func (w waitLog) watch(ctx context.Context, e Event) context.Context {
 			lockAttr(e.Name, e.Key), slog.Duration("running", time.Since(began).Round(time.Second)))
 		p.timer.Reset(progressEvery)
 	})
-	return context.WithValue(ctx, progressKey{}, p)
+	return context.WithValue(ctx, progressKey{w}, p)
 }
 
 // stop waits for a line that is being written: none comes after Done.
@@ -94,9 +94,9 @@ func (p *progress) stop() {
 	}
 }
 
-func (w waitLog) waiting(ctx context.Context, wait Wait) {
+func (w *waitLog) waiting(ctx context.Context, wait Wait) {
 	level, message := slog.LevelInfo, "bootlock: waiting for the lock"
-	if n := linesOf(ctx); n != nil {
+	if n := w.linesOf(ctx); n != nil {
 		if *n++; *n > 1 {
 			level, message = slog.LevelWarn, "bootlock: still waiting for the lock"
 		}
@@ -111,11 +111,11 @@ func (w waitLog) waiting(ctx context.Context, wait Wait) {
 	w.logger().LogAttrs(ctx, level, message, attrs...)
 }
 
-func (w waitLog) done(ctx context.Context, e Event) {
-	if p, ok := ctx.Value(progressKey{}).(*progress); ok && e.Step == Migrate {
+func (w *waitLog) done(ctx context.Context, e Event) {
+	if p, ok := ctx.Value(progressKey{w}).(*progress); ok && e.Step == Migrate {
 		p.stop()
 	}
-	if n := linesOf(ctx); n == nil || *n == 0 || !waits(e.Step) {
+	if n := w.linesOf(ctx); n == nil || *n == 0 || !waits(e.Step) {
 		return
 	}
 	attrs := about(e.Name, e.Key, e.For, e.Duration)
@@ -126,7 +126,7 @@ func (w waitLog) done(ctx context.Context, e Event) {
 	w.logger().LogAttrs(ctx, slog.LevelInfo, "bootlock: the wait for the lock is over", attrs...)
 }
 
-func (w waitLog) logger() *slog.Logger {
+func (w *waitLog) logger() *slog.Logger {
 	if w.l == nil {
 		return slog.Default()
 	}

@@ -53,3 +53,29 @@ func TestLogSaysThatMigrateIsRunning(t *testing.T) {
 		})
 	}
 }
+
+// Two logs in one trace do not know of each other.
+func TestTwoLogs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var logs [2]bytes.Buffer
+		trace := locktrace.Join(locktrace.Log(textLogger(&logs[0])), locktrace.Log(textLogger(&logs[1])))
+		e := locktrace.Event{Step: locktrace.Lock, Name: "app"}
+		ctx := trace.Start(t.Context(), e)
+		trace.Waiting(ctx, locktrace.Wait{Name: "app"})
+		trace.Done(ctx, e)
+		e.Step = locktrace.Migrate
+		ctx = trace.Start(t.Context(), e)
+		time.Sleep(90 * time.Second)
+		trace.Done(ctx, e)
+		time.Sleep(time.Hour)
+		const want = "level=INFO msg=\"bootlock: waiting for the lock\" lock=app waited=0s\n" +
+			"level=INFO msg=\"bootlock: the wait for the lock is over\" lock=app waited=0s\n" +
+			"level=INFO msg=\"bootlock: migrate is running\" lock=app running=1m0s\n"
+		for i := range logs {
+			if got := logs[i].String(); got != want {
+				t.Errorf("log %d: got\n%swant\n%s", i, got, want)
+			}
+		}
+	})
+}

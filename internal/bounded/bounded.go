@@ -41,30 +41,10 @@ var ErrNoReturn = errors.New("the driver did not come back in time; its connecti
 // ErrNoReturn when ctx has ended and Grace has passed. What call assigns must not be
 // read after ErrNoReturn.
 func Do(ctx context.Context, call func() error) error {
-	_, err := do(ctx, call)
-	return err
-}
-
-// do is Do. If the call has not come back, its error will come through under.
-func do(ctx context.Context, call func() error) (under <-chan error, err error) {
 	if ctx.Done() == nil && hooksOf(ctx) == nil {
-		return nil, call()
+		return call()
 	}
-	done := start(call)
-	err, ok := Until(ctx, done)
-	if !ok {
-		grace := time.NewTimer(Grace)
-		defer grace.Stop()
-		select {
-		case err = <-done:
-		case <-grace.C:
-			return done, Ended(ctx, ErrNoReturn)
-		}
-	}
-	if p, ok := err.(panicked); ok { //nolint:errorlint // what start made, not what the driver returned
-		panic(p.value)
-	}
-	return nil, Ended(ctx, err)
+	return await(ctx, start(call))
 }
 
 func start(call func() error) <-chan error {
@@ -78,6 +58,7 @@ func start(call func() error) <-chan error {
 				err = panicked{v}
 			}
 			done <- err
+			close(done)
 		}()
 		err = call()
 	}()
@@ -87,6 +68,23 @@ func start(call func() error) <-chan error {
 type panicked struct{ value any }
 
 func (p panicked) Error() string { return fmt.Sprint("panic: ", p.value) }
+
+func await(ctx context.Context, done <-chan error) error {
+	err, ok := Until(ctx, done)
+	if !ok {
+		grace := time.NewTimer(Grace)
+		defer grace.Stop()
+		select {
+		case err = <-done:
+		case <-grace.C:
+			return Ended(ctx, ErrNoReturn)
+		}
+	}
+	if p, ok := err.(panicked); ok { //nolint:errorlint // what start made, not what the driver returned
+		panic(p.value)
+	}
+	return Ended(ctx, err)
+}
 
 // state is what may still be done with a connection. It only ever moves down
 // this table.
@@ -121,12 +119,17 @@ type Conn struct {
 // Open takes a connection from db, waiting for one as [sql.DB.Conn] does.
 func Open(ctx context.Context, db *sql.DB) (*Conn, error) {
 	c := &Conn{kill: func() {}}
+	opened := false
+	defer func() {
+		if !opened {
+			_ = c.Release(ctx)
+		}
+	}()
 	err := c.do(ctx, func() (err error) {
 		c.conn, err = db.Conn(ctx)
 		return err
 	})
-	if err != nil {
-		_ = c.Release(ctx)
+	if opened = err == nil; !opened {
 		return nil, secret.Hide(poolHint(ctx, db, err))
 	}
 	return c, nil
@@ -153,8 +156,17 @@ func (c *Conn) do(ctx context.Context, call func() error) error {
 	if c.state >= stuck {
 		return Ended(ctx, ErrNoReturn)
 	}
-	under, err := do(ctx, call)
-	c.Abandon(under)
+	if ctx.Done() == nil && hooksOf(ctx) == nil {
+		return call()
+	}
+	done := start(call)
+	err := ErrNoReturn
+	defer func() { // deferred, for a hook or driver that panics
+		if errors.Is(err, ErrNoReturn) {
+			c.Abandon(done)
+		}
+	}()
+	err = await(ctx, done)
 	return err
 }
 
@@ -333,9 +345,10 @@ func (c *Conn) Release(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, cleanUp)
 	defer cancel()
-	under, err := do(ctx, func() error { return c.close(was == sound) })
-	if under != nil {
-		go c.finishOff(under)
+	done := start(func() error { return c.close(was == sound) })
+	err := await(ctx, done)
+	if errors.Is(err, ErrNoReturn) {
+		go c.finishOff(done)
 	}
 	return err
 }
