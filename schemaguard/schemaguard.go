@@ -114,9 +114,8 @@ type Guard struct {
 	// LockDB, if not nil, is a separate pool for the locks, the schema, Bootstrap
 	// and the row of Once: a direct one if migrate goes through a pooler, or a
 	// small one if migrate needs every connection of db. One connection is enough.
-	// It must be on
-	// the same database as db, which Ensure checks under the lock before migrate,
-	// and its role the same, or Owner. Nil means db.
+	// It must be on the same database as db, which Ensure checks under the lock
+	// before migrate, and its role the same, or Owner. Nil means db.
 	LockDB *sql.DB
 
 	// Key is the key of the schema's advisory lock. Zero means KeyFor(schema).
@@ -147,9 +146,8 @@ func Migrate(ctx context.Context, db *sql.DB, schema string, migrate func(ctx co
 
 // Ensure is for migration libraries that take a lock of their own, such as
 // golang-migrate and tern, and for programs that need only the schema. Otherwise
-// use [Migrate]. Ensure creates schema if it does not exist and then
-// calls migrate, in every process and in all of them at once: by then the lock
-// is free and the connection back in the pool.
+// use [Migrate]. Ensure creates schema if it does not exist and then calls migrate,
+// in every process and in all of them at once.
 //
 // Ensure is the method of the zero [Guard]; see [Guard.Ensure] for the rest.
 func Ensure(ctx context.Context, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
