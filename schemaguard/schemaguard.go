@@ -141,7 +141,7 @@ type Guard struct {
 //
 // Migrate is Guard{Serialize: true}.Ensure; see [Guard.Ensure] for the rest.
 func Migrate(ctx context.Context, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
-	return Guard{Serialize: true}.ensure(ctx, "schemaguard.Migrate", db, schema, migrate)
+	return expectMore(Guard{Serialize: true}.ensure(ctx, "schemaguard.Migrate", db, schema, migrate))
 }
 
 // Ensure is for migration libraries that take a lock of their own, such as
@@ -180,11 +180,7 @@ func Ensure(ctx context.Context, db *sql.DB, schema string, migrate func(ctx con
 // outcome is unknown. An error of migrate itself has the step
 // [locktrace.Migrate], and the schema stays.
 func (g Guard) Ensure(ctx context.Context, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
-	return g.ensure(ctx, "schemaguard.Ensure", db, schema, migrate)
-}
-
-func (g Guard) ensure(ctx context.Context, op string, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
-	return expectMore(g.start(ctx, op, db, schema, migrate))
+	return expectMore(g.ensure(ctx, "schemaguard.Ensure", db, schema, migrate))
 }
 
 // expectMore says in the error of a sqlmock that was told of other statements what to
@@ -202,7 +198,7 @@ func expectMore(err error) error {
 	return &more
 }
 
-func (g Guard) start(ctx context.Context, op string, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
+func (g Guard) ensure(ctx context.Context, op string, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
 	e, err := g.ensurer(ctx, op, db, schema)
 	if err != nil {
 		return err
