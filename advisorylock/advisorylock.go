@@ -108,8 +108,8 @@ func TryWithXactLock(ctx context.Context, db *sql.DB, key Key, fn func(ctx conte
 // doubt in the pool. Errors are a [locktrace.StepError] that says which step
 // failed, except for fn's own. A failed commit is not followed by a rollback. If
 // the server answered it, nothing was committed; if not, the outcome is unknown,
-// and the error says so. A wait that ended
-// without the lock is a [WaitError]; a session that ended under fn is [ErrLost].
+// and the error says so. A wait that ended without the lock is a [WaitError]; a
+// session that ended under fn is [ErrLost].
 func (l Locker) WithXactLock(ctx context.Context, db *sql.DB, key Key, fn func(ctx context.Context, tx *sql.Tx) error) error {
 	return withXactLock(ctx, l.call(ctx, "WithXactLock", db, key, fn == nil), fn)
 }

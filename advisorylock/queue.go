@@ -84,8 +84,7 @@ type place struct {
 
 	pool *poolState // nil before enter and after leave
 	at   *keyState
-	turn bool // it has its turn at the key
-	conn bool // it may take a connection
+	has  []*queue // those that have let it through
 }
 
 // enter waits for the key's turn and for one of the connections that locks may
@@ -105,17 +104,14 @@ func (p *place) enter(ctx context.Context, two, try bool) error {
 	}
 
 	p.register(capacity)
-	if err := p.stand(ctx, &p.at.queue, &turn{chain: chain}, try); err != nil {
-		p.leave()
-		return err
+	err := p.stand(ctx, &p.at.queue, &turn{chain: chain}, try)
+	if err == nil {
+		err = p.stand(ctx, &p.pool.conns, &turn{chain: chain}, false)
 	}
-	p.turn = true
-	if err := p.stand(ctx, &p.pool.conns, &turn{chain: chain}, false); err != nil {
+	if err != nil {
 		p.leave()
-		return err
 	}
-	p.conn = true
-	return nil
+	return err
 }
 
 func (p *place) register(capacity int) {
@@ -141,6 +137,7 @@ func (p *place) stand(ctx context.Context, q *queue, t *turn, try bool) error {
 	registry.Lock()
 	if q.waiting.Len() == 0 && q.used < q.capacity {
 		q.used++
+		p.has = append(p.has, q)
 		registry.Unlock()
 		return nil
 	}
@@ -170,6 +167,7 @@ func (p *place) stand(ctx context.Context, q *queue, t *turn, try bool) error {
 	if _, through = bounded.Until(ctx, t.ready); !through {
 		return bounded.Ended(ctx, ctx.Err())
 	}
+	p.has = append(p.has, q)
 	return nil
 }
 
@@ -246,13 +244,10 @@ func (p *place) leave() {
 	}
 	registry.Lock()
 	defer registry.Unlock()
-	if p.conn {
-		p.pool.conns.used--
+	for _, q := range p.has {
+		q.used--
 	}
 	p.pool.letThrough(&p.pool.conns)
-	if p.turn {
-		p.at.used--
-	}
 	p.pool.letThrough(&p.at.queue)
 	if p.at.callers--; p.at.callers == 0 {
 		delete(p.pool.keys, p.key)
@@ -260,5 +255,5 @@ func (p *place) leave() {
 	if len(p.pool.keys) == 0 {
 		delete(registry.of, p.db)
 	}
-	p.pool, p.turn, p.conn = nil, false, false
+	p.pool, p.has = nil, nil
 }

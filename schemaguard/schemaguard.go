@@ -114,9 +114,8 @@ type Guard struct {
 	// LockDB, if not nil, is a separate pool for the locks, the schema, Bootstrap
 	// and the row of Once: a direct one if migrate goes through a pooler, or a
 	// small one if migrate needs every connection of db. One connection is enough.
-	// It must be on
-	// the same database as db, which Ensure checks under the lock before migrate,
-	// and its role the same, or Owner. Nil means db.
+	// It must be on the same database as db, which Ensure checks under the lock
+	// before migrate, and its role the same, or Owner. Nil means db.
 	LockDB *sql.DB
 
 	// Key is the key of the schema's advisory lock. Zero means KeyFor(schema).
@@ -142,14 +141,13 @@ type Guard struct {
 //
 // Migrate is Guard{Serialize: true}.Ensure; see [Guard.Ensure] for the rest.
 func Migrate(ctx context.Context, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
-	return Guard{Serialize: true}.ensure(ctx, "schemaguard.Migrate", db, schema, migrate)
+	return expectMore(Guard{Serialize: true}.ensure(ctx, "schemaguard.Migrate", db, schema, migrate))
 }
 
 // Ensure is for migration libraries that take a lock of their own, such as
 // golang-migrate and tern, and for programs that need only the schema. Otherwise
-// use [Migrate]. Ensure creates schema if it does not exist and then
-// calls migrate, in every process and in all of them at once: by then the lock
-// is free and the connection back in the pool.
+// use [Migrate]. Ensure creates schema if it does not exist and then calls migrate,
+// in every process and in all of them at once.
 //
 // Ensure is the method of the zero [Guard]; see [Guard.Ensure] for the rest.
 func Ensure(ctx context.Context, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
@@ -182,11 +180,7 @@ func Ensure(ctx context.Context, db *sql.DB, schema string, migrate func(ctx con
 // outcome is unknown. An error of migrate itself has the step
 // [locktrace.Migrate], and the schema stays.
 func (g Guard) Ensure(ctx context.Context, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
-	return g.ensure(ctx, "schemaguard.Ensure", db, schema, migrate)
-}
-
-func (g Guard) ensure(ctx context.Context, op string, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
-	return expectMore(g.start(ctx, op, db, schema, migrate))
+	return expectMore(g.ensure(ctx, "schemaguard.Ensure", db, schema, migrate))
 }
 
 // expectMore says in the error of a sqlmock that was told of other statements what to
@@ -204,7 +198,7 @@ func expectMore(err error) error {
 	return &more
 }
 
-func (g Guard) start(ctx context.Context, op string, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
+func (g Guard) ensure(ctx context.Context, op string, db *sql.DB, schema string, migrate func(ctx context.Context, db *sql.DB) error) error {
 	e, err := g.ensurer(ctx, op, db, schema)
 	if err != nil {
 		return err

@@ -54,8 +54,7 @@ func Draw(db *sql.DB) func() uint32 {
 
 // Family is the high half of all numbers for this lock, by which [Lease.PassSQL]
 // finds them: the first 4 bytes of SHA-256("bootlock/number:" + key), the key in
-// decimal. The other half makes it a chance of one in four billion that a
-// transaction takes the number of a later lease for its own.
+// decimal.
 func (l Lease) Family() uint32 {
 	sum := sha256.Sum256(fmt.Appendf([]byte("bootlock/number:"), "%d", l.key))
 	return binary.BigEndian.Uint32(sum[:4])
