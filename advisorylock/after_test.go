@@ -43,7 +43,7 @@ func TestAfter(t *testing.T) {
 		"no connection for the work":       {made: attempt{answer: granted, err: starved}, want: wait{lasted: true, short: true, starved: true, quick: quick}, next: next{leave: true, pause: 100 * ms}},
 		"that stays known":                 {wait: wait{lasted: true, starved: true, short: true, quick: ms}, made: attempt{}, want: wait{lasted: true, starved: true, quick: ms}, next: next{pause: 2 * ms}},
 		"granted too late":                 {made: attempt{answer: granted, err: errLate}, want: wait{lasted: true}, next: next{leave: true, pause: 2 * ms}},
-		"no answer":                        {made: attempt{err: errSilent, waited: 30 * time.Second, took: 30 * time.Second}, want: wait{lasted: true}, next: next{leave: true, pause: 3 * time.Second}},
+		"no answer":                        {made: attempt{err: waiting.ErrSilent, waited: 30 * time.Second, took: 30 * time.Second}, want: wait{lasted: true}, next: next{leave: true, pause: 3 * time.Second}},
 		"the driver did not come back":     {made: attempt{err: bounded.ErrNoReturn}, want: wait{lasted: true}, next: next{leave: true, pause: 2 * ms}},
 		"the session is gone":              {made: attempt{err: driver.ErrBadConn}, want: wait{lasted: true}, next: next{leave: true, pause: 2 * ms}},
 		"led to a standby":                 {made: attempt{err: errStandby}, want: wait{lasted: true}, next: next{leave: true, pause: 2 * ms}},

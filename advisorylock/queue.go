@@ -145,7 +145,7 @@ func (p *place) stand(ctx context.Context, q *queue, t *turn, try bool) error {
 		registry.Unlock()
 		return ErrNotAcquired
 	}
-	if q == &p.at.queue && p.pool.circle(t, p.key) {
+	if q == &p.at.queue && len(t.chain) > 0 && p.pool.circle(t, p.key) {
 		registry.Unlock()
 		return errCircle
 	}

@@ -137,7 +137,7 @@ func lookUp(ctx context.Context, db *sql.DB, key Key) ([]Session, error) {
 		if errors.Is(l.err, context.Canceled) || errors.Is(l.err, context.DeadlineExceeded) { // with the wait of the caller that began the look
 			return lookUp(ctx, db, key)
 		}
-		return l.holders, l.err
+		return slices.Clone(l.holders), l.err // a hook may sort its own
 	}
 	l = &sharedLook{done: make(chan struct{})}
 	looks.of[at] = l

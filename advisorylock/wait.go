@@ -18,10 +18,6 @@ import (
 // A waiter queues where that keeps nothing from the holder, and polls everywhere
 // else: see "Waiting" in docs/how-it-works.md.
 
-// silence is how long an attempt may take before its waiter believes that the network
-// has gone silent, and starts anew. A pooler may keep a BEGIN waiting for long.
-const silence = 30 * time.Second
-
 // forWork is how long the holder of a lease waits for a connection for its work.
 const forWork = time.Second
 
@@ -30,7 +26,6 @@ const forWork = time.Second
 const quick = 25 * time.Millisecond
 
 var (
-	errSilent  = errors.New("no answer from the server or pooler")
 	errLate    = errors.New("the lock was granted, but the answer came after its lease had run out")
 	errStarved = errors.New("the lock was free, but there is no connection for the work")
 	errStandby = fmt.Errorf("%w: this server is a standby, and a lock on it excludes no session of the primary: connect to the primary (target_session_attrs=primary)", ErrUnsupported)
@@ -109,8 +104,7 @@ func passes(err error) bool {
 	case "55P03", "57014": // lock_timeout; statement_timeout, pg_cancel_backend: meant for the user's statements
 		return true
 	}
-	return waiting.Passes(err) || errors.Is(err, errStarved) || errors.Is(err, errLate) ||
-		errors.Is(err, errSilent) || errors.Is(err, errStandby)
+	return waiting.Passes(err) || errors.Is(err, errStarved) || errors.Is(err, errLate) || errors.Is(err, errStandby)
 }
 
 // forbidden reports whether err says that the role may not use plpgsql, or has
@@ -235,13 +229,14 @@ func (w *wait) slow(took time.Duration) bool {
 	return true
 }
 
-// heard bounds an attempt on a network that may have gone silent.
-func (a *acquisition) heard(ctx context.Context, try func(ctx context.Context) attempt) attempt {
-	bound, cancel := context.WithTimeoutCause(ctx, silence, errSilent)
-	defer cancel()
-	made := try(bound)
-	if made.err != nil && bound.Err() != nil && ctx.Err() == nil {
-		return attempt{err: errSilent}
+// heard is [waiting.Heard] for an attempt.
+func (a *acquisition) heard(ctx context.Context, try func(ctx context.Context) attempt) (made attempt) {
+	err := waiting.Heard(ctx, func(ctx context.Context) error {
+		made = try(ctx)
+		return made.err
+	})
+	if errors.Is(err, waiting.ErrSilent) {
+		return attempt{err: err}
 	}
 	return made
 }

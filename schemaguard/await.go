@@ -10,6 +10,7 @@ import (
 
 	"github.com/bootlock/bootlock/advisorylock/locktrace"
 	"github.com/bootlock/bootlock/internal/bounded"
+	"github.com/bootlock/bootlock/internal/sqlstate"
 	"github.com/bootlock/bootlock/internal/waiting"
 )
 
@@ -37,7 +38,7 @@ func (g Guard) Await(ctx context.Context, db *sql.DB, schema string) error {
 		return err
 	}
 	e.awaits = true
-	if done, err := e.upToDate(ctx, false); done || err != nil {
+	if done, err := e.upToDate(ctx, false); done || err != nil && !sqlstate.Lost(err) {
 		return err
 	}
 	return e.failed(locktrace.Await, e.step(ctx, locktrace.Await, e.await))

@@ -61,6 +61,7 @@ func TestAwaitErrors(t *testing.T) {
 	}
 	tests := map[string]test{
 		"at the start": {nil, 1, errBoom, "up to date"},
+		"session":      {driver.ErrBadConn, 4, errBoom, "await"},
 		"words":        {recdriver.SQLError{Code: "42P01"}, 2, errors.New("too many connections"), "await"},
 	}
 	for _, code := range []string{"42P01", "3F000", "42703", "42883", "42704", "42501", "26000", "42P05"} {
@@ -82,12 +83,21 @@ func TestAwaitErrors(t *testing.T) {
 	})
 }
 
-// A worker that waits has nothing to lose by a session that ends, or by a server
-// that has no connection for it.
+// A worker that waits has nothing to lose by a session that ends or goes silent, or by a
+// server that has no connection for it.
 func TestAwaitOutlivesItsSession(t *testing.T) {
+	calls := 0
 	each(t, map[string]func(context.Context, *recdriver.Call) error{
 		"session ends":  recdriver.FailOn(recdriver.Exec, "SELECT 1", 3, driver.ErrBadConn),
 		"no connection": recdriver.FailOn(recdriver.Exec, "SELECT 1", 3, recdriver.SQLError{Code: "53300"}),
+		"no answer": func(ctx context.Context, call *recdriver.Call) error {
+			if call.Kind == recdriver.Exec {
+				if calls++; calls == 3 {
+					<-ctx.Done()
+				}
+			}
+			return ctx.Err()
+		},
 	}, func(t *testing.T, hook func(context.Context, *recdriver.Call) error) {
 		f := newFixture(t, 1)
 		f.world.set(true)

@@ -66,17 +66,12 @@ var errNoTable = errors.New("the table " + onceTable + " does not exist yet, or 
 // hasRun looks for the row. If that failed before, it looks into the catalog first,
 // since each failure writes a line to the server's log.
 func (e *ensurer) hasRun(ctx context.Context) (bool, error) {
-	conn, err := bounded.Open(ctx, e.rowDB)
-	if err != nil {
-		return false, err
-	}
-	defer conn.Release(ctx) //nolint:errcheck // nothing was changed
 	if e.failedOnce {
-		if n, err := conn.Exec(ctx, e.tableSQL("SELECT")); err != nil || n == 0 {
+		if n, err := bounded.Exec(ctx, e.rowDB, e.tableSQL("SELECT")); err != nil || n == 0 {
 			return false, cmp.Or(err, errNoTable)
 		}
 	}
-	n, err := conn.Exec(ctx, "SELECT 1 FROM "+e.onceTable()+" WHERE name OPERATOR(pg_catalog.=) '"+e.Once+"'")
+	n, err := bounded.Exec(ctx, e.rowDB, "SELECT 1 FROM "+e.onceTable()+" WHERE name OPERATOR(pg_catalog.=) '"+e.Once+"'")
 	e.table, e.failedOnce = err == nil, err != nil
 	return n > 0, err
 }
@@ -108,7 +103,10 @@ func (e *ensurer) record(ctx context.Context, exec bridge.Exec) error {
 // no, if something does not exist yet.
 func (e *ensurer) ask(ctx context.Context) (done bool, notYet, err error) {
 	if e.Once != "" {
-		done, err = e.hasRun(ctx)
+		err = waiting.Heard(ctx, func(ctx context.Context) (err error) {
+			done, err = e.hasRun(ctx)
+			return err
+		})
 	} else {
 		done, err = e.UpToDate(ctx, e.db)
 	}
@@ -157,12 +155,8 @@ func (e *ensurer) upToDate(ctx context.Context, underLock bool) (done bool, err 
 	if !e.once() {
 		return false, nil
 	}
-	stale := 0 // UpToDate has the retries of database/sql
-	if e.Once != "" {
-		stale = e.rowDB.Stats().OpenConnections
-	}
 	err = e.step(ctx, locktrace.UpToDate, func(ctx context.Context) error {
-		return e.patiently(ctx, stale, func(ctx context.Context) (err error) {
+		return e.patiently(ctx, func(ctx context.Context) (err error) {
 			done, _, err = e.ask(ctx)
 			if underLock && e.Once != "" && e.rowDB == e.lockDB && !done && err == nil {
 				err = e.checkRecord(ctx)
@@ -183,21 +177,15 @@ func (e *ensurer) report(ctx context.Context) (context.Context, *waiting.Report)
 		})
 }
 
-// patiently asks again while there is no connection for it, or a pooler has lost a
-// prepared statement. So many times it asks again where the session is gone: the pool may
-// be full of connections that the server closed long ago.
-func (e *ensurer) patiently(ctx context.Context, stale int, ask func(ctx context.Context) error) error {
+// patiently asks again while there is no connection for it or no answer, or a pooler has
+// lost a prepared statement.
+func (e *ensurer) patiently(ctx context.Context, ask func(ctx context.Context) error) error {
 	ctx, report := e.report(ctx)
 	defer report.End()
 	for {
 		took := report.Since()
 		err := ask(ctx)
-		switch {
-		case waiting.Short(err), waiting.Stale(err):
-		case stale > 0 && sqlstate.Lost(err):
-			stale--
-			continue
-		default:
+		if !waiting.Short(err) && !waiting.Stale(err) && !errors.Is(err, waiting.ErrSilent) {
 			return bounded.Ended(ctx, err)
 		}
 		report.Because(err)

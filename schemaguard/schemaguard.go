@@ -348,36 +348,25 @@ func (e *ensurer) transact(ctx context.Context, create string) (locktrace.Step, 
 // begin one on a standby.
 func (e *ensurer) look(ctx context.Context) (there bool, err error) {
 	var conn *bounded.Conn
-	open := func(ctx context.Context) (err error) {
-		conn, err = bounded.Open(ctx, e.lockDB)
-		return err
-	}
-	err = e.step(ctx, locktrace.Connect, func(ctx context.Context) error { return e.patiently(ctx, 0, open) })
+	err = e.step(ctx, locktrace.Connect, func(ctx context.Context) error {
+		return e.patiently(ctx, func(ctx context.Context) (err error) {
+			conn, err = bounded.Open(ctx, e.lockDB)
+			return err
+		})
+	})
 	if err != nil {
 		return false, e.failed(locktrace.Connect, err)
 	}
 	err = e.step(ctx, locktrace.Look, func(ctx context.Context) error {
-		return e.patiently(ctx, e.lockDB.Stats().OpenConnections, func(ctx context.Context) error {
-			if conn == nil {
-				if err := open(ctx); err != nil {
-					return err
-				}
-			}
-			rows, err := conn.Exec(ctx, e.lookSQL())
-			there = rows == 1
-			if sqlstate.Lost(err) {
-				_ = conn.Release(ctx)
-				conn = nil
-			}
-			return err
-		})
-	})
-	_ = e.step(ctx, locktrace.Release, func(ctx context.Context) error {
-		if conn == nil {
-			return nil
+		rows, err := conn.Exec(ctx, e.lookSQL())
+		if sqlstate.Lost(err) { // and other connections of the pool, perhaps, with it
+			_ = conn.Release(ctx)
+			rows, err = bounded.Exec(ctx, e.lockDB, e.lookSQL())
 		}
-		return conn.Release(ctx)
+		there = rows == 1
+		return err
 	})
+	_ = e.step(ctx, locktrace.Release, conn.Release)
 	return there, e.failed(locktrace.Look, err)
 }
 

@@ -52,14 +52,14 @@ func (e *ensurer) askElsewhere(ctx context.Context) error {
 		return nil
 	}
 	e.rowDB = e.db
-	return e.patiently(ctx, e.lockDB.Stats().OpenConnections, e.checkRecord)
+	return e.patiently(ctx, e.checkRecord)
 }
 
 // onSameDatabase returns run, which fails if db does not see the lock that LockDB holds.
 func (e *ensurer) onSameDatabase(run func(ctx context.Context, db *sql.DB) error) func(ctx context.Context, db *sql.DB) error {
 	try := fmt.Sprintf("SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_try_advisory_xact_lock_shared(%d) THEN 1 ELSE 0 END)", MigrateKey(e.Key))
 	return func(ctx context.Context, db *sql.DB) error {
-		err := e.patiently(ctx, db.Stats().OpenConnections, func(ctx context.Context) error {
+		err := e.patiently(ctx, func(ctx context.Context) error {
 			free, err := bounded.Exec(ctx, db, try)
 			if err == nil && free > 0 {
 				return errOtherDatabase

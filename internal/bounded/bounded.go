@@ -251,14 +251,26 @@ func (c *Conn) exec(ctx context.Context, query string) (int64, error) {
 	return res.RowsAffected()
 }
 
-// Exec runs a literal statement on a connection of its own, outside any transaction.
-func Exec(ctx context.Context, db *sql.DB, query string) (rows int64, err error) {
+// Exec runs a literal statement that only asks, on a connection of its own, outside any
+// transaction. The pool may be full of connections that the server closed long ago, so it
+// is run again on the next one, as database/sql does for a query without [sql.Conn].
+func Exec(ctx context.Context, db *sql.DB, query string) (int64, error) {
+	for stale := db.Stats().OpenConnections; ; stale-- {
+		rows, lost, err := exec(ctx, db, query)
+		if stale <= 0 || !lost {
+			return rows, err
+		}
+	}
+}
+
+func exec(ctx context.Context, db *sql.DB, query string) (rows int64, lost bool, err error) {
 	conn, err := Open(ctx, db)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	defer conn.Release(ctx) //nolint:errcheck // the statement has its answer
-	return conn.Exec(ctx, query)
+	rows, err = conn.Exec(ctx, query)
+	return rows, sqlstate.Lost(err), err
 }
 
 // Start begins a literal statement in the transaction without waiting for it. Its error

@@ -1,10 +1,12 @@
 package waiting
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/bootlock/bootlock/internal/bounded"
 	"github.com/bootlock/bootlock/internal/sqlstate"
@@ -49,5 +51,23 @@ func Stale(err error) bool {
 
 // Passes reports whether err is the end of one poll and not of the wait.
 func Passes(err error) bool {
-	return Short(err) || Stale(err) || Gone(err) || errors.Is(err, bounded.ErrNoReturn)
+	return Short(err) || Stale(err) || Gone(err) || errors.Is(err, bounded.ErrNoReturn) || errors.Is(err, ErrSilent)
+}
+
+// silence is how long an attempt may take. A pooler may keep a BEGIN waiting for long.
+const silence = 30 * time.Second
+
+// ErrSilent says that an attempt took so long that the network must have gone silent.
+var ErrSilent = errors.New("no answer from the server or pooler")
+
+// Heard makes one attempt of a wait, and ends it if it takes too long: the waiter starts
+// anew then, on another connection.
+func Heard(ctx context.Context, try func(ctx context.Context) error) error {
+	bound, cancel := context.WithTimeoutCause(ctx, silence, ErrSilent)
+	defer cancel()
+	err := try(bound)
+	if err != nil && bound.Err() != nil && ctx.Err() == nil {
+		return ErrSilent
+	}
+	return err
 }
