@@ -6,6 +6,11 @@
 // shares the gate until it ends, and then looks whether the number is still taken. The
 // next holder begins when the server's list of locks shows no old number and nobody in
 // the gate.
+//
+//	old holder    ──lock, number────────────┤ session ends
+//	its tx              ──share gate, number taken?───── yes ──work── commit┤
+//	next holder                             ├─lock, own number, look──── look ─begins
+//	late tx of old                              gate, number taken? no: refused
 package fence
 
 import (
