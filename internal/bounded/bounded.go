@@ -170,8 +170,8 @@ func (c *Conn) do(ctx context.Context, call func() error) error {
 	return err
 }
 
-// Abandon gives the connection up because of a statement that has not come
-// back, unless it is nil. What is asked of it from now on fails with ErrNoReturn at once.
+// Abandon gives the connection up because of a statement that has not come back; nil
+// stands for none. Every later call on the connection fails with ErrNoReturn at once.
 func (c *Conn) Abandon(under <-chan error) {
 	if under != nil {
 		c.state, c.under = stuck, under
