@@ -19,13 +19,14 @@ for shell in bash zsh fish; do
 	go run -C cmd/bootlock . completion $shell >"$tools/completion/bootlock.$shell"
 done
 
+revision=$(git rev-parse --short=12 HEAD)
 for system in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64; do
 	os=${system%/*} name=bootlock_${version}_${system/\//_}
 	binary=$dist/$name/bootlock
 	[ "$os" != windows ] || binary+=.exe
 	# Static and reproducible.
 	GOOS=$os GOARCH=${system#*/} CGO_ENABLED=0 go build -C cmd/bootlock -trimpath -buildvcs=false \
-		-ldflags "-s -w -buildid= -X main.version=$version" -o "$binary" .
+		-ldflags "-s -w -buildid= -X 'main.version=$version $revision'" -o "$binary" .
 	"$tools/cyclonedx-gomod" bin -json -std -noserial -version "$version" -output "$dist/$name.cdx.json" "$binary" 2>/dev/null
 	cp LICENSE "$dist/$name/"
 	[ "$os" = windows ] || cp -R "$tools/man" "$tools/completion" "$dist/$name/"
